@@ -1,0 +1,69 @@
+//! Text from outside, made safe to show on terminals, in logs and in replies.
+
+use std::fmt::Write;
+
+/// `raw` with every control, bidirectional-override and invalid byte escaped (`\x1b`, `\u{202e}`),
+/// cut to `limit` characters (then ending in `…`).
+///
+/// What it gives holds no byte that a terminal acts upon, and no line end.
+#[must_use]
+pub fn printable(raw: &[u8], limit: usize) -> String {
+    let mut out = String::with_capacity(raw.len().min(limit));
+    let mut shown = 0;
+    for chunk in raw.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if shown == limit {
+                out.push('…');
+                return out;
+            }
+            shown += 1;
+            push(&mut out, c);
+        }
+        for byte in chunk.invalid() {
+            if shown == limit {
+                out.push('…');
+                return out;
+            }
+            shown += 1;
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+fn push(out: &mut String, c: char) {
+    match c {
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        c if c.is_ascii_control() => {
+            let _ = write!(out, "\\x{:02x}", u32::from(c));
+        }
+        c if c.is_control() || is_format(c) => {
+            let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+        }
+        c => out.push(c),
+    }
+}
+
+/// Invisible characters that change how their neighbours are shown.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_what_a_terminal_acts_upon() {
+        assert_eq!(printable(b"a\x1b[31mb\r\nc\xff", 99), "a\\x1b[31mb\\r\\nc\\xff");
+        assert_eq!(printable("ö\u{202e}x\u{9b}".as_bytes(), 99), "ö\\u{202e}x\\u{9b}");
+    }
+
+    #[test]
+    fn cuts_long_text() {
+        assert_eq!(printable(b"abcdef", 3), "abc…");
+        assert_eq!(printable(b"abc", 3), "abc");
+    }
+}

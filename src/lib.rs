@@ -1,0 +1,9 @@
+//! Bulkhead: an SMTP relay with two lanes and a disk-backed queue.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod base;
+pub mod config;
+pub mod mail;
+pub mod policy;
+pub mod smtp;
+pub mod store;

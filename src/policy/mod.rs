@@ -1,0 +1,9 @@
+//! Layer 2: every decision, as pure functions and state machines. Time and randomness are arguments.
+
+pub mod classify;
+pub mod retry;
+pub mod schedule;
+pub mod site;
+pub mod tenant;
+pub mod throttle;
+pub mod verdict;

@@ -1,0 +1,104 @@
+//! Sites: which domains share their MX hosts, under which name, with which limits.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// So many in a window: `100/s`, `6000/min`, `5000/h`, `20000/d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// Length of the window.
+    pub per: Duration,
+}
+
+/// What a site may be burdened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once, to the site in all and to any one of its addresses.
+    pub connections: u32,
+    /// Of these, how many bulk mail never takes; less than `connections` unless that is 1.
+    pub reserved_for_direct: u32,
+    /// Deliveries over one connection before it is closed.
+    pub deliveries_per_connection: u32,
+    /// Recipients in one transaction.
+    pub recipients_per_transaction: u32,
+    /// Deliveries in a window; `None`: no limit.
+    pub rate: Option<Rate>,
+}
+
+/// Limits given for a site in the configuration; `None` leaves the value to the provider's or the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteRule {
+    /// A domain that the site serves, or a suffix of the names of its MX hosts; lower case.
+    pub name: String,
+    /// See [`Limits`].
+    pub connections: Option<u32>,
+    /// See [`Limits`].
+    pub reserved_for_direct: Option<u32>,
+    /// See [`Limits`].
+    pub deliveries_per_connection: Option<u32>,
+    /// See [`Limits`].
+    pub recipients_per_transaction: Option<u32>,
+    /// See [`Limits`]; `Some(None)` is `"none"`.
+    pub rate: Option<Option<Rate>>,
+}
+
+/// One MX host of a domain, with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MxHost {
+    /// Lower is tried first (RFC 5321 §5.1).
+    pub preference: u16,
+    /// Lower case, without a final dot.
+    pub name: String,
+    /// IPv4 and IPv6, as the resolver gave them; at least one.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What DNS says about where a domain's mail goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Hosts by preference, equals in name order; never empty.
+    Hosts(Vec<MxHost>),
+    /// It takes no mail: null MX (RFC 7505), `556 5.1.10`.
+    NullMx,
+    /// NXDOMAIN, or neither MX nor address: `550 5.1.2`.
+    NoSuchDomain,
+    /// We are its best MX host, so that sending would come back to us: `554 5.4.6`.
+    Loop,
+    /// Only addresses that we must not connect to (private, loopback): `554 5.4.4`, with the addresses.
+    Forbidden(String),
+    /// SERVFAIL, time-out, broken answer: `451 4.4.3`, try again later.
+    Temporary(String),
+}
+
+/// Why a site may or may not be sent to now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gate {
+    /// It may.
+    Open,
+    /// Its rate is used up for the moment.
+    Throttled,
+    /// It was unreachable; one probe at a time until it answers.
+    Broken,
+}
+
+/// A site as the on-call staff see it.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SiteStatus {
+    /// Its name.
+    pub site: String,
+    /// Domains found there so far that have mail queued.
+    pub domains: Vec<String>,
+    /// Open connections.
+    pub connections: u32,
+    /// Most of them.
+    pub connections_max: u32,
+    /// Deliveries done in the last minute.
+    pub rate_per_minute: u64,
+    /// May it be sent to.
+    pub gate: Gate,
+    /// Last trouble and until when, for people; empty where there is none.
+    pub why: String,
+}
