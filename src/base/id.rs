@@ -56,6 +56,10 @@ impl fmt::Display for MessageId {
     }
 }
 
+/// Number of a scheduled queue, interned by the store; stays the same while the store lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(pub i64);
+
 /// The text is not a message id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a message id: want 12 characters such as 1RW7M2Q80A3F")]

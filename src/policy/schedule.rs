@@ -1,0 +1,238 @@
+//! Chooses which scheduled queues fill a connection next.
+//!
+//! Input: one site's queues with mail due, as counts; how many deliveries the connection has room for. Output: how
+//! many to claim from which queue. No IO, no clock, no randomness: same turns, same plan.
+//!
+//! # Strategy
+//! * *Tenants take turns*, each by its weight (deficit round robin), so that a newsletter of 500,000 cannot
+//!   delay one of 200.
+//! * *A tenant's campaigns take turns*, then the campaign's domains.
+//! * *One plan is one claim*: it fills the room as far as there is mail, so that connections are used well.
+//!
+//! # Invariants
+//! * A plan never asks for more than the room, or than a queue has (`prop_plan_is_within_bounds`).
+//! * While several tenants have mail, what each gets follows the weights (`prop_shares_follow_weights`).
+//!
+//! # Absent
+//! Recipients, bodies, due times, connections: this module sees counts only, so a plan costs the queues it names.
+
+use crate::base::id::QueueId;
+use std::collections::VecDeque;
+
+/// Deliveries that a tenant of weight 1 may send before the next one's turn.
+const QUANTUM: u32 = 10;
+
+/// Whose turn it is at one site, in one lane. Holds each queue with due mail once.
+#[derive(Debug, Default)]
+pub struct Turns {
+    tenants: VecDeque<Tenant>,
+}
+
+#[derive(Debug)]
+struct Tenant {
+    name: String,
+    weight: u32,
+    /// What is left of this turn.
+    deficit: u32,
+    campaigns: VecDeque<Campaign>,
+}
+
+#[derive(Debug)]
+struct Campaign {
+    name: String,
+    queues: VecDeque<QueueId>,
+}
+
+/// How many deliveries to claim from each queue, in this order.
+pub type Plan = Vec<(QueueId, u32)>;
+
+impl Turns {
+    /// Puts a queue at the end of its campaign's line; the caller adds a queue once.
+    pub fn add(&mut self, queue: QueueId, tenant: &str, campaign: &str, weight: u32) {
+        let tenant = match self.tenants.iter_mut().position(|t| t.name == tenant) {
+            Some(at) => self.tenants.get_mut(at),
+            None => {
+                self.tenants.push_back(Tenant {
+                    name: tenant.to_string(),
+                    weight: weight.max(1),
+                    deficit: 0,
+                    campaigns: VecDeque::new(),
+                });
+                self.tenants.back_mut()
+            }
+        };
+        let Some(tenant) = tenant else { return };
+        match tenant.campaigns.iter_mut().find(|c| c.name == campaign) {
+            Some(found) => found.queues.push_back(queue),
+            None => tenant
+                .campaigns
+                .push_back(Campaign { name: campaign.to_string(), queues: VecDeque::from([queue]) }),
+        }
+    }
+
+    /// True where no queue is in line.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// Plans up to `room` deliveries. `due` says how many a queue has that no other connection was promised;
+    /// a queue with none leaves the line and comes back by [`Turns::add`]. The second value holds those that left.
+    pub fn plan(&mut self, room: u32, due: impl Fn(QueueId) -> u32) -> (Plan, Vec<QueueId>) {
+        let (mut plan, mut gone) = (Plan::new(), Vec::new());
+        let mut room = room;
+        while room > 0
+            && let Some(mut tenant) = self.tenants.pop_front()
+        {
+            if tenant.deficit == 0 {
+                tenant.deficit = tenant.weight.saturating_mul(QUANTUM);
+            }
+            while room > 0 && tenant.deficit > 0 && !tenant.campaigns.is_empty() {
+                let most = room.min(tenant.deficit).min(QUANTUM);
+                let taken = tenant.take(most, &due, &mut plan, &mut gone);
+                tenant.deficit -= taken;
+                room -= taken;
+            }
+            if tenant.campaigns.is_empty() {
+                continue;
+            }
+            // A turn that the room cut short goes on first next time.
+            if tenant.deficit > 0 {
+                self.tenants.push_front(tenant);
+            } else {
+                self.tenants.push_back(tenant);
+            }
+        }
+        (plan, gone)
+    }
+}
+
+impl Tenant {
+    /// Up to `most` from the queue whose turn it is; 0 where that queue had none and left.
+    fn take(
+        &mut self,
+        most: u32,
+        due: impl Fn(QueueId) -> u32,
+        plan: &mut Plan,
+        gone: &mut Vec<QueueId>,
+    ) -> u32 {
+        let Some(mut campaign) = self.campaigns.pop_front() else { return 0 };
+        let Some(queue) = campaign.queues.pop_front() else { return 0 };
+        let promised: u32 = plan.iter().filter(|(q, _)| *q == queue).map(|(_, n)| n).sum();
+        let left = due(queue).saturating_sub(promised);
+        let taken = left.min(most);
+        if taken > 0 {
+            match plan.iter_mut().find(|(q, _)| *q == queue) {
+                Some((_, n)) => *n += taken,
+                None => plan.push((queue, taken)),
+            }
+        }
+        if left > taken {
+            campaign.queues.push_back(queue);
+        } else {
+            gone.push(queue);
+        }
+        if !campaign.queues.is_empty() {
+            self.campaigns.push_back(campaign);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// Runs plans of `room` until nothing is due, and gives what each queue got in each.
+    fn drain(turns: &mut Turns, due: &mut HashMap<QueueId, u32>, room: u32) -> Vec<Plan> {
+        let mut plans = Vec::new();
+        loop {
+            let (plan, _) = turns.plan(room, |q| due.get(&q).copied().unwrap_or(0));
+            if plan.is_empty() {
+                return plans;
+            }
+            for (queue, n) in &plan {
+                *due.get_mut(queue).unwrap() -= n;
+            }
+            plans.push(plan);
+        }
+    }
+
+    #[test]
+    fn a_small_newsletter_is_not_delayed_by_a_big_one() {
+        let mut turns = Turns::default();
+        turns.add(QueueId(1), "big", "spring", 1);
+        turns.add(QueueId(2), "small", "notice", 1);
+        let mut due = HashMap::from([(QueueId(1), 500_000), (QueueId(2), 200)]);
+        let plans = drain(&mut turns, &mut due, 50);
+        let last = plans.iter().rposition(|p| p.iter().any(|(q, _)| *q == QueueId(2))).unwrap();
+        assert!(last <= 9, "the small one was done with plan {last}");
+    }
+
+    #[test]
+    fn campaigns_of_a_tenant_take_turns() {
+        let mut turns = Turns::default();
+        turns.add(QueueId(1), "t", "a", 1);
+        turns.add(QueueId(2), "t", "b", 1);
+        let (plan, gone) = turns.plan(40, |_| 1_000);
+        assert_eq!(plan, [(QueueId(1), 20), (QueueId(2), 20)]);
+        assert_eq!(gone, []);
+    }
+
+    #[test]
+    fn a_queue_without_mail_leaves_the_line() {
+        let mut turns = Turns::default();
+        turns.add(QueueId(1), "t", "a", 1);
+        let (plan, gone) = turns.plan(40, |_| 3);
+        assert_eq!((plan, gone), (vec![(QueueId(1), 3)], vec![QueueId(1)]));
+        assert!(turns.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn prop_plan_is_within_bounds(
+            queues in proptest::collection::vec((0u8..4, 0u8..3, 0u32..300), 1..30),
+            room in 1u32..200,
+        ) {
+            let mut turns = Turns::default();
+            let mut due = HashMap::new();
+            for (i, (tenant, campaign, n)) in queues.iter().enumerate() {
+                let id = QueueId(i64::try_from(i).unwrap());
+                turns.add(id, &tenant.to_string(), &campaign.to_string(), u32::from(*tenant) + 1);
+                due.insert(id, *n);
+            }
+            let total: u32 = due.values().sum();
+            let plans = drain(&mut turns, &mut due, room);
+            for plan in &plans {
+                prop_assert!(plan.iter().map(|(_, n)| n).sum::<u32>() <= room);
+            }
+            // Nothing is left behind, and each plan but the last is full.
+            prop_assert_eq!(plans.iter().flatten().map(|(_, n)| n).sum::<u32>(), total);
+            prop_assert!(plans.len() <= (total / room) as usize + 1);
+        }
+
+        #[test]
+        fn prop_shares_follow_weights(weights in proptest::collection::vec(1u32..5, 2..6), room in 1u32..100) {
+            let mut turns = Turns::default();
+            for (i, weight) in weights.iter().enumerate() {
+                turns.add(QueueId(i64::try_from(i).unwrap()), &i.to_string(), "", *weight);
+            }
+            let mut got = vec![0u32; weights.len()];
+            let sum: u32 = weights.iter().sum();
+            let rounds = 50;
+            let mut left = sum * QUANTUM * rounds;
+            while left > 0 {
+                let (plan, _) = turns.plan(room.min(left), |_| u32::MAX);
+                for (queue, n) in plan {
+                    got[usize::try_from(queue.0).unwrap()] += n;
+                    left -= n;
+                }
+            }
+            for (n, weight) in got.iter().zip(&weights) {
+                prop_assert_eq!(*n, weight * QUANTUM * rounds);
+            }
+        }
+    }
+}

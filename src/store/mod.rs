@@ -19,6 +19,7 @@ pub mod memory;
 pub mod sqlite;
 
 use crate::base::address::Domain;
+pub use crate::base::id::QueueId;
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::mail::envelope::Recipient;
@@ -146,10 +147,6 @@ pub struct Accepted {
     /// Its deliveries, where they were born leased.
     pub claimed: Option<Claimed>,
 }
-
-/// Number of a scheduled queue, interned by the store; stays the same while the store lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueueId(pub i64);
 
 /// Names a scheduled queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,13 @@
 //! Sites: which domains share their MX hosts, under which name, with which limits.
+//!
+//! [`Directory`] gives each resolved domain its site, [`provider`] knows the big receivers, [`route`] says which
+//! addresses of a site to try in which order.
+
+mod directory;
+pub mod provider;
+pub mod route;
+
+pub use directory::{Directory, Placed, Site, SiteId};
 
 use std::net::IpAddr;
 use std::time::Duration;
