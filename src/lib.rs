@@ -3,7 +3,9 @@
 
 pub mod base;
 pub mod config;
+pub mod deliver;
 pub mod mail;
+pub mod observe;
 pub mod policy;
 pub mod smtp;
 pub mod store;

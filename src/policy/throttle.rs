@@ -62,11 +62,6 @@ impl Throttle {
         self.due_us = self.due_us.max(micros(now)).saturating_add(cost);
     }
 
-    /// Gives back `count` that were taken and not sent.
-    pub fn give_back(&mut self, count: u32) {
-        self.due_us = self.due_us.saturating_sub(self.interval_us.saturating_mul(i64::from(count)));
-    }
-
     /// When at least one may go; not later than `now` where one may go now.
     #[must_use]
     pub fn next_at(&self, now: Timestamp) -> Timestamp {

@@ -53,6 +53,8 @@ pub enum Ruling {
     InDoubt,
     /// Never try again.
     Fail,
+    /// Its time is over.
+    Expired,
     /// It was not tried: as if nothing had happened.
     Untried,
 }

@@ -225,7 +225,7 @@ pub struct Delivery {
 }
 
 /// Outcomes to record together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settlement {
     /// When.
     pub at: Timestamp,

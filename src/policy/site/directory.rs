@@ -9,7 +9,8 @@
 //! * Memory follows the sites in use: [`Directory::forget`] takes out the rest.
 
 use super::provider::{Provider, is_below, limits};
-use super::{Limits, MxHost, SiteRule};
+use super::route::Route;
+use super::{Limits, SiteRule};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -64,14 +65,12 @@ impl Directory {
         Self { default, rules, sites: HashMap::new(), by_key: HashMap::new(), next: 0 }
     }
 
-    /// The site of `domain`, whose MX hosts these are (never empty, sorted by preference).
-    pub fn place(&mut self, domain: &str, hosts: &[MxHost]) -> Placed {
+    /// The site of `domain`, whose mail takes this route.
+    pub fn place(&mut self, domain: &str, route: &Route) -> Placed {
+        let hosts = &route.hosts;
         let mut names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
         names.sort_unstable();
         names.dedup();
-        let mut addresses: Vec<IpAddr> = hosts.iter().flat_map(|h| h.addresses.clone()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
         let first = hosts.first().map_or(domain, |h| h.name.as_str());
         let provider = Provider::of_host(first);
         let rule = self.rule(domain, first, provider).cloned();
@@ -85,7 +84,7 @@ impl Directory {
             _ => {}
         }
         keys.push(Key::Hosts(names));
-        keys.push(Key::Addresses(addresses));
+        keys.push(Key::Addresses(route.addresses.clone()));
         let known = keys.iter().find_map(|key| self.by_key.get(key).copied());
         let (site, is_new) = known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
         self.learn(site, keys);
@@ -156,6 +155,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::site::MxHost;
 
     fn directory(rules: &[(&str, u32)]) -> Directory {
         let default = Limits {
@@ -173,37 +173,42 @@ mod tests {
         Directory::new(default, rules.iter().map(rule).collect())
     }
 
-    fn mx(name: &str, address: &str) -> MxHost {
-        MxHost { preference: 10, name: name.into(), addresses: vec![address.parse().unwrap()] }
+    fn route(hosts: &[(&str, &str)]) -> Route {
+        let host = |(name, address): &(&str, &str)| MxHost {
+            preference: 10,
+            name: (*name).into(),
+            addresses: vec![address.parse().unwrap()],
+        };
+        Route::new(hosts.iter().map(host).collect())
     }
 
     #[test]
     fn domains_with_the_same_mx_set_are_one_site() {
         let mut d = directory(&[]);
-        let hosts = [mx("mx1.shared.test", "192.0.2.1"), mx("mx2.shared.test", "192.0.2.2")];
+        let hosts = route(&[("mx1.shared.test", "192.0.2.1"), ("mx2.shared.test", "192.0.2.2")]);
         let a = d.place("a.test", &hosts);
         let b = d.place("b.test", &hosts);
         assert_eq!(a.site, b.site);
         assert!(a.changed && !b.changed);
-        assert_ne!(d.place("c.test", &[mx("mx.c.test", "192.0.2.3")]).site, a.site);
+        assert_ne!(d.place("c.test", &route(&[("mx.c.test", "192.0.2.3")])).site, a.site);
         assert_eq!(d.get(a.site).unwrap().name, "mx1.shared.test");
     }
 
     #[test]
     fn names_of_their_own_on_the_same_addresses_are_one_site() {
         let mut d = directory(&[]);
-        let a = d.place("a.test", &[mx("a.mail.test", "192.0.2.1")]);
-        let b = d.place("b.test", &[mx("b.mail.test", "192.0.2.1")]);
+        let a = d.place("a.test", &route(&[("a.mail.test", "192.0.2.1")]));
+        let b = d.place("b.test", &route(&[("b.mail.test", "192.0.2.1")]));
         assert_eq!(a.site, b.site);
         // A rotated answer keeps the site by its names.
-        assert_eq!(d.place("b.test", &[mx("b.mail.test", "192.0.2.9")]).site, a.site);
+        assert_eq!(d.place("b.test", &route(&[("b.mail.test", "192.0.2.9")])).site, a.site);
     }
 
     #[test]
     fn a_provider_is_one_site_and_goes_by_any_of_its_names() {
         let mut d = directory(&[("google.com", 33)]);
-        let a = d.place("gmail.com", &[mx("gmail-smtp-in.l.google.com", "192.0.2.1")]);
-        let b = d.place("shop.test", &[mx("aspmx.l.google.com", "192.0.2.2")]);
+        let a = d.place("gmail.com", &route(&[("gmail-smtp-in.l.google.com", "192.0.2.1")]));
+        let b = d.place("shop.test", &route(&[("aspmx.l.google.com", "192.0.2.2")]));
         assert_eq!(a.site, b.site);
         let site = d.get(a.site).unwrap();
         assert_eq!((site.name.as_str(), site.limits.connections), ("google.com", 33));
@@ -212,23 +217,23 @@ mod tests {
     #[test]
     fn a_rule_by_domain_holds_for_all_who_share_its_hosts() {
         let mut d = directory(&[("b.test", 3), ("mail.host", 4)]);
-        let hosts = [mx("mx.shared.test", "192.0.2.1")];
+        let hosts = route(&[("mx.shared.test", "192.0.2.1")]);
         let a = d.place("a.test", &hosts);
         assert_eq!(d.get(a.site).unwrap().limits.connections, 10);
         let b = d.place("b.test", &hosts);
         assert!(b.site == a.site && b.changed);
         assert_eq!(d.get(a.site).unwrap().limits.connections, 3);
-        let c = d.place("c.test", &[mx("mx7.mail.host", "192.0.2.7")]);
-        let e = d.place("e.test", &[mx("mx8.mail.host", "192.0.2.8")]);
+        let c = d.place("c.test", &route(&[("mx7.mail.host", "192.0.2.7")]));
+        let e = d.place("e.test", &route(&[("mx8.mail.host", "192.0.2.8")]));
         assert_eq!((c.site, d.get(c.site).unwrap().limits.connections), (e.site, 4));
     }
 
     #[test]
     fn a_forgotten_site_leaves_nothing_behind() {
         let mut d = directory(&[]);
-        let a = d.place("a.test", &[mx("mx.a.test", "192.0.2.1")]);
+        let a = d.place("a.test", &route(&[("mx.a.test", "192.0.2.1")]));
         d.forget(a.site);
         assert!(d.get(a.site).is_none() && d.by_key.is_empty());
-        assert!(d.place("a.test", &[mx("mx.a.test", "192.0.2.1")]).changed);
+        assert!(d.place("a.test", &route(&[("mx.a.test", "192.0.2.1")])).changed);
     }
 }

@@ -32,7 +32,7 @@ pub struct Limits {
     pub deliveries_per_connection: u32,
     /// Recipients in one transaction.
     pub recipients_per_transaction: u32,
-    /// Deliveries in a window; `None`: no limit.
+    /// Messages in a window; `None`: no limit.
     pub rate: Option<Rate>,
 }
 

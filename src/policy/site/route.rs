@@ -4,6 +4,32 @@ use super::MxHost;
 use crate::base::random::Rng;
 use std::net::IpAddr;
 
+/// Where a domain's mail goes: its MX hosts, and all their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// By preference.
+    pub hosts: Vec<MxHost>,
+    /// Sorted, each once. Domains with the same addresses share connections.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Route {
+    /// The route over these hosts.
+    #[must_use]
+    pub fn new(hosts: Vec<MxHost>) -> Self {
+        let mut addresses: Vec<IpAddr> = hosts.iter().flat_map(|h| h.addresses.iter().copied()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Self { hosts, addresses }
+    }
+
+    /// True where its mail may go over a connection to `address`.
+    #[must_use]
+    pub fn serves(&self, address: IpAddr) -> bool {
+        self.addresses.binary_search(&address).is_ok()
+    }
+}
+
 /// One address to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
@@ -37,11 +63,6 @@ pub fn hops(hosts: &[MxHost], most: usize, rng: &mut Rng) -> Vec<Hop> {
     all
 }
 
-/// True where mail for a domain with these hosts may go over a connection to `address`.
-#[must_use]
-pub fn serves(hosts: &[MxHost], address: IpAddr) -> bool {
-    hosts.iter().any(|host| host.addresses.contains(&address))
-}
 
 #[cfg(test)]
 mod tests {
@@ -72,7 +93,8 @@ mod tests {
             let got = hops(&hosts, most, &mut from_seed(seed));
             prop_assert_eq!(got.len(), most.min(4));
             prop_assert!(got.iter().take(3).all(|h| h.host != "c"));
-            prop_assert!(got.iter().all(|h| serves(&hosts, h.address)));
+            let route = Route::new(hosts.to_vec());
+            prop_assert!(got.iter().all(|h| route.serves(h.address)));
         }
 
         #[test]

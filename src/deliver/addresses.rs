@@ -1,0 +1,115 @@
+//! Connections per receiver address, across sites, and addresses that did not answer.
+//!
+//! Some receivers give every domain an MX name of its own on the same few hosts: a limit by name alone would open
+//! over a thousand connections to two addresses.
+
+use crate::base::time::Timestamp;
+use crate::policy::site::route::Hop;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// An address that could not be connected to is tried last for so long.
+const DEAD: Duration = Duration::from_secs(60);
+
+/// The addresses in use or in trouble.
+#[derive(Debug, Default)]
+pub struct Addresses(Mutex<HashMap<IpAddr, Use>>);
+
+#[derive(Debug, Default)]
+struct Use {
+    open: u32,
+    dead_until: Timestamp,
+}
+
+/// One connection's place at an address; free again when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    /// A place at `address`, unless `most` are taken.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, address: IpAddr, most: u32) -> Option<Slot> {
+        let mut all = self.lock();
+        let used = all.entry(address).or_default();
+        if used.open >= most {
+            return None;
+        }
+        used.open += 1;
+        Some(Slot { addresses: Arc::clone(self), address })
+    }
+
+    /// Notes whether the address could be connected to.
+    pub fn answered(&self, address: IpAddr, ok: bool, now: Timestamp) {
+        if let Some(used) = self.lock().get_mut(&address) {
+            used.dead_until = if ok { Timestamp(0) } else { now.after(DEAD) };
+        }
+    }
+
+    /// The same addresses, those that did not answer lately at the end.
+    #[must_use]
+    pub fn order(&self, hops: Vec<Hop>, now: Timestamp) -> Vec<Hop> {
+        let all = self.lock();
+        let is_dead = |hop: &Hop| all.get(&hop.address).is_some_and(|used| used.dead_until > now);
+        let (dead, mut alive): (Vec<Hop>, Vec<Hop>) = hops.into_iter().partition(is_dead);
+        alive.extend(dead);
+        alive
+    }
+
+    /// Forgets addresses without connections or trouble.
+    pub fn sweep(&self, now: Timestamp) {
+        self.lock().retain(|_, used| used.open > 0 || used.dead_until > now);
+    }
+
+    /// Counters cannot be left half changed, so a panic elsewhere does not spoil them.
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Use>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(used) = self.addresses.lock().get_mut(&self.address) {
+            used.open = used.open.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(n: u8) -> IpAddr {
+        [192, 0, 2, n].into()
+    }
+
+    #[test]
+    fn the_limit_holds_until_a_place_is_free_again() {
+        let addresses = Arc::new(Addresses::default());
+        let first = addresses.take(ip(1), 1);
+        assert!(first.is_some() && addresses.take(ip(1), 1).is_none());
+        assert!(addresses.take(ip(2), 1).is_some());
+        drop(first);
+        assert!(addresses.take(ip(1), 1).is_some());
+    }
+
+    #[test]
+    fn the_dead_are_tried_last_until_they_answer() {
+        let addresses = Arc::new(Addresses::default());
+        let hops: Vec<Hop> = [1, 2].map(|n| Hop { host: format!("mx{n}"), address: ip(n) }).into();
+        let first = |at| addresses.order(hops.clone(), Timestamp(at))[0].address;
+        let _slot = addresses.take(ip(1), 1);
+        addresses.answered(ip(1), false, Timestamp(0));
+        assert_eq!(first(59_000), ip(2));
+        assert_eq!(first(60_000), ip(1));
+        addresses.answered(ip(1), false, Timestamp(60_000));
+        addresses.answered(ip(1), true, Timestamp(60_000));
+        assert_eq!(first(60_000), ip(1));
+        addresses.sweep(Timestamp(60_000));
+        assert_eq!(addresses.lock().len(), 1);
+    }
+}

@@ -1,0 +1,264 @@
+//! Where each domain's mail goes: asked of DNS when first needed, and again when the answer has aged.
+
+use super::queues::Place;
+use super::{Alarm, Command, Core};
+use crate::base::address::Domain;
+use crate::base::id::QueueId;
+use crate::base::time::Timestamp;
+use crate::deliver::connection::Transaction;
+use crate::deliver::line::Job;
+use crate::policy::site::route::Route;
+use crate::policy::site::{Resolution, SiteId};
+use crate::policy::verdict::{Blame, Ruling, Verdict};
+use crate::smtp::reply::EnhancedCode;
+use crate::store::{Claimed, Delivery, Handoff};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// After this an answer is asked for again when needed; the resolver's cache knows the TTL.
+const FRESH: Duration = Duration::from_secs(60);
+/// Pause before a failing DNS is asked again, doubled with each failure up to the longest.
+const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// What is known of a domain.
+pub(super) struct Entry {
+    answer: Answer,
+    /// A question is under way.
+    asking: bool,
+    answered_at: Timestamp,
+    failures: u32,
+    /// Direct jobs that wait for the first answer.
+    jobs: Vec<Job>,
+    /// Its scheduled queues with mail.
+    pub(super) queues: HashSet<QueueId>,
+}
+
+enum Answer {
+    /// Not yet.
+    None,
+    /// Its mail goes here.
+    At(SiteId, Arc<Route>),
+    /// It never will.
+    Dead(Verdict),
+    /// Not now.
+    Failing(String),
+}
+
+impl Core {
+    /// Asks for the domain's MX unless it is known and fresh.
+    pub(super) fn expect(&mut self, domain: Domain, now: Timestamp) {
+        let entry = self.domains.entry(domain.clone()).or_insert_with(|| Entry {
+            answer: Answer::None,
+            asking: false,
+            answered_at: Timestamp(0),
+            failures: 0,
+            jobs: Vec::new(),
+            queues: HashSet::new(),
+        });
+        let stale = match entry.answer {
+            Answer::None => true,
+            // Asked again by its alarm.
+            Answer::Failing(_) => false,
+            Answer::At(..) | Answer::Dead(_) => now.since(entry.answered_at) > FRESH,
+        };
+        if stale && !entry.asking {
+            entry.asking = true;
+            self.commands.push(Command::Resolve(domain));
+        }
+    }
+
+    /// Puts a direct message on its ways: one job for each site that its recipients are at.
+    pub(super) fn direct(&mut self, handoff: Handoff, room: &Arc<OwnedSemaphorePermit>, now: Timestamp) {
+        let Handoff { claimed, body, receive } = handoff;
+        let Claimed { head, deliveries, trusted_until } = claimed;
+        if self.draining || self.all_held {
+            let leases = deliveries.into_iter().map(|d| d.lease).collect();
+            self.commands.push(Command::Release(leases));
+            return;
+        }
+        let mut by_domain: BTreeMap<Domain, Vec<Delivery>> = BTreeMap::new();
+        for delivery in deliveries {
+            let domain = delivery.recipient.mailbox.domain().cloned();
+            by_domain.entry(domain.unwrap_or_else(|| self.config.hostname.clone())).or_default().push(delivery);
+        }
+        let mut by_site: BTreeMap<SiteId, (Arc<Route>, Vec<Delivery>)> = BTreeMap::new();
+        let job = |deliveries| Job {
+            transaction: Transaction { head: Arc::clone(&head), body: body.clone(), deliveries },
+            receive: Some(receive),
+            route: None,
+            trusted_until,
+            room: Arc::clone(room),
+        };
+        for (domain, deliveries) in by_domain {
+            self.expect(domain.clone(), now);
+            let Some(entry) = self.domains.get_mut(&domain) else { continue };
+            match &entry.answer {
+                Answer::None => {
+                    entry.jobs.push(job(deliveries));
+                }
+                Answer::Dead(verdict) => {
+                    self.commands.push(Command::Conclude(job(deliveries), verdict.clone()));
+                }
+                Answer::Failing(why) => {
+                    self.commands.push(Command::Conclude(job(deliveries), dns_trouble(why)));
+                }
+                Answer::At(site, route) => {
+                    // Only domains with the very same route share a transaction.
+                    let at_site = by_site.entry(*site).or_insert_with(|| (Arc::clone(route), Vec::new()));
+                    if at_site.0 == *route {
+                        at_site.1.extend(deliveries);
+                    } else {
+                        let (site, route) = (*site, Arc::clone(route));
+                        self.join_line(site, route, job(deliveries), now);
+                    }
+                }
+            }
+        }
+        for (site, (route, deliveries)) in by_site {
+            self.join_line(site, route, job(deliveries), now);
+        }
+    }
+
+    /// Takes in DNS's answer.
+    pub(super) fn resolved(&mut self, domain: Domain, resolution: &Resolution, now: Timestamp) {
+        let placed = match resolution {
+            Resolution::Hosts(hosts) => {
+                let route = Arc::new(Route::new(hosts.clone()));
+                Some((self.place(&domain, &route), route))
+            }
+            _ => None,
+        };
+        let Some(entry) = self.domains.get_mut(&domain) else { return };
+        entry.asking = false;
+        entry.answered_at = now;
+        entry.failures = 0;
+        entry.answer = match (placed, resolution) {
+            (Some((site, route)), _) => Answer::At(site, route),
+            (None, Resolution::Temporary(why)) => {
+                entry.failures = entry.failures.saturating_add(1);
+                // An old answer is better than none.
+                match std::mem::replace(&mut entry.answer, Answer::None) {
+                    Answer::At(site, route) => Answer::At(site, route),
+                    _ => Answer::Failing(why.clone()),
+                }
+            }
+            (None, other) => Answer::Dead(dead(&domain, other)),
+        };
+        let pause = PAUSE.saturating_mul(1 << entry.failures.min(8)).min(PAUSE_MAX);
+        let jobs = std::mem::take(&mut entry.jobs);
+        let queues: Vec<QueueId> = entry.queues.iter().copied().collect();
+        if matches!(entry.answer, Answer::Failing(_)) {
+            self.alarm(now.after(pause), Alarm::Domain(domain.clone()));
+        }
+        for job in jobs {
+            self.rejoin(&domain, job, now);
+        }
+        for queue in queues {
+            self.move_queue(queue, now);
+        }
+    }
+
+    /// A job that waited for DNS goes on.
+    fn rejoin(&mut self, domain: &Domain, job: Job, now: Timestamp) {
+        let verdict = match self.domains.get(domain).map(|entry| &entry.answer) {
+            Some(Answer::At(site, route)) => {
+                let (site, route) = (*site, Arc::clone(route));
+                return self.join_line(site, route, job, now);
+            }
+            Some(Answer::Dead(verdict)) => verdict.clone(),
+            Some(Answer::Failing(why)) => dns_trouble(why),
+            Some(Answer::None) | None => dns_trouble("no answer"),
+        };
+        self.commands.push(Command::Conclude(job, verdict));
+    }
+
+    /// The pause is over: ask again where mail waits for it.
+    pub(super) fn ask_again(&mut self, domain: &Domain, now: Timestamp) {
+        let Some(entry) = self.domains.get_mut(domain) else { return };
+        if matches!(entry.answer, Answer::Failing(_)) && !entry.asking {
+            if entry.queues.is_empty() {
+                // Nobody waits: the next one who does asks.
+                entry.answer = Answer::None;
+                entry.answered_at = now;
+            } else {
+                entry.asking = true;
+                self.commands.push(Command::Resolve(domain.clone()));
+            }
+        }
+    }
+
+    /// Where a queue of this domain stands now.
+    pub(super) fn place_of(&self, domain: &Domain) -> Place {
+        match self.domains.get(domain).map(|entry| &entry.answer) {
+            Some(Answer::At(site, route)) => Place::At(*site, Arc::clone(route)),
+            Some(Answer::Dead(verdict)) => Place::Dead(verdict.clone()),
+            Some(Answer::Failing(why)) => Place::Unknown(format!("DNS: {why}")),
+            Some(Answer::None) | None => Place::Unknown(String::new()),
+        }
+    }
+
+    /// Forgets domains that nothing waits for.
+    pub(super) fn sweep_domains(&mut self, now: Timestamp) {
+        self.domains.retain(|_, entry| {
+            !entry.queues.is_empty()
+                || !entry.jobs.is_empty()
+                || entry.asking
+                || now.since(entry.answered_at) < FRESH
+        });
+    }
+
+    /// Sites that a domain in use belongs to.
+    pub(super) fn sites_of_domains(&self) -> HashSet<SiteId> {
+        self.domains
+            .values()
+            .filter_map(|entry| match entry.answer {
+                Answer::At(site, _) => Some(site),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Domains whose DNS fails now, with mail waiting: name and reason.
+    pub(super) fn failing_domains(&self) -> impl Iterator<Item = (&Domain, &str)> {
+        self.domains.iter().filter(|(_, entry)| !entry.queues.is_empty()).filter_map(|(domain, entry)| {
+            match &entry.answer {
+                Answer::Failing(why) => Some((domain, why.as_str())),
+                _ => None,
+            }
+        })
+    }
+}
+
+fn dns_trouble(why: &str) -> Verdict {
+    Verdict {
+        ruling: Ruling::Retry,
+        blame: Some(Blame::Site),
+        status: EnhancedCode(4, 4, 3),
+        text: format!("DNS: {why}"),
+        is_reply: false,
+    }
+}
+
+/// Why a domain takes no mail, ever.
+fn dead(domain: &Domain, resolution: &Resolution) -> Verdict {
+    let (status, blame, text) = match resolution {
+        Resolution::NullMx => {
+            (EnhancedCode(5, 1, 10), Blame::Recipient, format!("{domain} takes no mail (null MX)"))
+        }
+        Resolution::Loop => {
+            (EnhancedCode(5, 4, 6), Blame::Site, format!("mail for {domain} loops back to this node"))
+        }
+        Resolution::Forbidden(addresses) => (
+            EnhancedCode(5, 4, 4),
+            Blame::Site,
+            format!("{domain} has only private addresses ({addresses}): not connected to"),
+        ),
+        Resolution::NoSuchDomain | Resolution::Hosts(_) | Resolution::Temporary(_) => {
+            (EnhancedCode(5, 1, 2), Blame::Recipient, format!("{domain} does not exist or has no mail host"))
+        }
+    };
+    Verdict { ruling: Ruling::Fail, blame: Some(blame), status, text, is_reply: false }
+}

@@ -1,0 +1,198 @@
+//! Connections as the dispatcher sees them: opening, busy in a lane, or idle.
+
+use super::queues::{Place, claim, is_direct};
+use super::sites::{Lines, Site};
+use super::{BATCH, Command, Core, LinkId};
+use crate::base::id::QueueId;
+use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
+use crate::policy::schedule::Plan;
+use crate::policy::site::SiteId;
+use crate::policy::site::route::Route;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One connection.
+pub(super) struct Link {
+    site: SiteId,
+    /// The route that it was opened for.
+    pub(super) route: Arc<Route>,
+    address: Option<IpAddr>,
+    /// What it is busy with, or opened for.
+    pub(super) lane: Lane,
+    pub(super) state: LinkState,
+    /// Deliveries it may still take.
+    room: u32,
+    /// It has delivered something.
+    useful: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    Opening,
+    Busy,
+    Idle,
+    /// Told to quit.
+    Ending,
+}
+
+impl Core {
+    pub(super) fn add_link(&mut self, site: SiteId, route: Arc<Route>, lane: Lane, room: u32) -> LinkId {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let state = LinkState::Opening;
+        self.links.insert(id, Link { site, route, address: None, lane, state, room, useful: false });
+        if let Some(site) = self.sites.get_mut(&site) {
+            site.links.insert(id);
+        }
+        id
+    }
+
+    pub(super) fn count_links(&self, site: &Site, test: impl Fn(&Link) -> bool) -> usize {
+        site.links.iter().filter_map(|l| self.links.get(l)).filter(|l| test(l)).count()
+    }
+
+    pub(super) fn is_idle_link(&self, id: LinkId) -> bool {
+        self.links.get(&id).is_some_and(|l| l.state == LinkState::Idle)
+    }
+
+    pub(super) fn quit(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.state = LinkState::Ending;
+            self.commands.push(Command::Quit(id));
+        }
+    }
+
+    /// It stands; it looks at the line by itself and then says what it wants.
+    pub(super) fn opened(&mut self, id: LinkId, address: IpAddr) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.address = Some(address);
+            link.state = LinkState::Busy;
+        }
+    }
+
+    pub(super) fn not_opened(&mut self, id: LinkId, why: String, now: Timestamp) {
+        if let Some(site) = self.remove_link(id) {
+            self.trouble(site, why, now);
+        }
+    }
+
+    pub(super) fn wants(&mut self, id: LinkId, room: u32, idle: bool, done: u32, now: Timestamp) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.room = room;
+        link.useful |= done > 0;
+        let site = link.site;
+        self.success(site, done, now);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if idle && link.state != LinkState::Ending {
+            link.state = LinkState::Idle;
+            self.touched.insert(site);
+        } else if link.state == LinkState::Busy && link.lane == Lane::Bulk {
+            // It still has something to send: only more of the same is worth a claim.
+            self.give(id, now);
+        }
+    }
+
+    pub(super) fn closed(&mut self, id: LinkId, done: u32, trouble: Option<String>, now: Timestamp) {
+        let useful = done > 0 || self.links.get(&id).is_some_and(|l| l.useful);
+        let Some(site) = self.remove_link(id) else { return };
+        self.success(site, done, now);
+        match trouble {
+            Some(why) if !useful => self.trouble(site, why, now),
+            _ => _ = self.touched.insert(site),
+        }
+    }
+
+    fn remove_link(&mut self, id: LinkId) -> Option<SiteId> {
+        let link = self.links.remove(&id)?;
+        if let Some(site) = self.sites.get_mut(&link.site) {
+            site.links.remove(&id);
+        }
+        self.touched.extend(std::mem::take(&mut self.starved));
+        Some(link.site)
+    }
+
+    /// Gives a connection something to do: the line, else queued direct mail, else bulk mail.
+    pub(super) fn give(&mut self, id: LinkId, now: Timestamp) {
+        let Some(link) = self.links.get(&id) else { return };
+        let (Some(address), room) = (link.address, link.room.min(BATCH)) else { return };
+        let Some(site) = self.sites.get(&link.site) else { return };
+        let was_bulk = link.lane == Lane::Bulk && link.state == LinkState::Busy;
+        if link.state == LinkState::Idle
+            && site.line.routes().iter().any(|route| route.serves(address))
+        {
+            self.set_busy(id, Lane::Direct);
+            return self.commands.push(Command::Wake(id));
+        }
+        let may_bulk = was_bulk || self.has_room_for_bulk(site);
+        let paced = site.line.available(Lane::Bulk, now, room);
+        let site = link.site;
+        for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
+            if let Some((plan, early)) = self.plan_for(site, address, lane, room, now) {
+                let mut claim = claim(plan, room, now);
+                claim.due_until = now.after(early);
+                self.promise(&claim.queues);
+                self.set_busy(id, lane);
+                return self.commands.push(Command::Claim(id, claim));
+            }
+        }
+    }
+
+    fn set_busy(&mut self, id: LinkId, lane: Lane) {
+        if let Some(link) = self.links.get_mut(&id) {
+            (link.state, link.lane) = (LinkState::Busy, lane);
+        }
+    }
+
+    /// From the first route of the site that this address serves and that has mail of the lane.
+    fn plan_for(
+        &mut self,
+        id: SiteId,
+        address: IpAddr,
+        lane: Lane,
+        room: u32,
+        now: Timestamp,
+    ) -> Option<(Plan, Duration)> {
+        if room == 0 {
+            return None;
+        }
+        let site = self.sites.get(&id)?;
+        let has_mail = |lines: &Lines| match lane {
+            Lane::Direct => !lines.direct.is_empty(),
+            Lane::Bulk => !lines.bulk.is_empty(),
+        };
+        let keys: Vec<Vec<IpAddr>> = site
+            .routes
+            .iter()
+            .filter(|(key, lines)| has_mail(lines) && key.binary_search(&address).is_ok())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            let site = self.sites.get(&id)?;
+            let early = if lane == Lane::Bulk { self.early_at(site, &key) } else { Duration::ZERO };
+            let queues = &self.queues;
+            let here =
+                |place: &Place| matches!(place, Place::At(s, r) if *s == id && r.addresses == key);
+            let due = |queue: QueueId| match queues.get(&queue) {
+                Some(q) if here(&q.place) => q.due(now, early),
+                _ => 0,
+            };
+            let lines = self.sites.get_mut(&id)?.routes.get_mut(&key)?;
+            let turns = if lane == Lane::Direct { &mut lines.direct } else { &mut lines.bulk };
+            let (plan, gone) = turns.plan(room, due);
+            for queue in gone {
+                if let Some(q) = self.queues.get_mut(&queue)
+                    && here(&q.place)
+                    && is_direct(q) == (lane == Lane::Direct)
+                {
+                    q.in_line = false;
+                }
+            }
+            if !plan.is_empty() {
+                return Some((plan, early));
+            }
+        }
+        None
+    }
+}

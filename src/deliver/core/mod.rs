@@ -1,0 +1,291 @@
+//! The dispatcher's decisions: events in, commands out; no IO, no clock.
+//!
+//! Input: [`Event`]s (a direct message, DNS answers, what connections report) and the backlog's changes, each with
+//! the time. Output: [`Command`]s, drained by the shell in `deliver::dispatcher`.
+//!
+//! # Strategy
+//! * *Direct first.* A direct message joins the [`Line`] of its site, and the first connection that is free
+//!   takes it; if none is idle a new one is opened too. Bulk mail never holds the connections reserved for it.
+//! * *Pull, not push.* A connection asks for bulk mail when it has room; [`Turns`] says which queues fill it. So
+//!   mail waits in the store, not behind a slow host.
+//! * *As few connections as do the work*: one per connection's worth of waiting deliveries, up to the limit.
+//! * *A shut gate leaves mail where it is.* An unreachable site or a failing DNS is probed with growing pauses; what
+//!   is queued for it goes on at once when it answers.
+//!
+//! # Invariants
+//! * Connections of a site, opening ones included, never exceed its limit; those busy with bulk mail never exceed the
+//!   limit less the reserve (`core::tests`).
+//! * Work follows changes: no event costs more than the queues, routes and connections of the sites it touches.
+//!
+//! # Absent
+//! Limits per address (`deliver::addresses`: held by the connections themselves), the pace of messages (the line).
+
+mod domains;
+mod links;
+mod queues;
+mod sites;
+#[cfg(test)]
+mod tests;
+
+
+
+use super::line::{Job, Line};
+use crate::base::address::Domain;
+use crate::base::id::QueueId;
+use crate::base::random::Rng;
+use crate::base::time::Timestamp;
+use crate::config::Config;
+use crate::mail::message::Lane;
+use crate::policy::schedule::Plan;
+use crate::policy::site::route::Hop;
+use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
+use crate::policy::verdict::Verdict;
+use crate::store::{Backlog, Claim, Handoff, Lease};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How long claimed deliveries are ours; renewed by the connection well before.
+pub const LEASE: Duration = Duration::from_secs(2 * 3_600);
+/// Deliveries claimed in one go.
+const BATCH: u32 = 100;
+/// How often everything is looked over for mail past its time and for state that nothing needs.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Names a connection, from its opening to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A recipient was named: its MX will be needed soon.
+    Expected(Domain),
+    /// A direct message was accepted; the room that it takes in memory.
+    Direct(Handoff, Arc<OwnedSemaphorePermit>),
+    /// DNS answered.
+    Resolved(Domain, Arc<Resolution>),
+    /// A connection stands and now looks for work.
+    Opened(LinkId, IpAddr),
+    /// None of the addresses could be connected to; or all were at their limit (`why` is empty).
+    NotOpened(LinkId, String),
+    /// A connection would take up to `room` more deliveries.
+    Wants {
+        /// Which.
+        link: LinkId,
+        /// How many.
+        room: u32,
+        /// It has nothing else to do.
+        idle: bool,
+        /// Deliveries done since it last said so.
+        done: u32,
+    },
+    /// A claim was carried out.
+    Claimed {
+        /// What had been asked for.
+        plan: Plan,
+        /// What was got of it, by queue.
+        got: HashMap<QueueId, u32>,
+    },
+    /// A connection ended.
+    Closed {
+        /// Which.
+        link: LinkId,
+        /// Deliveries done since it last said so.
+        done: u32,
+        /// It ended in trouble before it delivered anything.
+        trouble: Option<String>,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    /// Ask DNS.
+    Resolve(Domain),
+    /// Open a connection.
+    Open(Opening),
+    /// Claim these and send them.
+    Claim(LinkId, Claim),
+    /// There is something in the line.
+    Wake(LinkId),
+    /// Not needed any more.
+    Quit(LinkId),
+    /// End these leases: they will be due again.
+    Release(Vec<Lease>),
+    /// Settle a direct job without a connection.
+    Conclude(Job, Verdict),
+    /// Settle what is due in a queue (or expired) without a connection.
+    GiveUp(Claim, Verdict),
+}
+
+/// Everything a new connection needs to know.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Its name.
+    pub link: LinkId,
+    /// Its site's name.
+    pub site: Arc<str>,
+    /// Its site's limits.
+    pub limits: Limits,
+    /// Addresses to try, in order.
+    pub hops: Vec<Hop>,
+    /// Its site's direct mail and pace.
+    pub line: Arc<Line>,
+}
+
+/// Wakes the core at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    /// Something in the queue may be due.
+    Queue(QueueId),
+    /// The site's gate or pace may have opened.
+    Site(SiteId),
+    /// DNS may answer again.
+    Domain(Domain),
+    /// Look over everything.
+    Sweep,
+}
+
+/// The state of all deliveries' ways out.
+pub struct Core {
+    config: Arc<Config>,
+    rng: Rng,
+    directory: Directory,
+    domains: HashMap<Domain, domains::Entry>,
+    queues: HashMap<QueueId, queues::Queue>,
+    sites: HashMap<SiteId, sites::Site>,
+    links: HashMap<LinkId, links::Link>,
+    next_link: u64,
+    alarms: BTreeSet<(Timestamp, Alarm)>,
+    /// Sites that something happened to.
+    touched: HashSet<SiteId>,
+    /// Sites that could not open a connection because there are too many in all.
+    starved: HashSet<SiteId>,
+    commands: Vec<Command>,
+    all_held: bool,
+    draining: bool,
+}
+
+impl Core {
+    /// Nothing known yet. Rules that name a domain ask for its MX at once, so that their limits hold from the start.
+    #[must_use]
+    pub fn new(config: Arc<Config>, rng: Rng, now: Timestamp) -> Self {
+        let directory = Directory::new(config.sites.default.clone(), config.sites.rules.clone());
+        let mut core = Self {
+            config: Arc::clone(&config),
+            rng,
+            directory,
+            domains: HashMap::new(),
+            queues: HashMap::new(),
+            sites: HashMap::new(),
+            links: HashMap::new(),
+            next_link: 1,
+            alarms: BTreeSet::new(),
+            touched: HashSet::new(),
+            starved: HashSet::new(),
+            commands: Vec::new(),
+            all_held: false,
+            draining: false,
+        };
+        core.alarm(now.after(SWEEP), Alarm::Sweep);
+        for rule in &config.sites.rules {
+            if let Ok(domain) = Domain::parse(&rule.name) {
+                core.expect(domain, now);
+            }
+        }
+        core
+    }
+
+    /// Takes in an event.
+    pub fn handle(&mut self, event: Event, now: Timestamp) {
+        match event {
+            Event::Expected(domain) => self.expect(domain, now),
+            Event::Direct(handoff, room) => self.direct(handoff, &room, now),
+            Event::Resolved(domain, resolution) => self.resolved(domain, &resolution, now),
+            Event::Opened(link, address) => self.opened(link, address),
+            Event::NotOpened(link, why) => self.not_opened(link, why, now),
+            Event::Wants { link, room, idle, done } => self.wants(link, room, idle, done, now),
+            Event::Claimed { plan, got } => self.redeem(&plan, &got, now),
+            Event::Closed { link, done, trouble } => self.closed(link, done, trouble, now),
+        }
+    }
+
+    /// Takes in what changed in the store.
+    pub fn backlog(&mut self, backlog: Backlog, now: Timestamp) {
+        if self.all_held != backlog.all_held {
+            self.all_held = backlog.all_held;
+            self.touched.extend(self.sites.keys());
+        }
+        for queue in backlog.queues {
+            self.queue_changed(queue, now);
+        }
+    }
+
+    /// Carries out alarms up to `now`, and finds work for the sites that something happened to. To be called after
+    /// each batch of events; then the commands are complete.
+    pub fn step(&mut self, now: Timestamp) -> Vec<Command> {
+        while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
+            match self.alarms.pop_first() {
+                Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),
+                Some((_, Alarm::Site(site))) => _ = self.touched.insert(site),
+                Some((_, Alarm::Domain(domain))) => self.ask_again(&domain, now),
+                Some((_, Alarm::Sweep)) => self.sweep(now),
+                None => {}
+            }
+        }
+        for site in std::mem::take(&mut self.touched) {
+            self.find_work(site, now);
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    /// When [`Core::step`] has something to do without an event.
+    #[must_use]
+    pub fn next_alarm(&self) -> Option<Timestamp> {
+        self.alarms.first().map(|(at, _)| *at)
+    }
+
+    /// Begins no new work and closes what is idle; connections end after their transaction.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for link in self.links.keys() {
+            self.commands.push(Command::Quit(*link));
+        }
+    }
+
+    /// True when no connection is left.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// The sites as the on-call staff see them.
+    #[must_use]
+    pub fn status(&mut self, now: Timestamp) -> Vec<SiteStatus> {
+        self.site_status(now)
+    }
+
+    fn alarm(&mut self, at: Timestamp, alarm: Alarm) {
+        if at != Timestamp::NEVER {
+            self.alarms.insert((at, alarm));
+        }
+    }
+
+    fn expire(&self, lane: Lane) -> Duration {
+        match lane {
+            Lane::Direct => self.config.retry.direct.expire,
+            Lane::Bulk => self.config.retry.bulk.expire,
+        }
+    }
+
+    /// Gives up what is past its time, and forgets what nothing needs.
+    fn sweep(&mut self, now: Timestamp) {
+        self.alarm(now.after(SWEEP), Alarm::Sweep);
+        self.sweep_queues(now);
+        self.sweep_domains(now);
+        self.sweep_sites(now);
+    }
+}

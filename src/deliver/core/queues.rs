@@ -1,0 +1,247 @@
+//! Scheduled queues as the dispatcher sees them: counts, due times, and whether they stand in line at a site.
+
+use super::{Alarm, BATCH, Command, Core, LEASE};
+use crate::base::id::QueueId;
+use crate::base::time::Timestamp;
+use crate::deliver::settle::past_its_time;
+use crate::mail::message::Lane;
+use crate::policy::schedule::Plan;
+use crate::policy::site::SiteId;
+use crate::policy::site::route::Route;
+use crate::policy::verdict::Verdict;
+use crate::store::{Claim, QueueBacklog};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A queue that gave less than it seemed to have is asked again after this, unless it changes before.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// One scheduled queue.
+pub(super) struct Queue {
+    pub(super) backlog: QueueBacklog,
+    /// Deliveries that connections were told to claim.
+    promised: u64,
+    /// Its share of its route's fresh mail.
+    pub(super) counted: u64,
+    pub(super) place: Place,
+    /// It stands in its route's turns.
+    pub(super) in_line: bool,
+    /// Not asked before this.
+    paused_until: Timestamp,
+    /// Its alarm, so that there is only one.
+    alarm_at: Option<Timestamp>,
+    /// Looked over for expired mail not before this.
+    sweep_at: Timestamp,
+}
+
+/// Where a queue's domain is.
+#[derive(Clone)]
+pub(super) enum Place {
+    /// DNS was not asked yet, or fails (why).
+    Unknown(String),
+    /// It takes no mail.
+    Dead(Verdict),
+    /// Here.
+    At(SiteId, Arc<Route>),
+}
+
+impl Queue {
+    /// Deliveries worth a plan now. Of those tried before, only a batch at a time is believed to be due, since the
+    /// count does not tell.
+    pub(super) fn due(&self, now: Timestamp, early: Duration) -> u32 {
+        if self.backlog.next_due > now.after(early) || self.paused_until > now {
+            return 0;
+        }
+        let waiting = self.backlog.ready + self.backlog.deferred.min(u64::from(BATCH));
+        u32::try_from(waiting.saturating_sub(self.promised)).unwrap_or(u32::MAX)
+    }
+
+    /// Never tried and not promised: what fills connections.
+    pub(super) fn fresh(&self) -> u64 {
+        self.backlog.ready.saturating_sub(self.promised)
+    }
+}
+
+impl Core {
+    /// Takes in a queue's new counts.
+    pub(super) fn queue_changed(&mut self, backlog: QueueBacklog, now: Timestamp) {
+        let id = backlog.id;
+        let total = backlog.waiting() + backlog.leased + backlog.held;
+        match self.queues.get_mut(&id) {
+            Some(queue) => {
+                // New mail, or an earlier time: worth asking at once.
+                if backlog.next_due < queue.backlog.next_due || backlog.ready > queue.backlog.ready {
+                    queue.paused_until = Timestamp(0);
+                }
+                queue.backlog = backlog;
+            }
+            None if total == 0 => return,
+            None => {
+                let domain = backlog.key.domain.clone();
+                self.expect(domain.clone(), now);
+                let place = self.place_of(&domain);
+                if let Some(entry) = self.domains.get_mut(&domain) {
+                    entry.queues.insert(id);
+                }
+                let queue = Queue {
+                    backlog,
+                    promised: 0,
+                    counted: 0,
+                    place: place.clone(),
+                    in_line: false,
+                    paused_until: Timestamp(0),
+                    alarm_at: None,
+                    sweep_at: now,
+                };
+                self.queues.insert(id, queue);
+                self.join_site(&place, id);
+            }
+        }
+        if total == 0 && self.queues.get(&id).is_some_and(|q| q.promised == 0) {
+            self.drop_queue(id);
+        } else {
+            self.queue_due(id, now);
+        }
+    }
+
+    fn drop_queue(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.remove(&id) else { return };
+        self.leave_site(&queue.place, id);
+        if let Some(at) = queue.alarm_at {
+            self.alarms.remove(&(at, Alarm::Queue(id)));
+        }
+        if let Some(entry) = self.domains.get_mut(&queue.backlog.key.domain) {
+            entry.queues.remove(&id);
+        }
+    }
+
+    /// The queue's domain was placed, perhaps elsewhere than before.
+    pub(super) fn move_queue(&mut self, id: QueueId, now: Timestamp) {
+        let Some(domain) = self.queues.get(&id).map(|q| q.backlog.key.domain.clone()) else { return };
+        let place = self.place_of(&domain);
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let old = std::mem::replace(&mut queue.place, place.clone());
+        // The old line finds that it is not there any more.
+        queue.in_line = false;
+        self.leave_site(&old, id);
+        self.join_site(&place, id);
+        self.queue_due(id, now);
+    }
+
+    /// Puts the queue in line where something is due, or sets its alarm.
+    pub(super) fn queue_due(&mut self, id: QueueId, now: Timestamp) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        if let Some(at) = queue.alarm_at.take() {
+            self.alarms.remove(&(at, Alarm::Queue(id)));
+        }
+        let next = queue.backlog.next_due.max(queue.paused_until);
+        if queue.backlog.waiting() == 0 || queue.backlog.next_due == Timestamp::NEVER {
+            return;
+        }
+        if next > now {
+            queue.alarm_at = Some(next);
+            self.alarms.insert((next, Alarm::Queue(id)));
+        }
+        match queue.place.clone() {
+            Place::At(site, _) => {
+                let domain = queue.backlog.key.domain.clone();
+                self.expect(domain, now);
+                self.stand_in_line(id, now);
+                self.touched.insert(site);
+            }
+            Place::Dead(verdict) => self.give_up(id, &verdict, now),
+            Place::Unknown(_) => {
+                let domain = queue.backlog.key.domain.clone();
+                self.expect(domain, now);
+            }
+        }
+    }
+
+    /// Fails what is due to a domain that takes no mail.
+    fn give_up(&mut self, id: QueueId, verdict: &Verdict, now: Timestamp) {
+        if self.draining || self.all_held {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let due = queue.due(now, Duration::ZERO).min(BATCH);
+        if due > 0 {
+            let claim = claim(vec![(id, due)], due, now);
+            queue.promised += u64::from(due);
+            self.commands.push(Command::GiveUp(claim, verdict.clone()));
+        }
+    }
+
+    /// Notes what a claim was told to take.
+    pub(super) fn promise(&mut self, plan: &Plan) {
+        for (id, count) in plan {
+            if let Some(queue) = self.queues.get_mut(id) {
+                queue.promised += u64::from(*count);
+                self.recount(*id);
+            }
+        }
+    }
+
+    /// Takes in what a claim got.
+    pub(super) fn redeem(&mut self, plan: &Plan, got: &HashMap<QueueId, u32>, now: Timestamp) {
+        for (id, count) in plan {
+            let Some(queue) = self.queues.get_mut(id) else { continue };
+            queue.promised = queue.promised.saturating_sub(u64::from(*count));
+            if got.get(id).copied().unwrap_or(0) < *count {
+                queue.paused_until = now.after(SHORT_PAUSE);
+            }
+            let empty = queue.backlog.waiting() + queue.backlog.leased + queue.backlog.held == 0;
+            if empty && queue.promised == 0 {
+                self.drop_queue(*id);
+            } else {
+                self.queue_due(*id, now);
+            }
+        }
+    }
+
+    /// Gives up mail that no connection came for in its time: held, throttled, behind a shut gate.
+    pub(super) fn sweep_queues(&mut self, now: Timestamp) {
+        if self.draining {
+            return;
+        }
+        let mut old = Vec::new();
+        for (id, queue) in &self.queues {
+            let expire = self.expire(queue.backlog.key.lane);
+            if queue.sweep_at <= now && now.since(queue.backlog.oldest) >= expire {
+                old.push(*id);
+            }
+        }
+        for id in old {
+            let why = self.why_waiting(id);
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            // The oldest time may be earlier than the truth: a fruitless look is not repeated soon.
+            queue.sweep_at = now.after(Duration::from_secs(600));
+            let mut claim = claim(vec![(id, u32::MAX)], BATCH, now);
+            claim.expired_at = Some(now);
+            self.commands.push(Command::GiveUp(claim, past_its_time(&why)));
+        }
+    }
+
+    /// Why mail in a queue was not tried.
+    fn why_waiting(&self, id: QueueId) -> String {
+        let Some(queue) = self.queues.get(&id) else { return String::new() };
+        if self.all_held || queue.backlog.held > 0 {
+            return "held by the operator".to_string();
+        }
+        match &queue.place {
+            Place::Unknown(why) => why.clone(),
+            Place::Dead(verdict) => verdict.text.clone(),
+            Place::At(site, _) => self.why(*site),
+        }
+    }
+}
+
+/// A claim of what is due now.
+pub(super) fn claim(queues: Plan, limit: u32, now: Timestamp) -> Claim {
+    Claim { queues, due_until: now, expired_at: None, limit, ttl: LEASE }
+}
+
+/// True for a queue of the direct lane.
+pub(super) fn is_direct(queue: &Queue) -> bool {
+    queue.backlog.key.lane == Lane::Direct
+}

@@ -1,0 +1,182 @@
+//! The shell around [`Core`]: brings it events, the backlog and the time, and carries out its commands.
+
+use super::core::{Command, Core, Event, LinkId, Opening};
+use super::shared::Shared;
+use super::worker::{self, Order};
+use crate::base::address::Domain;
+use crate::base::time::Timestamp;
+use crate::net::dns::Resolver;
+use crate::store::{Handoff, Revision, Store};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// The backlog is looked at so often at most: direct mail does not need it, and bulk mail can wait.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
+/// Events taken in before commands are carried out.
+const EVENTS_AT_ONCE: usize = 256;
+/// Orders that a connection has not seen yet; the core gives it one at a time, and an end.
+const ORDERS: usize = 8;
+/// Settlements without a connection under way at once.
+const GIVING_UP: usize = 8;
+
+/// What the dispatcher works with.
+pub struct Dispatcher<S> {
+    /// The parts that connections use too.
+    pub shared: Arc<Shared<S>>,
+    /// Its decisions; the control socket looks in here.
+    pub core: Arc<Mutex<Core>>,
+    /// MX look-ups.
+    pub resolver: Arc<Resolver>,
+    /// From connections and look-ups.
+    pub events: mpsc::Receiver<Event>,
+    /// From sessions: accepted direct mail.
+    pub direct: mpsc::Receiver<Handoff>,
+    /// From sessions: domains that mail will go to.
+    pub expected: mpsc::Receiver<Domain>,
+}
+
+impl<S: Store> Dispatcher<S> {
+    /// Works until `stop` turns true and the last connection has ended.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut orders = HashMap::new();
+        let giving_up = Arc::new(Semaphore::new(GIVING_UP));
+        let mut revision = Revision::START;
+        let mut draining = false;
+        loop {
+            let backlog = self.shared.store.backlog(revision);
+            revision = backlog.revision;
+            let now = self.shared.clock.now();
+            let (commands, alarm, idle) = {
+                let mut core = self.core();
+                core.backlog(backlog, now);
+                if *stop.borrow() && !std::mem::replace(&mut draining, true) {
+                    core.drain();
+                }
+                (core.step(now), core.next_alarm(), core.is_idle())
+            };
+            for command in commands {
+                self.carry_out(command, &mut orders, &giving_up);
+            }
+            if draining && idle && giving_up.available_permits() == GIVING_UP {
+                return;
+            }
+            self.wait(alarm, revision, &mut stop, draining).await;
+        }
+    }
+
+    /// Until something happens; then takes in all that has happened.
+    async fn wait(
+        &mut self,
+        alarm: Option<Timestamp>,
+        revision: Revision,
+        stop: &mut watch::Receiver<bool>,
+        draining: bool,
+    ) {
+        let now = self.shared.clock.now();
+        let until_alarm = alarm.map_or(Duration::from_secs(60), |at| at.since(now));
+        let pause = if draining { Duration::from_millis(20) } else { until_alarm };
+        let store = &self.shared.store;
+        let changed = async {
+            tokio::time::sleep(BACKLOG_PAUSE).await;
+            store.changed(revision).await;
+        };
+        tokio::select! {
+            Some(handoff) = self.direct.recv() => self.take_direct(handoff),
+            Some(event) = self.events.recv() => self.take(event),
+            Some(domain) = self.expected.recv() => self.take(Event::Expected(domain)),
+            () = changed => {}
+            () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
+            _ = stop.changed(), if !draining => {}
+        }
+        for _ in 0..EVENTS_AT_ONCE {
+            if let Ok(handoff) = self.direct.try_recv() {
+                self.take_direct(handoff);
+            } else if let Ok(event) = self.events.try_recv() {
+                self.take(event);
+            } else if let Ok(domain) = self.expected.try_recv() {
+                self.take(Event::Expected(domain));
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, event: Event) {
+        let now = self.shared.clock.now();
+        self.core().handle(event, now);
+    }
+
+    /// Direct mail stays in memory while there is room; else it becomes an ordinary due delivery.
+    fn take_direct(&self, handoff: Handoff) {
+        let room = self.shared.room_for(handoff.claimed.head.size);
+        match Arc::clone(&self.shared.room).try_acquire_many_owned(room) {
+            Ok(room) => self.take(Event::Direct(handoff, Arc::new(room))),
+            Err(_) => {
+                let leases = handoff.claimed.deliveries.into_iter().map(|d| d.lease).collect();
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move { shared.release(leases).await });
+            }
+        }
+    }
+
+    fn carry_out(
+        &self,
+        command: Command,
+        orders: &mut HashMap<LinkId, mpsc::Sender<Order>>,
+        giving_up: &Arc<Semaphore>,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        match command {
+            Command::Resolve(domain) => {
+                let resolver = Arc::clone(&self.resolver);
+                tokio::spawn(async move {
+                    let resolution = resolver.resolve(&domain).await;
+                    shared.tell(Event::Resolved(domain, resolution)).await;
+                });
+            }
+            Command::Open(opening) => self.open(opening, orders),
+            Command::Claim(link, claim) => {
+                let sent = orders.get(&link).map(|to| to.try_send(Order::Claim(claim.clone())));
+                if !matches!(sent, Some(Ok(()))) {
+                    // The connection has just ended: as if it had got nothing.
+                    let got = HashMap::new();
+                    let event = Event::Claimed { plan: claim.queues, got };
+                    tokio::spawn(async move { shared.tell(event).await });
+                }
+            }
+            Command::Wake(link) => _ = orders.get(&link).map(|to| to.try_send(Order::Wake)),
+            Command::Quit(link) => _ = orders.get(&link).map(|to| to.try_send(Order::Quit)),
+            Command::Release(leases) => {
+                tokio::spawn(async move { shared.release(leases).await });
+            }
+            Command::Conclude(job, verdict) => {
+                let giving_up = Arc::clone(giving_up);
+                tokio::spawn(async move {
+                    let _one_of_few = giving_up.acquire().await;
+                    let verdicts = vec![verdict; job.transaction.deliveries.len()];
+                    shared.settle(&job.transaction, &verdicts, job.receive, None).await;
+                });
+            }
+            Command::GiveUp(claim, verdict) => {
+                let giving_up = Arc::clone(giving_up);
+                tokio::spawn(async move {
+                    let _one_of_few = giving_up.acquire().await;
+                    shared.give_up(claim, verdict).await;
+                });
+            }
+        }
+        orders.retain(|_, to| !to.is_closed());
+    }
+
+    fn open(&self, opening: Opening, orders: &mut HashMap<LinkId, mpsc::Sender<Order>>) {
+        let (to, from) = mpsc::channel(ORDERS);
+        orders.insert(opening.link, to);
+        tokio::spawn(worker::run(Arc::clone(&self.shared), opening, from));
+    }
+}

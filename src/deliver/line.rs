@@ -1,0 +1,171 @@
+//! What a site's connections share: the line of direct mail that is next, and the pace.
+//!
+//! A direct message is taken by whichever connection comes first to the end of its transaction; so the line is
+//! shared, while all other work is given to one connection.
+
+use super::connection::Transaction;
+use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
+use crate::policy::site::provider::bulk_share;
+use crate::policy::site::Rate;
+use crate::policy::site::route::Route;
+use crate::policy::throttle::Throttle;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// One transaction to be sent, and what its log line needs.
+#[derive(Debug)]
+pub struct Job {
+    /// Message and recipients; the bytes are in memory.
+    pub transaction: Transaction,
+    /// How long the client took to hand it over; `None` where it came from the store.
+    pub receive: Option<Duration>,
+    /// Its way, for direct mail: whoever cannot send it puts it back in line.
+    pub route: Option<Arc<Route>>,
+    /// When its leases end.
+    pub trusted_until: Timestamp,
+    /// Room in memory, given back when the last holder is dropped.
+    pub room: Arc<OwnedSemaphorePermit>,
+}
+
+impl Job {
+    /// The lane of its message.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.transaction.head.origin.lane
+    }
+
+    /// Number of recipients.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.transaction.deliveries.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The shared part of a site.
+#[derive(Debug)]
+pub struct Line(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    direct: VecDeque<Job>,
+    all: Option<Throttle>,
+    bulk: Option<Throttle>,
+}
+
+impl Line {
+    /// An empty line with this pace.
+    #[must_use]
+    pub fn new(rate: Option<Rate>) -> Self {
+        let throttle = |rate: Option<Rate>| rate.map(Throttle::new);
+        Self(Mutex::new(State {
+            direct: VecDeque::new(),
+            all: throttle(rate),
+            bulk: throttle(rate.map(bulk_share)),
+        }))
+    }
+
+    /// Changes the pace; what went out before still counts.
+    pub fn retune(&self, rate: Option<Rate>) {
+        let mut state = self.lock();
+        let retuned = |old: Option<Throttle>, rate: Option<Rate>| match (old, rate) {
+            (Some(mut throttle), Some(rate)) => {
+                throttle.retune(rate);
+                Some(throttle)
+            }
+            (_, rate) => rate.map(Throttle::new),
+        };
+        state.all = retuned(state.all.take(), rate);
+        state.bulk = retuned(state.bulk.take(), rate.map(bulk_share));
+    }
+
+    /// Puts a direct job at the end of the line.
+    pub fn push(&self, job: Job) {
+        self.lock().direct.push_back(job);
+    }
+
+    /// Puts back at the front what a connection took and could not begin.
+    pub fn push_front(&self, job: Job) {
+        self.lock().direct.push_front(job);
+    }
+
+    /// The first direct job that may go over a connection to `address`.
+    pub fn pop(&self, address: IpAddr) -> Option<Job> {
+        let mut state = self.lock();
+        let serves = |job: &Job| job.route.as_ref().is_some_and(|r| r.serves(address));
+        let at = state.direct.iter().position(serves)?;
+        state.direct.remove(at)
+    }
+
+    /// Takes everything out.
+    pub fn clear(&self) -> Vec<Job> {
+        self.lock().direct.drain(..).collect()
+    }
+
+    /// Length of the line.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().direct.len()
+    }
+
+    /// True where nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The route of each waiting job.
+    #[must_use]
+    pub fn routes(&self) -> Vec<Arc<Route>> {
+        self.lock().direct.iter().filter_map(|job| job.route.clone()).collect()
+    }
+
+    /// How many messages of the lane may begin now, up to `wanted`.
+    #[must_use]
+    pub fn available(&self, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
+        let state = self.lock();
+        let left = |t: &Option<Throttle>| t.as_ref().map_or(wanted, |t| t.available(now, wanted));
+        match lane {
+            Lane::Direct => left(&state.all),
+            Lane::Bulk => left(&state.all).min(left(&state.bulk)),
+        }
+    }
+
+    /// Uses the pace for one message that begins now.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn begin(&self, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let limits = match lane {
+            Lane::Direct => [state.all.as_mut(), None],
+            Lane::Bulk => [state.all.as_mut(), state.bulk.as_mut()],
+        };
+        let at = limits.iter().flatten().map(|t| t.next_at(now)).max();
+        if let Some(at) = at
+            && at > now
+        {
+            return Err(at);
+        }
+        limits.into_iter().flatten().for_each(|t| t.take(now, 1));
+        Ok(())
+    }
+
+    /// When a message of the lane may begin.
+    #[must_use]
+    pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
+        let state = self.lock();
+        let all = state.all.as_ref().map_or(now, |t| t.next_at(now));
+        let bulk = state.bulk.as_ref().map_or(now, |t| t.next_at(now));
+        if lane == Lane::Bulk { all.max(bulk) } else { all }
+    }
+
+    /// Nothing in here can be left half done, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

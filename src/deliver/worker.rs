@@ -1,0 +1,291 @@
+//! One connection's life: open, send what the line and the dispatcher give, rest, close.
+//!
+//! # Order of work
+//! What already rode with the last dot; then the line (direct mail); then claimed mail. The next transaction is known
+//! before the last dot of this one is sent, so that it can ride along.
+//!
+//! # Invariants
+//! * The outcome of a transaction is durable before the next one's data is sent: a crash leaves at most one
+//!   transaction per connection in doubt.
+//! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the store.
+
+use super::connection::{Connection, Target, Transaction};
+use super::core::{Event, Opening};
+use super::line::Job;
+use super::load::load;
+use super::shared::Shared;
+use super::addresses::Slot;
+use crate::mail::message::Lane;
+use crate::observe::delivery::Over;
+use crate::policy::site::route::Hop;
+use crate::policy::verdict::{Ruling, Verdict, judge};
+use crate::store::{Claim, Store};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// What the dispatcher tells a connection.
+#[derive(Debug)]
+pub enum Order {
+    /// Claim these and send them.
+    Claim(Claim),
+    /// There is something in the line.
+    Wake,
+    /// End after this transaction.
+    Quit,
+}
+
+/// Opens a connection and works until it ends. The dispatcher is told of the end in any case.
+pub async fn run<S: Store>(shared: Arc<Shared<S>>, opening: Opening, mut orders: mpsc::Receiver<Order>) {
+    let link = opening.link;
+    match open(&shared, &opening).await {
+        Err(why) => shared.tell(Event::NotOpened(link, why)).await,
+        Ok((connection, hop, slot, connect)) => {
+            shared.tell(Event::Opened(link, hop.address)).await;
+            let mut worker = Worker {
+                shared: Arc::clone(&shared),
+                opening,
+                hop,
+                connection,
+                connect,
+                jobs: VecDeque::new(),
+                ridden: false,
+                loading: None,
+                used: 0,
+                done: 0,
+                asked: false,
+                quit: false,
+                trouble: None,
+            };
+            worker.work(&mut orders).await;
+            worker.end().await;
+            let (done, trouble) = (worker.done, worker.trouble.take());
+            worker.connection.quit().await;
+            drop(slot);
+            shared.tell(Event::Closed { link, done, trouble }).await;
+        }
+    }
+    // A claim that came too late was not carried out.
+    orders.close();
+    while let Some(order) = orders.recv().await {
+        if let Order::Claim(claim) = order {
+            shared.tell(Event::Claimed { plan: claim.queues, got: Default::default() }).await;
+        }
+    }
+}
+
+/// Tries the addresses in order. The error is empty where all were at their limit.
+async fn open<S: Store>(
+    shared: &Shared<S>,
+    opening: &Opening,
+) -> Result<(Connection, Hop, Slot, Duration), String> {
+    let begun = shared.clock.now();
+    let mut why = String::new();
+    for hop in shared.addresses.order(opening.hops.clone(), begun) {
+        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else { continue };
+        let target = Target {
+            host: hop.host.clone(),
+            address: SocketAddr::new(hop.address, shared.config.delivery.port),
+        };
+        let opened = Connection::open(&shared.dialer, &target).await;
+        let now = shared.clock.now();
+        shared.addresses.answered(hop.address, opened.is_ok(), now);
+        match opened {
+            Ok(connection) => return Ok((connection, hop, slot, now.since(begun))),
+            Err(error) => why = format!("{}[{}]: {error}", hop.host, target.address),
+        }
+    }
+    Err(why)
+}
+
+struct Worker<S> {
+    shared: Arc<Shared<S>>,
+    opening: Opening,
+    hop: Hop,
+    connection: Connection,
+    /// How long it took to open; told with the first transaction.
+    connect: Duration,
+    /// To be sent next, in this order.
+    jobs: VecDeque<Job>,
+    /// The first of them rode with the last dot: it must be the next.
+    ridden: bool,
+    loading: Option<mpsc::Receiver<Job>>,
+    /// Deliveries that this connection has had.
+    used: u32,
+    /// Deliveries done since the dispatcher was told.
+    done: u32,
+    /// The dispatcher knows that we would take more.
+    asked: bool,
+    quit: bool,
+    trouble: Option<String>,
+}
+
+impl<S: Store> Worker<S> {
+    async fn work(&mut self, orders: &mut mpsc::Receiver<Order>) {
+        while self.connection.is_open() {
+            while let Ok(order) = orders.try_recv() {
+                self.obey(order);
+            }
+            if self.quit && !self.ridden {
+                return;
+            }
+            self.gather().await;
+            if let Some(job) = self.jobs.pop_front() {
+                self.ask_for_more().await;
+                self.send(job).await;
+            } else if self.room() == 0 || !self.rest(orders).await {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Claim(claim) => {
+                self.asked = false;
+                let most = self.opening.limits.recipients_per_transaction;
+                self.loading = Some(load(Arc::clone(&self.shared), claim, most));
+            }
+            Order::Wake => {}
+            Order::Quit => self.quit = true,
+        }
+    }
+
+    /// Deliveries that may still be taken on.
+    fn room(&self) -> u32 {
+        let waiting: u32 = self.jobs.iter().map(Job::count).sum();
+        self.opening.limits.deliveries_per_connection.saturating_sub(self.used + waiting)
+    }
+
+    /// Has the next two jobs ready, where there are any: direct mail first, behind what rode already.
+    async fn gather(&mut self) {
+        let at = usize::from(self.ridden);
+        let is_direct = |job: Option<&Job>| job.is_some_and(|job| job.lane() == Lane::Direct);
+        if self.room() > 0
+            && !is_direct(self.jobs.get(at))
+            && let Some(job) = self.opening.line.pop(self.hop.address)
+        {
+            self.jobs.insert(at, job);
+        }
+        while self.jobs.len() < 2
+            && let Some(loading) = &mut self.loading
+        {
+            // Waits only where there is nothing else to do.
+            let next = match loading.try_recv() {
+                Err(mpsc::error::TryRecvError::Empty) if self.jobs.is_empty() => loading.recv().await,
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                other => other.ok(),
+            };
+            match next {
+                Some(job) => self.jobs.push_back(job),
+                None => self.loading = None,
+            }
+        }
+    }
+
+    /// Before this connection runs out of work, so that the next can ride on the last dot.
+    async fn ask_for_more(&mut self) {
+        let room = self.room();
+        if self.loading.is_none() && self.jobs.is_empty() && !self.asked && !self.quit && room > 1 {
+            self.asked = true;
+            self.tell_wants(room - 1, false).await;
+        }
+    }
+
+    async fn tell_wants(&mut self, room: u32, idle: bool) {
+        let done = std::mem::take(&mut self.done);
+        self.shared.tell(Event::Wants { link: self.opening.link, room, idle, done }).await;
+    }
+
+    /// Nothing to do: tells the dispatcher, and waits for work, the peer, or the end of patience.
+    async fn rest(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+        self.asked = true;
+        self.tell_wants(self.room(), true).await;
+        let patience = self.shared.config.delivery.idle_timeout;
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            () = self.connection.idle() => None,
+            () = tokio::time::sleep(patience) => None,
+        };
+        match order {
+            Some(order) => {
+                self.obey(order);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Waits until the site's pace lets a message go.
+    async fn pace(&self, lane: Lane) {
+        while let Err(at) = self.opening.line.begin(lane, self.shared.clock.now()) {
+            tokio::time::sleep(at.since(self.shared.clock.now()).max(Duration::from_millis(1))).await;
+        }
+    }
+
+    async fn send(&mut self, mut job: Job) {
+        if !std::mem::take(&mut self.ridden) {
+            if self.shared.is_short(job.trusted_until) {
+                job.trusted_until = self.shared.renew(&mut job.transaction).await;
+                if job.transaction.deliveries.is_empty() {
+                    return;
+                }
+            }
+            self.pace(job.lane()).await;
+        }
+        let next = self.rider();
+        let report = self.connection.send(&job.transaction, next).await;
+        self.ridden = next.is_some() && self.connection.is_open();
+        let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
+        if verdicts.iter().all(|v| v.ruling == Ruling::Untried) {
+            return self.put_back(job).await;
+        }
+        self.used += job.count();
+        let delivered = verdicts.iter().filter(|v| v.ruling == Ruling::Delivered).count();
+        self.done += u32::try_from(delivered).unwrap_or(u32::MAX);
+        let over = Over {
+            site: &self.opening.site,
+            host: &self.hop.host,
+            address: self.hop.address,
+            tls: self.connection.tls().unwrap_or("none"),
+            uses: self.connection.uses(),
+            connect: std::mem::take(&mut self.connect),
+            transmit: report.transmit,
+        };
+        let over = Some((over, self.connection.offers_dsn()));
+        self.shared.settle(&job.transaction, &verdicts, job.receive, over).await;
+        if !self.connection.is_open() {
+            self.trouble = verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
+        }
+    }
+
+    /// The job that may ride with this one's last dot: its leases last, and the pace lets it go.
+    fn rider(&self) -> Option<&Transaction> {
+        let next = self.jobs.front()?;
+        if self.quit || self.shared.is_short(next.trusted_until) {
+            return None;
+        }
+        self.opening.line.begin(next.lane(), self.shared.clock.now()).ok()?;
+        Some(&next.transaction)
+    }
+
+    /// A job that was not tried: the connection was gone before it began.
+    async fn put_back(&mut self, job: Job) {
+        if job.route.is_some() && !self.quit {
+            self.opening.line.push_front(job);
+        } else {
+            let leases = job.transaction.deliveries.iter().map(|d| d.lease).collect();
+            self.shared.release(leases).await;
+        }
+    }
+
+    /// Gives back what is left. What is still being loaded is released by the loader.
+    async fn end(&mut self) {
+        self.loading = None;
+        while let Some(job) = self.jobs.pop_back() {
+            self.put_back(job).await;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What became of deliveries: one event per attempt and recipient, with the time split into receive (client to
+//! queue), queue, connect and transmit, so that "where is the time going" has an answer.
+
+use crate::base::text::printable;
+use crate::base::time::Timestamp;
+use crate::mail::message::MessageHead;
+use crate::store::{Outcome, Settled};
+use std::net::IpAddr;
+use std::time::Duration;
+use tracing::{error, info, warn};
+
+/// The connection that an attempt was made over.
+#[derive(Clone, Debug)]
+pub struct Over<'a> {
+    /// Its site.
+    pub site: &'a str,
+    /// Name and address of the receiving host.
+    pub host: &'a str,
+    /// See `host`.
+    pub address: IpAddr,
+    /// TLS version, or `none`.
+    pub tls: &'a str,
+    /// How many transactions it had carried, this one included.
+    pub uses: u32,
+    /// Time that this attempt waited for the connection to open; zero for one that stood.
+    pub connect: Duration,
+    /// From the first command of the transaction to its last reply.
+    pub transmit: Duration,
+}
+
+/// One recipient's attempt.
+#[derive(Debug)]
+pub struct Attempted<'a> {
+    /// Its message.
+    pub head: &'a MessageHead,
+    /// Its address.
+    pub recipient: &'a str,
+    /// Attempts, this one included.
+    pub attempts: u32,
+    /// What came of it.
+    pub settled: &'a Settled,
+    /// When it was settled.
+    pub at: Timestamp,
+    /// Time from the first byte of DATA to the durable accept, where known.
+    pub receive: Option<Duration>,
+    /// `None`: no connection was made.
+    pub over: Option<Over<'a>>,
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `delivery.{delivered,deferred,failed,expired}`
+pub fn delivery_settled(a: &Attempted<'_>) {
+    let event = match a.settled.outcome {
+        Outcome::Delivered => "delivery.delivered",
+        Outcome::Deferred { .. } => "delivery.deferred",
+        Outcome::Failed => "delivery.failed",
+        Outcome::Expired => "delivery.expired",
+    };
+    let total = a.at.since(a.head.accepted_at);
+    let (connect, transmit) = a.over.as_ref().map_or((Duration::ZERO, Duration::ZERO), |o| (o.connect, o.transmit));
+    let queue = total.saturating_sub(connect).saturating_sub(transmit);
+    let next = match a.settled.outcome {
+        Outcome::Deferred { due_at, .. } => due_at.to_string(),
+        _ => String::new(),
+    };
+    let host = a.over.as_ref().map_or_else(String::new, |o| format!("{}[{}]", o.host, o.address));
+    info!(
+        target: "bulkhead",
+        message = event,
+        id = %a.head.id,
+        number = a.settled.lease.delivery.number,
+        lane = a.head.origin.lane.as_str(),
+        tenant = a.head.origin.tenant,
+        from = printable(a.head.envelope.reverse_path.as_str().as_bytes(), 320),
+        to = printable(a.recipient.as_bytes(), 320),
+        site = a.over.as_ref().map_or("", |o| o.site),
+        host,
+        tls = a.over.as_ref().map_or("", |o| o.tls),
+        connection_use = a.over.as_ref().map_or(0, |o| o.uses),
+        attempt = a.attempts,
+        receive_ms = a.receive.map_or(0, ms),
+        queue_ms = ms(queue),
+        connect_ms = ms(connect),
+        transmit_ms = ms(transmit),
+        total_ms = ms(total + a.receive.unwrap_or_default()),
+        blame = a.settled.blame.map_or("", |b| b.as_str()),
+        next,
+        reply = a.settled.reply,
+    );
+}
+
+/// `report.made`: a notification goes to the sender.
+pub fn report_made(about: &MessageHead, report: &str, kind: &str) {
+    info!(target: "bulkhead", message = "report.made", about = %about.id, report, kind);
+}
+
+/// `site.broken`
+pub fn site_unreachable(site: &str, why: &str) {
+    info!(target: "bulkhead", message = "site.unreachable", site, why);
+}
+
+/// `store.failed`: the queue could not be read or written.
+pub fn store_failed(what: &str, error: &str) {
+    error!(target: "bulkhead", message = "store.failed", what, error);
+}
+
+/// `lease.lost`: deliveries that were ours are not any more; they are not sent by this connection.
+pub fn lease_lost(count: usize) {
+    warn!(target: "bulkhead", message = "lease.lost", count);
+}
+
+/// `body.missing`: a message in the queue has no bytes. Its deliveries stay where they are.
+pub fn body_missing(id: &str) {
+    error!(target: "bulkhead", message = "body.missing", id);
+}
