@@ -1,0 +1,3 @@
+//! Layer 3: one place for each fact that is observed: its log event and its metric.
+
+pub mod log;
