@@ -1,4 +1,29 @@
 //! Layer 3: the configuration: declared keys, a strict reader, checked values.
+//!
+//! A file is read in two steps: the defaults, written as TOML from the declarations in `keys`, then the file
+//! itself on top, by the same reader. So config.toml, the defaults and the reader cannot disagree.
+//!
+//! # Invariants
+//! * A [`Config`] is whole: every value in range, paths resolved, values that must fit each other fit.
+//! * All problems of a file are reported at once, each with its place and a remedy.
+//!
+//! # Absent
+//! Environment variables, includes, interpolation: what the file says is what holds.
+
+mod check;
+mod keys;
+mod problem;
+mod read;
+mod reference;
+mod show;
+#[cfg(test)]
+mod tests;
+pub mod unit;
+mod value;
+
+pub use problem::{ConfigErrors, ConfigProblem};
+pub use reference::reference;
+pub use show::{Explained, Origin, Setting};
 
 use crate::base::address::Domain;
 use crate::base::network::Networks;
@@ -7,7 +32,7 @@ use crate::policy::retry::Schedule;
 use crate::policy::site::{Limits, SiteRule};
 use crate::policy::tenant::TenantRule;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A checked configuration. One field per section of config.toml.
@@ -15,7 +40,7 @@ use std::time::Duration;
 pub struct Config {
     /// Our name in banner, EHLO, Received and Message-ID. Default: the machine's host name.
     pub hostname: Domain,
-    /// Where the queue lives; relative to the config file's folder.
+    /// Where the queue lives; given relative to the config file's folder.
     pub data_dir: PathBuf,
     /// SMTP listeners; at least one.
     pub listen: Vec<Listen>,
@@ -43,6 +68,141 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::explain(path).map(|explained| explained.config)
+    }
+
+    /// Reads and checks a file, and says where each value comes from.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn explain(path: &Path) -> Result<Explained, ConfigErrors> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path)
+            .map_err(|error| ConfigErrors::whole(&name, format!("cannot read it: {error}")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| ConfigErrors::whole(&name, "is not UTF-8 text".to_string()))?;
+        let place = Place { name, dir: folder_of(path), machine: machine_name() };
+        Self::parse(&text, &place)
+    }
+
+    /// Checks a text that stands at `place`. Pure.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, place: &Place) -> Result<Explained, ConfigErrors> {
+        let hostname = Domain::parse(&place.machine).or_else(|_| Domain::parse("localhost"));
+        let hostname = hostname.map_err(|e| ConfigErrors::whole(&place.name, e.to_string()))?;
+        let mut config = Self::blank(hostname);
+        let defaults = reference();
+        let (_, problems) = read::read(&defaults, &mut config);
+        if !problems.is_empty() {
+            return Err(ConfigErrors::new("built-in defaults", &defaults, &problems));
+        }
+        let (blocks, mut problems) = read::read(text, &mut config);
+        config.fit(&blocks, &place.dir);
+        problems.extend(misfits(&config, &blocks));
+        if problems.is_empty() {
+            Ok(Explained::new(config, blocks, text))
+        } else {
+            problems.sort_by_key(|problem| problem.at);
+            Err(ConfigErrors::new(&place.name, text, &problems))
+        }
+    }
+
+    /// What the defaults are read onto: every value is set by one of them, but the machine's own name.
+    fn blank(hostname: Domain) -> Self {
+        let schedule = || Schedule {
+            waits: Vec::new(),
+            jitter: 0.0,
+            expire: Duration::ZERO,
+            delay_notice: None,
+        };
+        Self {
+            hostname,
+            data_dir: PathBuf::new(),
+            listen: Vec::new(),
+            relay: Relay::default(),
+            limits: ReceiveLimits::default(),
+            lanes: Lanes::default(),
+            tenants: Vec::new(),
+            dns: Dns::default(),
+            delivery: Delivery::default(),
+            sites: Sites {
+                default: Limits {
+                    connections: 0,
+                    reserved_for_direct: 0,
+                    deliveries_per_connection: 0,
+                    recipients_per_transaction: 0,
+                    rate: None,
+                },
+                rules: Vec::new(),
+            },
+            retry: Retry { direct: schedule(), bulk: schedule() },
+            control: Control::default(),
+            store: Store { engine: Engine::Sqlite, free_space_min: 0 },
+            log: Log::default(),
+        }
+    }
+
+    /// Resolves paths, and fits defaults that depend on what the file says.
+    fn fit(&mut self, blocks: &[read::Block], dir: &Path) {
+        self.data_dir = dir.join(&self.data_dir);
+        self.control.socket = self.data_dir.join(&self.control.socket);
+        let mut given =
+            blocks.iter().filter(|b| b.section.name == "sites.default").flat_map(|b| &b.given);
+        let limits = &mut self.sites.default;
+        if !given.any(|given| given.name == "reserved_for_direct") {
+            let most = limits.connections.saturating_sub(1);
+            limits.reserved_for_direct = limits.reserved_for_direct.min(most);
+        }
+    }
+}
+
+/// Where a configuration text stands.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// As errors name it.
+    pub name: String,
+    /// The folder that relative paths start at.
+    pub dir: PathBuf,
+    /// The machine's host name, for a `hostname` that is not set.
+    pub machine: String,
+}
+
+/// What does not fit together, where its own values could be read.
+fn misfits(config: &Config, blocks: &[read::Block]) -> Vec<value::Problem> {
+    let place = |misfit: check::Misfit| {
+        let block = blocks.iter().filter(|b| b.section.name == misfit.section).nth(misfit.number);
+        let given = |name: &&&str| block.and_then(|b| b.given.iter().find(|g| g.name == **name));
+        let name = misfit.keys.iter().find(|name| given(name).is_some()).or(misfit.keys.first());
+        let at = name.and_then(|name| given(&name)).map(|given| given.at);
+        let at = at.or(block.map(|b| b.at)).unwrap_or(0);
+        let header = block.map_or_else(|| format!("[{}]", misfit.section), |b| b.header.clone());
+        let text = format!("{header} {} {}", name.unwrap_or(&""), misfit.text);
+        (!block.is_some_and(|b| b.troubled)).then_some(value::Problem { at, text })
+    };
+    check::misfits(config).into_iter().filter_map(place).collect()
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The kernel's name for this machine; empty where it does not tell.
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map(|name| name.trim().to_string()).unwrap_or_default()
+}
+
 /// `[[listen]]`
 #[derive(Clone, Debug)]
 pub struct Listen {
@@ -51,21 +211,21 @@ pub struct Listen {
 }
 
 /// `[relay]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Relay {
     /// Clients that may send to anyone; all others may send to no one.
     pub networks: Networks,
 }
 
 /// `[limits]`: what one client, one session and one message may take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReceiveLimits {
     /// Bytes of one message (SIZE, RFC 1870). Default 50 MiB.
     pub message_size: u64,
     /// Recipients of one message (RFC 9422 RCPTMAX). Default 1,000.
     pub recipients: usize,
-    /// Bytes of a line of the message with its CRLF. Default 1,000 is RFC 5321 §4.5.3.1.6; ours is 100 KiB,
-    /// since newsletter tools write long lines and the bytes are relayed untouched.
+    /// Bytes of a line of the message with its CRLF. Default 100 KiB: RFC 5321 §4.5.3.1.6 allows 1,000, but
+    /// newsletter tools write longer ones, and the bytes are relayed untouched.
     pub line_length: usize,
     /// Bytes of the header section. Default 256 KiB.
     pub header_size: usize,
@@ -73,7 +233,7 @@ pub struct ReceiveLimits {
     pub hops: usize,
     /// Commands in one session. Default 100,000.
     pub commands: u32,
-    /// Replies 4xx and 5xx to commands in one session before it ends. Default 20 (1,000 for refused recipients counts them as one kind).
+    /// Replies 4xx and 5xx to commands in one session before it ends. Default 20.
     pub errors: u32,
     /// Messages in one session (RFC 9422 MAILMAX). Default 10,000.
     pub messages: u32,
@@ -92,7 +252,7 @@ pub struct ReceiveLimits {
 }
 
 /// `[lanes.*]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Lanes {
     /// `[lanes.bulk] headers, strip`
     pub rules: Rules,
@@ -101,7 +261,7 @@ pub struct Lanes {
 }
 
 /// `[dns]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Dns {
     /// Resolvers with port; empty: those of /etc/resolv.conf.
     pub servers: Vec<SocketAddr>,
@@ -109,14 +269,15 @@ pub struct Dns {
     pub timeout: Duration,
     /// Longest time an answer is kept whatever its TTL. Default 1 h.
     pub cache_ttl_max: Duration,
-    /// Shortest. Default 10 s... a TTL of 0 must not mean one query per message.
+    /// Shortest time, whatever its TTL; at most `cache_ttl_max`. Default 10 s: a TTL of 0 must not mean one
+    /// query per message.
     pub cache_ttl_min: Duration,
     /// Names kept. Default 100,000.
     pub cache_size: usize,
 }
 
 /// `[delivery]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Delivery {
     /// Port of the receiving hosts. Default 25.
     pub port: u16,
@@ -126,15 +287,15 @@ pub struct Delivery {
     pub connections: usize,
     /// Wait for TCP. Default 30 s.
     pub connect_timeout: Duration,
-    /// Greeting (RFC 5321 §4.5.3.2.1). Default 5 min... see config.toml
+    /// Wait for the greeting (RFC 5321 §4.5.3.2.1). Default 5 min.
     pub greeting_timeout: Duration,
-    /// EHLO, MAIL, RCPT, RSET: each 5 min (§4.5.3.2.2, .3).
+    /// Wait for the reply to EHLO, MAIL, RCPT, RSET (§4.5.3.2.2, .3). Default 5 min.
     pub command_timeout: Duration,
-    /// DATA: 2 min (§4.5.3.2.4).
+    /// Wait for the reply to DATA (§4.5.3.2.4). Default 2 min.
     pub data_timeout: Duration,
-    /// A block of the message: 3 min (§4.5.3.2.5).
+    /// Wait until a block of the message is taken (§4.5.3.2.5). Default 3 min.
     pub block_timeout: Duration,
-    /// After the last dot: 10 min (§4.5.3.2.6, RFC 1047).
+    /// Wait for the reply to the last dot (§4.5.3.2.6, RFC 1047). Default 10 min.
     pub dot_timeout: Duration,
     /// One transaction in all. Default 1 h.
     pub transaction_timeout: Duration,
@@ -142,16 +303,17 @@ pub struct Delivery {
     pub idle_timeout: Duration,
     /// STARTTLS. Default opportunistic.
     pub tls: Tls,
-    /// Hosts tried in one attempt. Default 20... addresses.
+    /// Addresses tried in one attempt. Default 20.
     pub hosts_max: usize,
 }
 
 /// `[delivery] tls`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tls {
     /// Never.
     Off,
     /// Where offered, without checking the certificate (RFC 7435).
+    #[default]
     Opportunistic,
 }
 
@@ -174,16 +336,16 @@ pub struct Retry {
 }
 
 /// `[control]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Control {
-    /// Unix socket; relative to `data_dir`. Default `control.sock`.
+    /// Unix socket; given relative to `data_dir`. Default `control.sock`.
     pub socket: PathBuf,
 }
 
 /// `[store]`
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// `sqlite` or `memory`.
+    /// Default `sqlite`.
     pub engine: Engine,
     /// Free space below which new mail is refused with 452. Default 256 MiB.
     pub free_space_min: u64,
@@ -199,10 +361,10 @@ pub enum Engine {
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
-    /// `text` or `json`.
+    /// `format = "json"`: one object a line; else text for people. Default text.
     pub json: bool,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter. Default `info`.
     pub level: String,
 }

@@ -1,3 +1,4 @@
-//! Layer 3: one place for each fact that is told: its log event.
+//! Layer 3: one place for each fact that is observed: its log event and its metric.
 
 pub mod delivery;
+pub mod log;

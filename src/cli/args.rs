@@ -1,0 +1,252 @@
+//! Every verb and option, declared for clap.
+
+use crate::base::time::Timestamp;
+use crate::config::{Config, ConfigErrors, unit};
+use crate::mail::message::Lane;
+use crate::store::{Filter, State};
+use clap::{Args, Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a configuration is looked for without `--config`, in this order.
+const CONFIG_PATHS: [&str; 2] = ["/etc/bulkhead/config.toml", "config.toml"];
+
+/// A newsletter-aware SMTP relay and queue.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 fine, 1 trouble found, 2 wrong usage or nobody to ask.")]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Configuration file [default: /etc/bulkhead/config.toml if it exists, else ./config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run a node
+    Serve,
+    /// Show the queue, or do something to what is in it
+    Queue(Box<Queue>),
+    /// Check or show the configuration
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Say all that is wrong with the file
+    Check,
+    /// Show every effective value and where it comes from
+    Show,
+    /// Print a commented file with all defaults
+    Default,
+}
+
+/// Without a verb: how much waits at each site.
+#[derive(Debug, Args)]
+pub(super) struct Queue {
+    /// Only this lane: direct or bulk
+    #[arg(long, global = true)]
+    pub(super) lane: Option<Lane>,
+    /// Most sites shown; those with most mail come first
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(super) sites: usize,
+    #[command(subcommand)]
+    pub(super) verb: Option<QueueVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueVerb {
+    /// List deliveries one by one
+    List(Which),
+    /// Show a message and what became of each of its recipients
+    Show {
+        /// Message id, such as 1RW7M2Q80A3F
+        id: String,
+    },
+    /// Do not send until released; --all holds what is to come, too (mail is still accepted)
+    Hold(Targets),
+    /// Send what was held; --all ends `hold --all` and releases everything held singly
+    Release(Targets),
+    /// Make deferred deliveries due now
+    Retry(Targets),
+    /// Remove deliveries for good; their senders are not told
+    Delete {
+        #[command(flatten)]
+        targets: Targets,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What to change.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Targets {
+    /// Everything in the queue
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) which: Which,
+}
+
+/// A delivery must match all that is given. Several values of one option are alternatives.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Which deliveries")]
+pub(super) struct Which {
+    /// To this domain
+    #[arg(long, value_delimiter = ',')]
+    pub(super) domain: Vec<String>,
+    /// To a domain served by this site, as `bulkhead queue` names it
+    #[arg(long)]
+    pub(super) site: Option<String>,
+    /// Of this customer
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// Of this mailing
+    #[arg(long)]
+    pub(super) campaign: Option<String>,
+    /// From this address, or from @domain; <> for notifications
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) sender: Option<String>,
+    /// To this address
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) recipient: Option<String>,
+    /// Of this message
+    #[arg(long)]
+    pub(super) id: Option<String>,
+    /// Accepted so long ago or longer: 30s, 2h, 1d
+    #[arg(long, value_name = "AGE", value_parser = unit::duration)]
+    pub(super) older_than: Option<Duration>,
+    /// In this state: ready, leased, deferred or held
+    #[arg(long, value_delimiter = ',', value_parser = state)]
+    pub(super) state: Vec<State>,
+}
+
+impl Which {
+    /// Nothing was given: it matches everything.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { domain, site, tenant, campaign, sender, recipient, id, older_than, state } =
+            self;
+        let texts = [site, tenant, campaign, sender, recipient, id];
+        domain.is_empty()
+            && texts.into_iter().all(Option::is_none)
+            && older_than.is_none()
+            && state.is_empty()
+    }
+
+    /// For the control API; the site goes apart.
+    pub(super) fn filter(&self, lane: Option<Lane>, now: Timestamp) -> Filter {
+        Filter {
+            lane,
+            domains: self.domain.iter().map(|domain| domain.to_lowercase()).collect(),
+            tenant: self.tenant.clone(),
+            campaign: self.campaign.clone(),
+            sender: self.sender.clone(),
+            recipient: self.recipient.clone(),
+            message: self.id.clone(),
+            accepted_until: self.older_than.map(|age| now.before(age).0),
+            states: self.state.clone(),
+        }
+    }
+}
+
+impl Common {
+    /// The file to read.
+    pub(super) fn path(&self) -> &Path {
+        let found = CONFIG_PATHS.iter().map(Path::new).find(|path| path.exists());
+        match &self.config {
+            Some(path) => path,
+            // The last one named, so that the error names it.
+            None => found.unwrap_or(Path::new(CONFIG_PATHS[CONFIG_PATHS.len() - 1])),
+        }
+    }
+
+    /// The checked configuration.
+    pub(super) fn load(&self) -> Result<Config, ConfigErrors> {
+        Config::load(self.path())
+    }
+}
+
+fn state(text: &str) -> Result<State, String> {
+    match text {
+        "ready" => Ok(State::Ready),
+        "leased" => Ok(State::Leased),
+        "deferred" => Ok(State::Deferred),
+        "held" => Ok(State::Held),
+        _ => Err("want ready, leased, deferred or held".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        let words = std::iter::once("bulkhead").chain(line.split_whitespace());
+        Cli::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn common_options_may_stand_anywhere() {
+        for line in [
+            "--config a.toml --json queue",
+            "queue --config a.toml --json",
+            "queue list --json --config a.toml",
+            "config show --json --config a.toml",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!((cli.common.path(), cli.common.json), (Path::new("a.toml"), true), "{line}");
+        }
+    }
+
+    #[test]
+    fn filters_become_what_the_store_understands() {
+        let line = "queue --lane bulk list --domain A.de,b.de --domain c.de --site google.com \
+                    --sender <> --older-than 2h --state held,ready";
+        XX
+        let filter = which.filter(lane, Timestamp(10_000_000));
+        assert_eq!(filter.lane, Some(Lane::Bulk));
+        assert_eq!(filter.domains, ["a.de", "b.de", "c.de"]);
+        assert_eq!(which.site.as_deref(), Some("google.com"));
+        assert_eq!(
+            (filter.sender.as_deref(), filter.accepted_until),
+            (Some("<>"), Some(2_800_000))
+        );
+        assert_eq!(filter.states, [State::Held, State::Ready]);
+        assert!(!which.is_empty() && Which::default().is_empty());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(parse("queue --lane fast").unwrap_err().contains("want direct or bulk"));
+        assert!(
+            parse("queue list --state gone")
+                .unwrap_err()
+                .contains("ready, leased, deferred or held")
+        );
+        assert!(parse("queue list --older-than 2").unwrap_err().contains("is not a duration"));
+        assert!(parse("queue delete --yes --everything").is_err());
+        assert!(parse("").is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! Whom queue verbs talk to: the running node, or the queue on disk where none runs.
+//!
+//! Both speak the control protocol: without a node, this process serves it to itself over the store opened
+//! read-only. So there is one way that questions are answered.
+
+use super::Failure;
+use crate::config::Config;
+use crate::control::client::{Client, ClientError};
+use crate::control::protocol::{Counts, Request, Response};
+use std::io::ErrorKind;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+/// A stream of either kind.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A conversation with a node, or with the queue on disk.
+pub(super) struct Node(Client<Box<dyn Stream>>);
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// The node that runs on this configuration.
+pub(super) async fn connect(config: &Config) -> Result<Node, Failure> {
+    match dial(config).await? {
+        Some(node) => Ok(node),
+        None => Err(Failure::Usage(format!(
+            "no node runs (nobody answers on {}); this needs one: start it with `bulkhead serve`",
+            config.control.socket.display()
+        ))),
+    }
+}
+
+/// `None` where no node runs.
+pub(super) async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
+    let path = &config.control.socket;
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Some(Node::over(stream))),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(None),
+            ErrorKind::PermissionDenied => Err(Failure::Usage(format!(
+                "cannot connect to {}: permission denied; run this as the node's user",
+                path.display()
+            ))),
+            _ => Err(Failure::Usage(format!("cannot connect to {}: {error}", path.display()))),
+        },
+    }
+}
+
+impl Node {
+    pub(super) fn over(stream: impl Stream + 'static) -> Self {
+        Self(Client::new(Box::new(stream)))
+    }
+
+    /// Asks, gives each line of the answer to `each`, and returns what `done` says.
+    pub(super) async fn ask(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(Response) -> Result<(), Failure>,
+    ) -> Result<Counts, Failure> {
+        self.0.send(request).await?;
+        loop {
+            match self.0.next().await? {
+                Response::Done(counts) => return Ok(counts),
+                Response::Error(sentence) => return Err(Failure::Trouble(sentence)),
+                response => each(response)?,
+            }
+        }
+    }
+}

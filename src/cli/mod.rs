@@ -1,0 +1,66 @@
+//! Layer 7: the command line. Arguments in, words on stdout, an exit code out.
+//!
+//! Exit codes: 0 fine, 1 trouble found (a bad configuration, a message that is not there, a node that failed),
+//! 2 wrong usage or nobody to ask. What goes to stdout is the answer; notes and errors go to stderr. Text from
+//! outside is escaped before it meets a terminal.
+
+mod args;
+mod change;
+mod config;
+mod connect;
+mod queue;
+mod serve;
+mod table;
+
+use args::{Cli, Verb};
+use clap::Parser;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+enum Failure {
+    /// Something is wrong out there: exit code 1.
+    Trouble(String),
+    /// It was asked for wrongly, or there is nobody to ask: exit code 2.
+    Usage(String),
+    /// The words could not be written: nothing to say, and mostly no harm (`| head`).
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = run(&cli, &mut out).and_then(|()| Ok(out.flush()?));
+    let (code, sentence) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(Failure::Output(error)) => (1, format!("cannot write: {error}")),
+        Err(Failure::Trouble(sentence)) => (1, sentence),
+        Err(Failure::Usage(sentence)) => (2, sentence),
+    };
+    // What was said before the trouble comes first.
+    let _ = out.flush();
+    for line in sentence.lines() {
+        let _ = writeln!(io::stderr(), "bulkhead: {line}");
+    }
+    ExitCode::from(code)
+}
+
+fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
+    match &cli.verb {
+        Verb::Serve => serve::serve(&cli.common),
+        Verb::Queue(queue) => queue::run(&cli.common, queue, out),
+        Verb::Config { verb } => config::run(&cli.common, *verb, out),
+    }
+}

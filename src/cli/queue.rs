@@ -1,0 +1,140 @@
+//! `bulkhead queue`: what waits, what became of a message.
+
+use super::args::{Common, Queue, QueueVerb, Which};
+use super::change;
+use super::connect::{self, Node};
+use super::{Failure, table};
+use crate::base::time::Clock;
+use crate::config::Config;
+use crate::control::protocol::{Action, DeliveryView, MessageView, Request, Response};
+use crate::mail::message::Lane;
+use serde::Serialize;
+use std::io::Write;
+
+/// How answers are written.
+pub(super) struct Printer<'w, W> {
+    pub(super) out: &'w mut W,
+    pub(super) json: bool,
+    pub(super) clock: Clock,
+}
+
+impl<W: Write> Printer<'_, W> {
+    /// One line of JSON.
+    pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let line = serde_json::to_string(value).map_err(std::io::Error::from)?;
+        Ok(writeln!(self.out, "{line}")?)
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(self.out.write_all(text.as_bytes())?)
+    }
+}
+
+pub(super) fn run(common: &Common, queue: &Queue, out: &mut impl Write) -> Result<(), Failure> {
+    let config = common.load().map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Trouble(format!("cannot start: {error}")))?;
+    let mut printer = Printer { out, json: common.json, clock: Clock::system() };
+    runtime.block_on(verb(&config, queue, &mut printer))
+}
+
+async fn verb(
+    config: &Config,
+    queue: &Queue,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<(), Failure> {
+    let change = |action, targets| change::Order { action, targets, lane: queue.lane };
+    let order = match &queue.verb {
+        None => return summary(&mut reader(config).await?, queue, printer).await,
+        Some(QueueVerb::List(which)) => {
+            return list(&mut reader(config).await?, which, queue.lane, printer).await;
+        }
+        Some(QueueVerb::Show { id }) => return show(&mut reader(config).await?, id, printer).await,
+        Some(QueueVerb::Hold(targets)) => change(Action::Hold, targets),
+        Some(QueueVerb::Release(targets)) => change(Action::Release, targets),
+        Some(QueueVerb::Retry(targets)) => change(Action::Retry, targets),
+        Some(QueueVerb::Delete { targets, yes }) => {
+            let order = change(Action::Delete, targets);
+            order.check()?;
+            change::confirm_delete(*yes)?;
+            order
+        }
+    };
+    order.check()?;
+    order.carry_out(&mut connect::connect(config).await?, printer).await
+}
+
+/// The node; the queue on disk where none runs.
+async fn reader(config: &Config) -> Result<Node, Failure> {
+    connect::connect(config).await
+}
+
+async fn summary(
+    node: &mut Node,
+    queue: &Queue,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<(), Failure> {
+    // Programs get all there is.
+    let sites_max = (!printer.json).then_some(queue.sites);
+    let request = Request::Summary { lane: queue.lane, sites_max };
+    let print = |response| match response {
+        Response::Summary(summary) if printer.json => printer.json(&summary),
+        Response::Summary(summary) => printer.text(&table::summary(&summary)),
+        _ => Ok(()),
+    };
+    node.ask(&request, print).await.map(|_| ())
+}
+
+async fn list(
+    node: &mut Node,
+    which: &Which,
+    lane: Option<Lane>,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<(), Failure> {
+    let now = printer.clock.now();
+    let request = Request::List { filter: which.filter(lane, now), site: which.site.clone() };
+    if !printer.json {
+        printer.text(&table::delivery_titles())?;
+    }
+    let print = |response| match response {
+        Response::Delivery(view) if printer.json => printer.json(&view),
+        Response::Delivery(view) => printer.text(&table::delivery(&view, now)),
+        _ => Ok(()),
+    };
+    node.ask(&request, print).await.map(|_| ())
+}
+
+/// A message and its deliveries, as `show --json` gives them.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    message: &'a MessageView,
+    deliveries: &'a [DeliveryView],
+}
+
+async fn show(
+    node: &mut Node,
+    id: &str,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<(), Failure> {
+    let mut message = None;
+    let mut deliveries = Vec::new();
+    let request = Request::Show { message: id.to_string() };
+    let collect = |response| {
+        match response {
+            Response::Message(view) => message = Some(*view),
+            Response::Delivery(view) => deliveries.push(*view),
+            _ => {}
+        }
+        Ok(())
+    };
+    node.ask(&request, collect).await?;
+    let Some(message) = message else {
+        return Err(Failure::Trouble(format!("no message {} in the queue", id.escape_debug())));
+    };
+    if printer.json {
+        return printer.json(&Shown { message: &message, deliveries: &deliveries });
+    }
+    printer.text(&table::message(&message))?;
+    deliveries.iter().try_for_each(|view| printer.text(&table::recipient(view)))
+}

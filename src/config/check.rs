@@ -1,0 +1,118 @@
+//! What no key can tell alone: values that must fit each other.
+
+use super::Config;
+use crate::policy::retry::Schedule;
+use crate::policy::site::Limits;
+use std::os::unix::ffi::OsStrExt;
+
+/// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the folder adds in
+/// which the socket is made before it is renamed to its place.
+const SOCKET_PATH_MAX: usize = 107 - "/./s".len();
+
+/// Values that do not fit each other.
+pub(super) struct Misfit {
+    /// The section's declared name.
+    pub(super) section: &'static str,
+    /// Which occurrence of it, from 0.
+    pub(super) number: usize,
+    /// The keys concerned; the first that the file has is where the problem is shown.
+    pub(super) keys: &'static [&'static str],
+    /// What follows the key's name.
+    pub(super) text: String,
+}
+
+/// All misfits of a configuration whose values are each in range.
+pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
+    let mut found = Vec::new();
+    listeners(config, &mut found);
+    tenants(config, &mut found);
+    sites(config, &mut found);
+    retry("retry.direct", &config.retry.direct, &mut found);
+    retry("retry.bulk", &config.retry.bulk, &mut found);
+    if config.dns.cache_ttl_min > config.dns.cache_ttl_max {
+        let text = "is more than cache_ttl_max".to_string();
+        found.push(Misfit {
+            section: "dns",
+            number: 0,
+            keys: &["cache_ttl_min", "cache_ttl_max"],
+            text,
+        });
+    }
+    let length = config.control.socket.as_os_str().as_bytes().len();
+    if length > SOCKET_PATH_MAX {
+        let text = format!(
+            "is a path of {length} bytes with its folder, and may have {SOCKET_PATH_MAX}; \
+             give a shorter one"
+        );
+        found.push(Misfit { section: "control", number: 0, keys: &["socket"], text });
+    }
+    found
+}
+
+fn listeners(config: &Config, found: &mut Vec<Misfit>) {
+    if config.listen.is_empty() {
+        let text = "is empty; a node needs at least one [[listen]]".to_string();
+        found.push(Misfit { section: "listen", number: 0, keys: &["address"], text });
+    }
+    for (number, listen) in config.listen.iter().enumerate() {
+        let earlier = config.listen.iter().take(number);
+        // Port 0 is a free port of the system's choice, each time another.
+        if listen.address.port() != 0 && earlier.clone().any(|l| l.address == listen.address) {
+            let text = format!("= \"{}\" is there twice; remove one [[listen]]", listen.address);
+            found.push(Misfit { section: "listen", number, keys: &["address"], text });
+        }
+    }
+}
+
+fn tenants(config: &Config, found: &mut Vec<Misfit>) {
+    for (number, tenant) in config.tenants.iter().enumerate() {
+        let mut earlier = config.tenants.iter().take(number);
+        if earlier.any(|other| other.name == tenant.name) {
+            let text = format!("= {:?} is there twice; a tenant has one [[tenants]]", tenant.name);
+            found.push(Misfit { section: "tenants", number, keys: &["name"], text });
+        }
+    }
+}
+
+fn sites(config: &Config, found: &mut Vec<Misfit>) {
+    let default = &config.sites.default;
+    reserved("sites.default", 0, default, found);
+    for (number, rule) in config.sites.rules.iter().enumerate() {
+        let connections = rule.connections.unwrap_or(default.connections);
+        // What is not given follows the number of connections.
+        let reserved_for_direct = rule.reserved_for_direct.unwrap_or(0);
+        reserved(
+            "sites",
+            number,
+            &Limits { connections, reserved_for_direct, ..default.clone() },
+            found,
+        );
+        let mut earlier = config.sites.rules.iter().take(number);
+        if earlier.any(|other| other.name == rule.name) {
+            let keys = &["connections", "reserved_for_direct", "rate"];
+            let text = "is of a site that has another section, in other letters".to_string();
+            found.push(Misfit { section: "sites", number, keys, text });
+        }
+    }
+}
+
+fn reserved(section: &'static str, number: usize, limits: &Limits, found: &mut Vec<Misfit>) {
+    if limits.connections > 1 && limits.reserved_for_direct >= limits.connections {
+        let text = format!(
+            "= {} leaves none of {} connections to newsletters; must be less than `connections`",
+            limits.reserved_for_direct, limits.connections
+        );
+        let keys = &["reserved_for_direct", "connections"];
+        found.push(Misfit { section, number, keys, text });
+    }
+}
+
+fn retry(section: &'static str, schedule: &Schedule, found: &mut Vec<Misfit>) {
+    if schedule.waits.first().is_some_and(|first| *first >= schedule.expire) {
+        let text =
+            "is not more than the first of `waits`: mail would be given up before its first \
+                    retry"
+                .to_string();
+        found.push(Misfit { section, number: 0, keys: &["expire", "waits"], text });
+    }
+}

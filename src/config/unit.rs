@@ -1,0 +1,166 @@
+//! Values with units: durations, sizes, rates. Pure; every error is a sentence that says what to write.
+
+use crate::policy::site::Rate;
+use std::time::Duration;
+
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// Parses `250ms`, `30s`, `2m`, `1h`, `5d`.
+///
+/// # Errors
+/// What a duration looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{text:?} is not a duration; write it as \"30s\", \"2m\", \"1h\" or \"5d\"");
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => SECOND_MS,
+        "m" | "min" => MINUTE_MS,
+        "h" => HOUR_MS,
+        "d" => DAY_MS,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A duration as [`duration`] reads it, in the largest unit that keeps it exact.
+#[must_use]
+pub fn write_duration(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let units = [(DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "m"), (SECOND_MS, "s"), (1, "ms")];
+    match units.iter().find(|(unit_ms, _)| ms != 0 && ms % unit_ms == 0) {
+        Some((unit_ms, unit)) => format!("{}{unit}", ms / unit_ms),
+        None => "0s".to_string(),
+    }
+}
+
+/// Parses `1024`, `64 KiB`, `25 MiB`, `2 GiB` into bytes.
+///
+/// # Errors
+/// What a size looks like; decimal units (`MB`) are refused, since people mean both by them.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("{text:?} is not a size; write it as \"64 KiB\", \"25 MiB\" or \"2 GiB\"");
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let unit_bytes: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit_bytes).ok_or_else(wrong)
+}
+
+/// A size as [`size`] reads it, in the largest unit that keeps it exact.
+#[must_use]
+pub fn write_size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift) {
+        Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// Parses `100/s`, `6000/min`, `5000/h`, `20000/d`; `none` is no limit.
+///
+/// # Errors
+/// What a rate looks like, and that none may be zero.
+pub fn rate(text: &str) -> Result<Option<Rate>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let wrong = || {
+        format!(
+            "{text:?} is not a rate; write it as \"100/s\", \"6000/min\", \"5000/h\" or \"none\""
+        )
+    };
+    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let per_ms = match unit.trim() {
+        "s" => SECOND_MS,
+        "min" | "m" => MINUTE_MS,
+        "h" => HOUR_MS,
+        "d" => DAY_MS,
+        _ => return Err(wrong()),
+    };
+    match whole(count.trim()).map(u32::try_from) {
+        Some(Ok(0)) => {
+            Err(format!("{text:?} would send nothing; must be at least 1 in the window"))
+        }
+        Some(Ok(count)) => Ok(Some(Rate { count, per: Duration::from_millis(per_ms) })),
+        _ => Err(wrong()),
+    }
+}
+
+/// Number and unit, with or without a space between them.
+fn split(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(end)?;
+    Some((whole(number)?, unit.trim_start_matches(' ')))
+}
+
+/// Digits, with `_` between thousands as TOML has it.
+fn whole(text: &str) -> Option<u64> {
+    let digits: String = text.chars().filter(|c| *c != '_').collect();
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_values_with_units() {
+        let ms = |text| duration(text).map(|d| d.as_millis());
+        assert_eq!(ms("250ms"), Ok(250));
+        assert_eq!(ms("30s"), Ok(30_000));
+        assert_eq!(ms("2m"), Ok(120_000));
+        assert_eq!(ms("1h"), Ok(3_600_000));
+        assert_eq!(ms("5 d"), Ok(432_000_000));
+        assert_eq!(ms("0s"), Ok(0));
+        assert_eq!(size("1_000"), Ok(1_000));
+        assert_eq!(size("64 KiB"), Ok(65_536));
+        assert_eq!(size("25MiB"), Ok(26_214_400));
+        let window = |text: &str| rate(text).map(|r| r.map(|r| (r.count, r.per.as_secs())));
+        assert_eq!(window("100/s"), Ok(Some((100, 1))));
+        assert_eq!(window("6000/min"), Ok(Some((6_000, 60))));
+        assert_eq!(window("5000/h"), Ok(Some((5_000, 3_600))));
+        assert_eq!(window("20_000 / d"), Ok(Some((20_000, 86_400))));
+        assert_eq!(window("none"), Ok(None));
+    }
+
+    #[test]
+    fn refuses_what_has_no_one_meaning() {
+        for text in ["", "30", "s", "-1s", "1.5h", "1w", "1h30m", "99999999999999999999s", "٣s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        for text in ["", "MiB", "25 MB", "25 mb", "1.5 MiB", "-1", "99999999999 TiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for text in ["", "100", "/s", "1/w", "-1/s", "1/2s", "5000000000/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert!(rate("0/s").unwrap_err().contains("at least 1"));
+        assert!(size("25 MB").unwrap_err().contains("25 MiB"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(ms in 0u64..10_000_000_000, bytes in 0u64..1 << 50) {
+            let written = write_duration(Duration::from_millis(ms));
+            prop_assert_eq!(duration(&written).map(|d| d.as_millis()), Ok(u128::from(ms)));
+            prop_assert_eq!(size(write_size(bytes).trim_end_matches(" bytes")), Ok(bytes));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,12}") {
+            let _ = (duration(&text), size(&text), rate(&text));
+        }
+    }
+}

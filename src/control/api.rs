@@ -1,0 +1,212 @@
+//! What each request does: the store's work, cut into bounded slices, streamed as responses.
+
+use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Response};
+use super::summary::{Question, SITES_MAX, Summary, summarise};
+use crate::base::id::MessageId;
+use crate::base::time::Clock;
+use crate::policy::site::SiteStatus;
+use crate::store::{Change, Filter, Revision, Store, StoreError};
+use std::future::Future;
+use std::sync::Arc;
+
+/// Deliveries asked of the store at a time.
+const PAGE: usize = 500;
+
+/// The site facts of a node at this moment.
+pub type Sites = Arc<dyn Fn() -> Vec<SiteStatus> + Send + Sync>;
+
+/// All that requests need. Clones are the same API.
+#[derive(Clone)]
+pub struct Api<S> {
+    /// The queue.
+    pub store: S,
+    /// For ages and "due now".
+    pub clock: Clock,
+    /// The node's name; empty where the queue is read without a node.
+    pub node: String,
+    /// From the dispatcher.
+    pub sites: Sites,
+}
+
+/// Where responses go.
+pub trait Sink {
+    /// Sends one response on.
+    ///
+    /// # Errors
+    /// [`Gone`]: nobody reads them; the work is to stop.
+    fn send(&mut self, response: &Response) -> impl Future<Output = Result<(), Gone>> + Send;
+}
+
+/// The client went away or does not read.
+#[derive(Debug)]
+pub struct Gone;
+
+/// Why an answer ended early.
+enum Stop {
+    Gone,
+    Error(String),
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Error(error.to_string())
+    }
+}
+
+impl<S: Store> Api<S> {
+    /// Answers one request, to its `done` or `error`.
+    ///
+    /// # Errors
+    /// [`Gone`]: the answer was cut short since nobody reads it.
+    pub async fn answer(&self, request: Request, out: &mut (impl Sink + Send)) -> Result<(), Gone> {
+        match self.work(request, out).await {
+            Ok(counts) => out.send(&Response::Done(counts)).await,
+            Err(Stop::Error(sentence)) => out.send(&Response::Error(sentence)).await,
+            Err(Stop::Gone) => Err(Gone),
+        }
+    }
+
+    async fn work(&self, request: Request, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+        match request {
+            Request::Summary { lane, sites_max } => {
+                let sites_max = sites_max.unwrap_or(SITES_MAX).min(SITES_MAX);
+                let question = Question { lane, sites_max, now: self.clock.now() };
+                out.send(&Response::Summary(self.summary(question).await?)).await?;
+                Ok(Counts { count: 1, leased: 0 })
+            }
+            Request::List { filter, site } => match self.narrow(filter, site)? {
+                Some(filter) => self.list(filter, out).await,
+                None => Ok(Counts::default()),
+            },
+            Request::Show { message } => self.show(&message, out).await,
+            Request::Change { action, filter, site } => match self.narrow(filter, site)? {
+                Some(filter) => self.change(action, filter, out).await,
+                None => Ok(Counts::default()),
+            },
+            Request::HoldAll => {
+                self.store.hold_all(true).await?;
+                Ok(Counts::default())
+            }
+            Request::ReleaseAll => {
+                self.store.hold_all(false).await?;
+                self.change(Action::Release, Filter::default(), out).await
+            }
+        }
+    }
+
+    /// On a thread of its own: with millions of domains this takes a while.
+    async fn summary(&self, question: Question) -> Result<Summary, Stop> {
+        let api = self.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let backlog = api.store.backlog(Revision::START);
+            summarise(&api.node, &backlog, &(api.sites)(), question)
+        });
+        work.await.map_err(|error| Stop::Error(format!("summary failed: {error}")))
+    }
+
+    async fn list(&self, filter: Filter, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+        let mut after = None;
+        let mut counts = Counts::default();
+        loop {
+            let page = self.store.list(filter.clone(), after, PAGE).await?;
+            if page.deliveries.is_empty() {
+                // A client that went away is noticed by writing to it.
+                out.send(&Response::Progress(counts)).await?;
+            }
+            for record in page.deliveries {
+                out.send(&Response::Delivery(Box::new(DeliveryView::from(record)))).await?;
+                counts.count += 1;
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(counts),
+            }
+        }
+    }
+
+    async fn show(&self, message: &str, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+        let id = parse_id(message)?;
+        let mut counts = Counts::default();
+        if let Some(record) = self.store.show(id).await? {
+            out.send(&Response::Message(Box::new(MessageView::from(&*record.head)))).await?;
+            for delivery in record.deliveries {
+                out.send(&Response::Delivery(Box::new(DeliveryView::from(delivery)))).await?;
+                counts.count += 1;
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn change(
+        &self,
+        action: Action,
+        filter: Filter,
+        out: &mut (impl Sink + Send),
+    ) -> Result<Counts, Stop> {
+        let change = match action {
+            Action::Hold => Change::Hold,
+            Action::Release => Change::Release,
+            Action::Retry => Change::Retry(self.clock.now()),
+            Action::Delete => Change::Delete,
+        };
+        let mut after = None;
+        let mut counts = Counts::default();
+        loop {
+            let changed = self.store.change(filter.clone(), change, after).await?;
+            counts.count += changed.changed;
+            counts.leased += changed.leased;
+            match changed.next {
+                Some(next) => after = Some(next),
+                None => return Ok(counts),
+            }
+            out.send(&Response::Progress(counts)).await?;
+        }
+    }
+
+    /// Puts the domains of `site` into the filter, and checks it. `None`: nothing can match.
+    fn narrow(&self, mut filter: Filter, site: Option<String>) -> Result<Option<Filter>, Stop> {
+        if let Some(message) = &filter.message {
+            parse_id(message)?;
+        }
+        for domain in &mut filter.domains {
+            *domain = domain.to_lowercase();
+        }
+        let Some(site) = site.map(|site| site.to_lowercase()) else { return Ok(Some(filter)) };
+        let statuses = (self.sites)();
+        let domains = domains_of(&site, &statuses);
+        if filter.domains.is_empty() {
+            filter.domains = domains;
+        } else {
+            filter.domains.retain(|domain| domains.contains(domain));
+        }
+        Ok((!filter.domains.is_empty()).then_some(filter))
+    }
+}
+
+/// The domains that the summary counts under `site`.
+fn domains_of(site: &str, statuses: &[SiteStatus]) -> Vec<String> {
+    let here = statuses.iter().filter(|status| status.site == site);
+    let mut domains: Vec<String> = here.flat_map(|status| status.domains.clone()).collect();
+    let elsewhere =
+        statuses.iter().any(|status| status.domains.iter().any(|domain| domain == site));
+    if !elsewhere {
+        domains.push(site.to_string());
+    }
+    domains
+}
+
+fn parse_id(text: &str) -> Result<MessageId, Stop> {
+    text.parse().map_err(|error| Stop::Error(format!("{text:?} is {error}")))
+}
+
+/// Sites of a queue that no node works on: none.
+#[must_use]
+pub fn no_sites() -> Sites {
+    Arc::new(Vec::new)
+}

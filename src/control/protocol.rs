@@ -1,0 +1,197 @@
+//! What goes over the control socket; see [`super`] for the conversation.
+
+use super::summary::Summary;
+use crate::base::time::Timestamp;
+use crate::mail::message::{Lane, MessageHead};
+use crate::policy::verdict::Blame;
+use crate::store::{DeliveryRecord, Filter, State};
+use serde::{Deserialize, Serialize};
+
+/// Longest request in bytes, with its line end.
+pub const REQUEST_MAX: usize = 64 * 1024;
+
+/// What a client asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Counts by site.
+    Summary {
+        /// Of this lane alone.
+        #[serde(default)]
+        lane: Option<Lane>,
+        /// Most sites in the answer, those with most mail first; [`super::summary::SITES_MAX`] where absent.
+        #[serde(default)]
+        sites_max: Option<usize>,
+    },
+    /// Deliveries one by one.
+    List {
+        /// Which.
+        #[serde(default)]
+        filter: Filter,
+        /// At this site.
+        #[serde(default)]
+        site: Option<String>,
+    },
+    /// One message with its deliveries.
+    Show {
+        /// Its id.
+        message: String,
+    },
+    /// Does something to deliveries that match.
+    Change {
+        /// What.
+        action: Action,
+        /// Which.
+        #[serde(default)]
+        filter: Filter,
+        /// At this site.
+        #[serde(default)]
+        site: Option<String>,
+    },
+    /// Holds everything, what is to come too.
+    HoldAll,
+    /// Ends [`Request::HoldAll`], and releases what was held singly.
+    ReleaseAll,
+}
+
+/// What to do with deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Not to be sent until released.
+    Hold,
+    /// No longer held.
+    Release,
+    /// Due now.
+    Retry,
+    /// Gone, without a notification.
+    Delete,
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// To [`Request::Summary`].
+    Summary(Summary),
+    /// To [`Request::List`] and [`Request::Show`].
+    Delivery(Box<DeliveryView>),
+    /// To [`Request::Show`].
+    Message(Box<MessageView>),
+    /// The work goes on; sums so far.
+    Progress(Counts),
+    /// The answer is complete.
+    Done(Counts),
+    /// The answer ends here; a sentence for people.
+    Error(String),
+}
+
+/// Sums over the deliveries of one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Shown, or changed.
+    pub count: u64,
+    /// Matched, but on a connection now and so left alone.
+    pub leased: u64,
+}
+
+/// A message without its recipients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageView {
+    /// Its id.
+    pub message: String,
+    /// Its lane.
+    pub lane: Lane,
+    /// Why it takes that lane.
+    pub reason: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its mailing; empty for none.
+    pub campaign: String,
+    /// Address of the client it came from; empty for what the node wrote itself.
+    pub client: String,
+    /// Reverse-path without angle brackets; empty for the null one.
+    pub from: String,
+    /// Bytes.
+    pub size: u64,
+    /// Recipients it was accepted for.
+    pub recipients: u32,
+    /// When it was accepted.
+    pub accepted_ms: i64,
+    /// When it is given up.
+    pub expires_ms: i64,
+}
+
+/// A delivery and what one wants to know of its message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryView {
+    /// Its message.
+    pub message: String,
+    /// Recipient number from 0.
+    pub number: u32,
+    /// Its lane.
+    pub lane: Lane,
+    /// Where it stands.
+    pub state: State,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its mailing; empty for none.
+    pub campaign: String,
+    /// Reverse-path without angle brackets; empty for the null one.
+    pub from: String,
+    /// Recipient.
+    pub to: String,
+    /// When its message was accepted.
+    pub accepted_ms: i64,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it is tried next; `None` once settled.
+    pub due_ms: Option<i64>,
+    /// Last attempt, or when it was settled.
+    pub last_ms: Option<i64>,
+    /// What came of the last attempt; empty before the first.
+    pub reply: String,
+    /// Whose fault that was.
+    pub blame: Option<Blame>,
+}
+
+impl From<&MessageHead> for MessageView {
+    fn from(head: &MessageHead) -> Self {
+        Self {
+            message: head.id.to_string(),
+            lane: head.origin.lane,
+            reason: head.origin.reason.clone(),
+            tenant: head.origin.tenant.clone(),
+            campaign: head.origin.campaign.clone(),
+            client: head.origin.client.clone(),
+            from: head.envelope.reverse_path.to_string(),
+            size: head.size,
+            recipients: head.recipient_count,
+            accepted_ms: head.accepted_at.0,
+            expires_ms: head.expires_at.0,
+        }
+    }
+}
+
+impl From<DeliveryRecord> for DeliveryView {
+    fn from(record: DeliveryRecord) -> Self {
+        let head = &record.head;
+        let ms = |at: Timestamp| at.0;
+        Self {
+            message: head.id.to_string(),
+            number: record.number,
+            lane: head.origin.lane,
+            state: record.state,
+            tenant: head.origin.tenant.clone(),
+            campaign: head.origin.campaign.clone(),
+            from: head.envelope.reverse_path.to_string(),
+            to: record.recipient.mailbox.to_string(),
+            accepted_ms: head.accepted_at.0,
+            attempts: record.attempts,
+            due_ms: record.due_at.map(ms),
+            last_ms: record.last_at.map(ms),
+            reply: record.last_reply,
+            blame: record.blame,
+        }
+    }
+}
