@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 const START: Timestamp = Timestamp(1_795_394_728_000);
 
 fn config(connections: u32, reserved: u32, worth: u32) -> Config {
-    let mut config = Config::default();
+    let mut config = Config::parse("", std::path::Path::new("/")).unwrap();
     config.sites.default = Limits {
         connections,
         reserved_for_direct: reserved,
