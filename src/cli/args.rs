@@ -224,7 +224,10 @@ mod tests {
     fn filters_become_what_the_store_understands() {
         let line = "queue --lane bulk list --domain A.de,b.de --domain c.de --site google.com \
                     --sender <> --older-than 2h --state held,ready";
-        XX
+        let Verb::Queue(queue) = parse(line).unwrap().verb else { panic!("queue") };
+        let Queue { lane, verb: Some(QueueVerb::List(which)), .. } = *queue else {
+            panic!("queue list");
+        };
         let filter = which.filter(lane, Timestamp(10_000_000));
         assert_eq!(filter.lane, Some(Lane::Bulk));
         assert_eq!(filter.domains, ["a.de", "b.de", "c.de"]);

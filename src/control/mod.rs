@@ -33,6 +33,8 @@ pub mod protocol;
 pub mod server;
 pub mod socket;
 pub mod summary;
+#[cfg(test)]
+mod tests;
 
 pub use api::Api;
 pub use protocol::REQUEST_MAX;
