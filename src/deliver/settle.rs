@@ -222,7 +222,7 @@ mod tests {
     }
 
     fn reply(stage: Stage, code: u16) -> Verdict {
-        judge(&Attempt::Reply { stage, reply: Reply { code, enhanced: None, text: "text".into() } })
+        judge(&Attempt::Reply { stage, reply: Reply { code, enhanced: None, text: "text".into(), lines: Vec::new() } })
     }
 
     fn run(transaction: &Transaction, verdicts: &[Verdict], peer: Peer<'_>) -> Concluded {

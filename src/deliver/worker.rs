@@ -53,6 +53,7 @@ pub async fn run<S: Store>(shared: Arc<Shared<S>>, opening: Opening, mut orders:
                 jobs: VecDeque::new(),
                 ridden: false,
                 loading: None,
+                claimed: 0,
                 used: 0,
                 done: 0,
                 asked: false,
@@ -112,6 +113,8 @@ struct Worker<S> {
     /// The first of them rode with the last dot: it must be the next.
     ridden: bool,
     loading: Option<mpsc::Receiver<Job>>,
+    /// Deliveries that may still come from there.
+    claimed: u32,
     /// Deliveries that this connection has had.
     used: u32,
     /// Deliveries done since the dispatcher was told.
@@ -143,8 +146,11 @@ impl<S: Store> Worker<S> {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Claim(claim) => {
+            Order::Claim(mut claim) => {
                 self.asked = false;
+                // Direct mail may have come in between.
+                claim.limit = claim.limit.min(self.room());
+                self.claimed = claim.limit;
                 let most = self.opening.limits.recipients_per_transaction;
                 self.loading = Some(load(Arc::clone(&self.shared), claim, most));
             }
@@ -156,7 +162,7 @@ impl<S: Store> Worker<S> {
     /// Deliveries that may still be taken on.
     fn room(&self) -> u32 {
         let waiting: u32 = self.jobs.iter().map(Job::count).sum();
-        self.opening.limits.deliveries_per_connection.saturating_sub(self.used + waiting)
+        self.opening.limits.deliveries_per_connection.saturating_sub(self.used + self.claimed + waiting)
     }
 
     /// Has the next two jobs ready, where there are any: direct mail first, behind what rode already.
@@ -179,8 +185,11 @@ impl<S: Store> Worker<S> {
                 other => other.ok(),
             };
             match next {
-                Some(job) => self.jobs.push_back(job),
-                None => self.loading = None,
+                Some(job) => {
+                    self.claimed = self.claimed.saturating_sub(job.count());
+                    self.jobs.push_back(job);
+                }
+                None => (self.loading, self.claimed) = (None, 0),
             }
         }
     }

@@ -161,7 +161,7 @@ mod tests {
     fn ruled(stage: Stage, code: u16, enhanced: Option<(u8, u16, u16)>) -> (Ruling, Option<Blame>, String) {
         let enhanced = enhanced.map(|(a, b, c)| EnhancedCode(a, b, c));
         let verdict =
-            judge(&Attempt::Reply { stage, reply: Reply { code, enhanced, text: "why".into() } });
+            judge(&Attempt::Reply { stage, reply: Reply { code, enhanced, text: "why".into(), lines: Vec::new() } });
         (verdict.ruling, verdict.blame, verdict.status.to_string())
     }
 

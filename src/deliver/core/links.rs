@@ -130,7 +130,8 @@ impl Core {
         let site = link.site;
         for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
             if let Some((plan, early)) = self.plan_for(site, address, lane, room, now) {
-                let mut claim = claim(plan, room, now);
+                let planned = plan.iter().map(|(_, n)| n).sum();
+                let mut claim = claim(plan, planned, now);
                 claim.due_until = now.after(early);
                 self.promise(&claim.queues);
                 self.set_busy(id, lane);

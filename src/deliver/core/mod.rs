@@ -164,6 +164,8 @@ pub struct Core {
     touched: HashSet<SiteId>,
     /// Sites that could not open a connection because there are too many in all.
     starved: HashSet<SiteId>,
+    /// Queues whose claims were carried out.
+    redeemed: Vec<QueueId>,
     commands: Vec<Command>,
     all_held: bool,
     draining: bool,
@@ -186,6 +188,7 @@ impl Core {
             alarms: BTreeSet::new(),
             touched: HashSet::new(),
             starved: HashSet::new(),
+            redeemed: Vec::new(),
             commands: Vec::new(),
             all_held: false,
             draining: false,
@@ -225,8 +228,9 @@ impl Core {
     }
 
     /// Carries out alarms up to `now`, and finds work for the sites that something happened to. To be called after
-    /// each batch of events; then the commands are complete.
+    /// each batch of events and the backlog of then; the commands are complete.
     pub fn step(&mut self, now: Timestamp) -> Vec<Command> {
+        self.recheck(now);
         while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
             match self.alarms.pop_first() {
                 Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),

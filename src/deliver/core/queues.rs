@@ -190,11 +190,20 @@ impl Core {
             if got.get(id).copied().unwrap_or(0) < *count {
                 queue.paused_until = now.after(SHORT_PAUSE);
             }
+            // Looked at in the next step, when the backlog knows of the claim too.
+            self.redeemed.push(*id);
+        }
+    }
+
+    /// Goes on with the queues whose claims were carried out.
+    pub(super) fn recheck(&mut self, now: Timestamp) {
+        for id in std::mem::take(&mut self.redeemed) {
+            let Some(queue) = self.queues.get(&id) else { continue };
             let empty = queue.backlog.waiting() + queue.backlog.leased + queue.backlog.held == 0;
             if empty && queue.promised == 0 {
-                self.drop_queue(*id);
+                self.drop_queue(id);
             } else {
-                self.queue_due(*id, now);
+                self.queue_due(id, now);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! by hand. Everything follows from a seed.
 
 use super::*;
+use crate::config::Place;
 use crate::base::id::MessageId;
 use crate::base::random::{Rng, from_seed};
 use crate::base::address::{Mailbox, ReversePath};
@@ -16,7 +17,8 @@ use tokio::sync::Semaphore;
 const START: Timestamp = Timestamp(1_795_394_728_000);
 
 fn config(connections: u32, reserved: u32, worth: u32) -> Config {
-    let mut config = Config::parse("", std::path::Path::new("/")).unwrap();
+    let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
+    let mut config = Config::parse("", &place).unwrap().config;
     config.sites.default = Limits {
         connections,
         reserved_for_direct: reserved,
@@ -221,7 +223,7 @@ impl World {
                 self.core.handle(Event::NotOpened(opening.link, "refused".into()), now);
             }
             Command::Claim(link, claim) => {
-                let got = self.take(&claim);
+                let got = if self.links.contains_key(&link) { self.take(&claim) } else { HashMap::new() };
                 let plan = claim.queues.clone();
                 let lane = self.stock[&plan[0].0].key.lane;
                 if let Some(fake) = self.links.get_mut(&link) {
@@ -256,7 +258,8 @@ impl World {
     fn work(&mut self, link: LinkId) {
         let Some(fake) = self.links.get_mut(&link) else { return };
         let mut done = 0;
-        while fake.room > 0 && fake.line.pop(fake.address).is_some() {
+        let claimed: u32 = fake.has.iter().map(|(_, n)| n).sum();
+        while fake.room > claimed && fake.line.pop(fake.address).is_some() {
             self.direct += 1;
             fake.room -= 1;
             done += 1;
