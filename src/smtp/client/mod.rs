@@ -1,0 +1,613 @@
+//! The client's side of a conversation, without IO: replies in, commands and outcomes out.
+//!
+//! # Flow
+//! Greeting, EHLO (HELO where that is not known), STARTTLS where wanted and offered, EHLO again; then
+//! transactions. With PIPELINING, MAIL, all RCPT and DATA go in one write, and the *next* transaction's ride behind the
+//! last dot of this one (RFC 2920 §3.1): one round trip per message.
+//!
+//! # Invariants
+//! * Each recipient of a transaction that was begun ends with exactly one [`Attempt`].
+//! * Replies are matched to commands in order; one too many, or one that cannot be, ends the conversation.
+//! * A recipient is delivered only by a 2xx to the end of data.
+//! * What came before a TLS handshake is never read as if it had come after (response injection).
+
+mod body;
+mod envelope;
+mod extensions;
+#[cfg(test)]
+mod tests;
+
+
+
+pub use envelope::Outgoing;
+pub use extensions::Extensions;
+
+use super::reply::{EnhancedCode, Reply, ReplyReader};
+use body::Stuffer;
+use envelope::Needs;
+use std::collections::VecDeque;
+
+/// Body bytes that are put into the output at once.
+const SLICE: usize = 64 << 10;
+
+/// Where in the conversation something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// TCP.
+    Connect,
+    /// The server's first words.
+    Greeting,
+    /// EHLO or HELO.
+    Ehlo,
+    /// STARTTLS and the handshake.
+    Tls,
+    /// MAIL, or RSET before it.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The message itself.
+    Body,
+    /// The end of data.
+    Dot,
+    /// Between transactions.
+    Idle,
+}
+
+impl Stage {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Greeting => "greeting",
+            Self::Ehlo => "EHLO",
+            Self::Tls => "STARTTLS",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Body => "message body",
+            Self::Dot => "end of data",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// What came of one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The peer said so; delivered where the stage is [`Stage::Dot`] and the reply 2xx.
+    Reply {
+        /// To which command.
+        stage: Stage,
+        /// What.
+        reply: Reply,
+    },
+    /// The connection was lost, or the peer broke the protocol.
+    Lost {
+        /// What was waited for.
+        stage: Stage,
+        /// What happened; safe to print.
+        error: String,
+        /// The last dot may have reached the peer.
+        in_doubt: bool,
+    },
+    /// The peer lacks what the message needs; nothing was sent.
+    Unable {
+        /// Why, for programs.
+        code: EnhancedCode,
+        /// And for people.
+        text: String,
+    },
+    /// The connection ended before it was this transaction's turn, or the peer takes no more recipients at once.
+    NotStarted,
+}
+
+/// How far the opening has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Waits for a reply.
+    Pending,
+    /// The peer is ready for the TLS handshake.
+    StartTls,
+    /// Transactions may begin.
+    Ready,
+    /// It will not become one; what the peer said, where it said anything.
+    Failed(Stage, Option<Reply>, String),
+}
+
+/// A command whose reply is still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Rset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    /// The end of a message's data.
+    Dot,
+    /// The end of nothing: DATA was accepted for no recipient.
+    EmptyDot,
+    Quit,
+}
+
+/// A transaction under way.
+#[derive(Debug)]
+struct Flight {
+    attempts: Vec<Option<Attempt>>,
+    /// A reply to one of its commands has come.
+    answered: bool,
+    /// MAIL was taken.
+    mail: bool,
+    /// Without PIPELINING: recipients named so far.
+    asked: usize,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Commands are under way.
+    Envelope,
+    /// The peer waits for the message.
+    Body,
+    /// All of it was put out.
+    Sent,
+    /// Over.
+    Done,
+}
+
+impl Flight {
+    fn new(recipients: usize) -> Self {
+        Self {
+            attempts: vec![None; recipients],
+            answered: false,
+            mail: false,
+            asked: 0,
+            phase: Phase::Envelope,
+        }
+    }
+
+    /// Gives all that have none yet this outcome.
+    fn fill(&mut self, attempt: &Attempt) {
+        for slot in self.attempts.iter_mut().filter(|slot| slot.is_none()) {
+            *slot = Some(attempt.clone());
+        }
+    }
+
+    /// As [`Flight::fill`], and it is over.
+    fn end(&mut self, attempt: &Attempt) {
+        self.fill(attempt);
+        self.phase = Phase::Done;
+    }
+
+    fn is_open(&self, recipient: usize) -> bool {
+        self.attempts.get(recipient).is_some_and(Option::is_none)
+    }
+
+    fn any_open(&self) -> bool {
+        self.attempts.iter().any(Option::is_none)
+    }
+}
+
+/// The conversation.
+#[derive(Debug)]
+pub struct Conversation {
+    name: String,
+    reader: ReplyReader,
+    output: Vec<u8>,
+    extensions: Extensions,
+    opening: Opening,
+    want_tls: bool,
+    waiting: VecDeque<Waiting>,
+    current: Option<Flight>,
+    /// Its commands are out, behind the last dot of the current one.
+    next: Option<Flight>,
+    stuffer: Option<Stuffer>,
+    /// The peer has a transaction open that was not ended.
+    needs_reset: bool,
+    /// Transactions that ended with the peer's word.
+    uses: u32,
+    /// No further transaction.
+    ended: Option<String>,
+}
+
+impl Conversation {
+    /// A conversation that waits for the greeting and will call itself `name`.
+    #[must_use]
+    pub fn new(name: &str, want_tls: bool) -> Self {
+        Self {
+            name: name.to_string(),
+            reader: ReplyReader::default(),
+            output: Vec::with_capacity(8 << 10),
+            extensions: Extensions::default(),
+            opening: Opening::Pending,
+            want_tls,
+            waiting: VecDeque::from([Waiting::Greeting]),
+            current: None,
+            next: None,
+            stuffer: None,
+            needs_reset: false,
+            uses: 0,
+            ended: None,
+        }
+    }
+
+    /// How far the opening has come.
+    #[must_use]
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// What the peer offers.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Transactions that ended with the peer's word.
+    #[must_use]
+    pub fn uses(&self) -> u32 {
+        self.uses
+    }
+
+    /// True while another transaction may begin.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.ended.is_none() && self.extensions.mail_max.is_none_or(|most| self.uses < most)
+    }
+
+    /// What is waited for now, so that the shell knows its patience.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        if self.current.as_ref().is_some_and(|f| f.phase == Phase::Body) {
+            return Stage::Body;
+        }
+        match self.waiting.front() {
+            Some(Waiting::Greeting) => Stage::Greeting,
+            Some(Waiting::Ehlo | Waiting::Helo) => Stage::Ehlo,
+            Some(Waiting::StartTls) => Stage::Tls,
+            Some(Waiting::Rset | Waiting::Mail) => Stage::Mail,
+            Some(Waiting::Rcpt(_)) => Stage::Rcpt,
+            Some(Waiting::Data) => Stage::Data,
+            Some(Waiting::Dot | Waiting::EmptyDot) => Stage::Dot,
+            Some(Waiting::Quit) | None => Stage::Idle,
+        }
+    }
+
+    /// Bytes to be written; the shell takes them out as it writes.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// The handshake is done: nothing said before counts (RFC 3207 §4.2).
+    pub fn tls_started(&mut self) {
+        self.want_tls = false;
+        self.extensions = Extensions::default();
+        self.opening = Opening::Pending;
+        self.say_ehlo();
+    }
+
+    fn say_ehlo(&mut self) {
+        self.put(&[b"EHLO ", self.name.clone().as_bytes()]);
+        self.waiting.push_back(Waiting::Ehlo);
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.output.extend_from_slice(part);
+        }
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    /// Begins a transaction, or goes on with one that rode with the last dot. Then [`Conversation::advance`] until
+    /// [`Conversation::take`] gives its outcome.
+    pub fn begin(&mut self, outgoing: &Outgoing<'_>) {
+        if let Some(next) = self.next.take() {
+            let rode = next.attempts.len() == outgoing.recipients.len();
+            self.current = Some(next);
+            if !rode {
+                self.lose("the transaction is not the one that was announced");
+            }
+            return;
+        }
+        let mut flight = Flight::new(outgoing.recipients.len());
+        let able = Needs::of(outgoing).check(&self.extensions);
+        if self.ended.is_some() {
+            flight.end(&Attempt::NotStarted);
+        } else if let Err((code, text)) = able {
+            flight.end(&Attempt::Unable { code, text });
+        } else {
+            if std::mem::take(&mut self.needs_reset) {
+                self.put(&[b"RSET"]);
+                self.waiting.push_back(Waiting::Rset);
+            }
+            self.announce(&mut flight, outgoing);
+        }
+        self.current = Some(flight);
+    }
+
+    /// The outcome of the current transaction, one for each recipient, once it is over.
+    pub fn take(&mut self) -> Option<Vec<Attempt>> {
+        let over = |flight: &mut Flight| flight.phase == Phase::Done;
+        let flight = self.current.take_if(over)?;
+        Some(flight.attempts.into_iter().map(|a| a.unwrap_or(Attempt::NotStarted)).collect())
+    }
+
+    /// Puts out a transaction's commands: all of them with PIPELINING, else the first.
+    fn announce(&mut self, flight: &mut Flight, outgoing: &Outgoing<'_>) {
+        envelope::mail(outgoing, &self.extensions, &mut self.output);
+        self.waiting.push_back(Waiting::Mail);
+        let most = self.extensions.rcpt_max.map_or(usize::MAX, |most| most.max(1) as usize);
+        // More than the peer takes at once: the rest has its turn in another transaction.
+        for slot in flight.attempts.iter_mut().skip(most) {
+            *slot = Some(Attempt::NotStarted);
+        }
+        if self.extensions.pipelining {
+            for (number, recipient) in outgoing.recipients.iter().take(most).enumerate() {
+                envelope::rcpt(recipient, &self.extensions, &mut self.output);
+                self.waiting.push_back(Waiting::Rcpt(number));
+            }
+            self.put(&[b"DATA"]);
+            self.waiting.push_back(Waiting::Data);
+        }
+    }
+
+    /// Puts out what can be said now: the next command, or the next slice of the message. `next` rides behind the
+    /// last dot, where the peer lets commands ride. True where it did.
+    pub fn advance(&mut self, outgoing: &Outgoing<'_>, next: Option<&Outgoing<'_>>) -> bool {
+        match self.current.as_ref().map(|f| f.phase) {
+            Some(Phase::Envelope) => self.say_next(outgoing),
+            Some(Phase::Body) => return self.say_body(outgoing, next),
+            _ => {}
+        }
+        false
+    }
+
+    /// Without PIPELINING: the command that is next, where no reply is waited for.
+    fn say_next(&mut self, outgoing: &Outgoing<'_>) {
+        if self.extensions.pipelining || !self.waiting.is_empty() {
+            return;
+        }
+        let Some(flight) = self.current.as_mut() else { return };
+        let number = flight.asked;
+        let recipient = outgoing.recipients.get(number).filter(|_| flight.is_open(number));
+        if !flight.mail {
+            flight.phase = Phase::Done;
+        } else if let Some(recipient) = recipient {
+            flight.asked += 1;
+            envelope::rcpt(recipient, &self.extensions, &mut self.output);
+            self.waiting.push_back(Waiting::Rcpt(number));
+        } else if flight.any_open() {
+            self.put(&[b"DATA"]);
+            self.waiting.push_back(Waiting::Data);
+        } else {
+            flight.phase = Phase::Done;
+            self.needs_reset = true;
+        }
+    }
+
+    fn say_body(&mut self, outgoing: &Outgoing<'_>, next: Option<&Outgoing<'_>>) -> bool {
+        let stuffer = self.stuffer.get_or_insert_with(Stuffer::default);
+        if !stuffer.put(outgoing.body, SLICE, &mut self.output) {
+            return false;
+        }
+        self.stuffer = None;
+        if let Some(flight) = self.current.as_mut() {
+            flight.phase = Phase::Sent;
+        }
+        self.waiting.push_back(Waiting::Dot);
+        let more = self.extensions.mail_max.is_none_or(|most| self.uses + 1 < most);
+        match next {
+            Some(next) if self.extensions.pipelining && more && self.is_able(next) => {
+                let mut flight = Flight::new(next.recipients.len());
+                self.announce(&mut flight, next);
+                self.next = Some(flight);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn is_able(&self, outgoing: &Outgoing<'_>) -> bool {
+        Needs::of(outgoing).check(&self.extensions).is_ok()
+    }
+
+    /// Says goodbye.
+    pub fn quit(&mut self) {
+        if self.ended.is_none() {
+            self.put(&[b"QUIT"]);
+            self.waiting.push_back(Waiting::Quit);
+            self.ended = Some("we quit".to_string());
+        }
+    }
+
+    /// Takes in what the peer sent.
+    pub fn receive(&mut self, mut input: &[u8]) {
+        while !input.is_empty() {
+            match self.reader.read(&mut input) {
+                Ok(None) => return,
+                Ok(Some(reply)) => {
+                    let tls = self.waiting.front() == Some(&Waiting::StartTls);
+                    self.take_reply(reply);
+                    if tls && self.opening == Opening::StartTls && !input.is_empty() {
+                        return self.lose("text before the TLS handshake");
+                    }
+                }
+                Err(error) => return self.lose(&error.to_string()),
+            }
+            if self.ended.is_some() && self.waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn take_reply(&mut self, reply: Reply) {
+        // In the middle of the message nothing is waited for: only a refusal makes sense.
+        let waiting = match self.stage() {
+            Stage::Body => Some(Waiting::Dot),
+            _ => self.waiting.pop_front(),
+        };
+        let Some(waiting) = waiting else {
+            return self.lose(&format!("unexpected reply: {reply}"));
+        };
+        match waiting {
+            Waiting::Greeting | Waiting::Ehlo | Waiting::Helo | Waiting::StartTls => {
+                self.take_opening(waiting, reply);
+            }
+            Waiting::Quit | Waiting::Rset if reply.code != 421 => {}
+            _ if reply.code == 421 => self.take_farewell(waiting, &reply),
+            Waiting::EmptyDot => self.finish(),
+            Waiting::Mail | Waiting::Rcpt(_) | Waiting::Data | Waiting::Dot => {
+                self.take_transaction(waiting, reply);
+            }
+            Waiting::Quit | Waiting::Rset => {}
+        }
+    }
+
+    fn take_opening(&mut self, waiting: Waiting, reply: Reply) {
+        let fail = |stage, reply: Reply| {
+            let text = reply.to_string();
+            Opening::Failed(stage, Some(reply), text)
+        };
+        match waiting {
+            Waiting::Greeting if reply.code == 220 => self.say_ehlo(),
+            Waiting::Greeting => self.opening = fail(Stage::Greeting, reply),
+            Waiting::Ehlo if reply.is_positive() => {
+                self.extensions = Extensions::parse(&reply.lines);
+                if self.want_tls && self.extensions.starttls {
+                    self.put(&[b"STARTTLS"]);
+                    self.waiting.push_back(Waiting::StartTls);
+                } else {
+                    self.opening = Opening::Ready;
+                }
+            }
+            // Only a server that does not know EHLO is asked in the old way (RFC 5321 §3.2).
+            Waiting::Ehlo if matches!(reply.code, 500..=504 | 550) => {
+                self.put(&[b"HELO ", self.name.clone().as_bytes()]);
+                self.waiting.push_back(Waiting::Helo);
+            }
+            Waiting::Helo if reply.is_positive() => self.opening = Opening::Ready,
+            Waiting::StartTls if reply.code == 220 => self.opening = Opening::StartTls,
+            Waiting::StartTls => self.opening = fail(Stage::Tls, reply),
+            _ => self.opening = fail(Stage::Ehlo, reply),
+        }
+        if let Opening::Failed(_, _, why) = &self.opening {
+            self.ended = Some(why.clone());
+        }
+    }
+
+    /// The transaction that replies belong to now: the next one once the current is over.
+    fn flight(&mut self) -> Option<&mut Flight> {
+        match &mut self.current {
+            Some(flight) if flight.phase != Phase::Done => Some(flight),
+            _ => self.next.as_mut(),
+        }
+    }
+
+    fn take_transaction(&mut self, waiting: Waiting, reply: Reply) {
+        let Some(flight) = self.flight() else { return };
+        flight.answered = true;
+        // 3xx is for DATA alone, 2xx for all but DATA: anything else is out of step.
+        let fits = match waiting {
+            Waiting::Data => reply.code == 354 || reply.code >= 400,
+            _ => reply.is_positive() || reply.code >= 400,
+        };
+        if !fits {
+            return self.lose(&format!("reply out of step: {reply}"));
+        }
+        match waiting {
+            Waiting::Mail if reply.is_positive() => flight.mail = true,
+            Waiting::Mail => flight.fill(&Attempt::Reply { stage: Stage::Mail, reply }),
+            Waiting::Rcpt(_) if reply.is_positive() => {}
+            Waiting::Rcpt(number) => {
+                if let Some(slot @ None) = flight.attempts.get_mut(number) {
+                    *slot = Some(Attempt::Reply { stage: Stage::Rcpt, reply });
+                }
+            }
+            Waiting::Data if reply.code == 354 && flight.any_open() => flight.phase = Phase::Body,
+            Waiting::Data if reply.code == 354 => {
+                // Nobody is left to get it, but the peer wants data: none at all (RFC 2920 §3.1).
+                flight.phase = Phase::Sent;
+                self.output.extend_from_slice(b".\r\n");
+                self.waiting.push_back(Waiting::EmptyDot);
+            }
+            Waiting::Data => {
+                let was_open = flight.mail;
+                flight.end(&Attempt::Reply { stage: Stage::Data, reply });
+                self.needs_reset |= was_open;
+            }
+            _ => self.take_end_of_data(reply),
+        }
+    }
+
+    fn take_end_of_data(&mut self, reply: Reply) {
+        let early = self.stage() == Stage::Body;
+        if early && reply.is_positive() {
+            return self.lose(&format!("reply before the end of data: {reply}"));
+        }
+        let text = reply.to_string();
+        if let Some(flight) = self.flight() {
+            flight.fill(&Attempt::Reply { stage: Stage::Dot, reply });
+        }
+        self.finish();
+        if early {
+            // The peer does not listen any more, and half a message is out.
+            self.end(&text);
+        }
+    }
+
+    /// The peer has ended the transaction.
+    fn finish(&mut self) {
+        if let Some(flight) = self.flight() {
+            flight.phase = Phase::Done;
+        }
+        self.stuffer = None;
+        self.uses += 1;
+    }
+
+    /// 421: the peer closes. On a connection that was in use before, the first reply to a new transaction means
+    /// no more than that it has had enough.
+    fn take_farewell(&mut self, waiting: Waiting, reply: &Reply) {
+        let stage = match waiting {
+            Waiting::Rset | Waiting::Mail => Stage::Mail,
+            Waiting::Rcpt(_) => Stage::Rcpt,
+            Waiting::Data => Stage::Data,
+            _ => Stage::Dot,
+        };
+        let enough = stage == Stage::Mail && self.uses > 0;
+        if let Some(flight) = self.flight() {
+            let attempt = Attempt::Reply { stage, reply: reply.clone() };
+            flight.end(if enough { &Attempt::NotStarted } else { &attempt });
+        }
+        self.end(&reply.to_string());
+    }
+
+    /// No more is said or heard.
+    fn end(&mut self, why: &str) {
+        self.ended.get_or_insert_with(|| why.to_string());
+        self.waiting.clear();
+        self.next = None;
+        self.stuffer = None;
+    }
+
+    /// The connection was lost, timed out, or the peer broke the protocol.
+    pub fn lose(&mut self, error: &str) {
+        let stage = self.stage();
+        if self.opening != Opening::Ready {
+            self.opening = Opening::Failed(stage, None, error.to_string());
+        }
+        let used = self.uses > 0;
+        if let Some(flight) = self.current.as_mut().filter(|f| f.phase != Phase::Done) {
+            // A connection that idled may have been closed long ago: nothing of this was heard.
+            let unheard = used && !flight.answered && flight.phase == Phase::Envelope;
+            let in_doubt = flight.phase == Phase::Sent;
+            let lost = Attempt::Lost { stage, error: error.to_string(), in_doubt };
+            flight.end(if unheard { &Attempt::NotStarted } else { &lost });
+        }
+        self.end(error);
+    }
+}
