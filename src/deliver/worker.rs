@@ -90,12 +90,12 @@ async fn open<S: Store>(
             host: hop.host.clone(),
             address: SocketAddr::new(hop.address, shared.config.delivery.port),
         };
-        let opened = Connection::open(&shared.dialer, &target).await;
+        let opened = Connection::open(&shared.dialer, &shared.clock, &target).await;
         let now = shared.clock.now();
         shared.addresses.answered(hop.address, opened.is_ok(), now);
         match opened {
             Ok(connection) => return Ok((connection, hop, slot, now.since(begun))),
-            Err(error) => why = format!("{}[{}]: {error}", hop.host, target.address),
+            Err(error) => why = format!("{}[{}] {error}", hop.host, target.address),
         }
     }
     Err(why)
@@ -245,8 +245,8 @@ impl<S: Store> Worker<S> {
             self.pace(job.lane()).await;
         }
         let next = self.rider();
-        let report = self.connection.send(&job.transaction, next).await;
-        self.ridden = next.is_some() && self.connection.is_open();
+        let (report, ridden) = self.connection.send(&job.transaction, next).await;
+        self.ridden = ridden;
         let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
         if verdicts.iter().all(|v| v.ruling == Ruling::Untried) {
             return self.put_back(job).await;

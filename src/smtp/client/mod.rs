@@ -213,6 +213,8 @@ pub struct Conversation {
     uses: u32,
     /// No further transaction.
     ended: Option<String>,
+    /// Replies taken and slices put out.
+    progress: u64,
 }
 
 impl Conversation {
@@ -233,7 +235,14 @@ impl Conversation {
             needs_reset: false,
             uses: 0,
             ended: None,
+            progress: 0,
         }
+    }
+
+    /// Grows with each whole reply and each slice of a message: what patience is counted from.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        self.progress
     }
 
     /// How far the opening has come.
@@ -391,6 +400,10 @@ impl Conversation {
     }
 
     fn say_body(&mut self, outgoing: &Outgoing<'_>, next: Option<&Outgoing<'_>>) -> bool {
+        if !self.output.is_empty() {
+            return false;
+        }
+        self.progress += 1;
         let stuffer = self.stuffer.get_or_insert_with(Stuffer::default);
         if !stuffer.put(outgoing.body, SLICE, &mut self.output) {
             return false;
@@ -446,6 +459,7 @@ impl Conversation {
     }
 
     fn take_reply(&mut self, reply: Reply) {
+        self.progress += 1;
         // In the middle of the message nothing is waited for: only a refusal makes sense.
         let waiting = match self.stage() {
             Stage::Body => Some(Waiting::Dot),
