@@ -18,6 +18,15 @@
 pub mod memory;
 pub mod sqlite;
 
+mod backlog;
+#[cfg(test)]
+mod conformance;
+mod filter;
+mod leases;
+mod names;
+mod row;
+mod shared;
+
 use crate::base::address::Domain;
 pub use crate::base::id::QueueId;
 use crate::base::id::MessageId;
