@@ -62,9 +62,9 @@ pub(super) struct Queue {
     /// Only this lane: direct or bulk
     #[arg(long, global = true)]
     pub(super) lane: Option<Lane>,
-    /// Most sites shown; those with most mail come first
-    #[arg(long, default_value_t = 50, value_name = "N")]
-    pub(super) sites: usize,
+    /// Most sites shown, those with most mail first [default: 50, with --json all]
+    #[arg(long, value_name = "N")]
+    pub(super) sites: Option<usize>,
     #[command(subcommand)]
     pub(super) verb: Option<QueueVerb>,
 }

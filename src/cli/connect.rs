@@ -1,7 +1,7 @@
 //! Whom queue verbs talk to: the running node, or the queue on disk where none runs.
 //!
-//! Both speak the control protocol: without a node, this process serves it to itself over the store opened
-//! read-only. So there is one way that questions are answered.
+//! Both speak the control protocol: without a node, this process serves it to itself over the store
+//! opened read-only. So there is one way that questions are answered.
 
 use super::Failure;
 use crate::config::Config;

@@ -11,6 +11,9 @@ use crate::mail::message::Lane;
 use serde::Serialize;
 use std::io::Write;
 
+/// Sites that people are shown unless they ask for another number.
+const SITES_SHOWN: usize = 50;
+
 /// How answers are written.
 pub(super) struct Printer<'w, W> {
     pub(super) out: &'w mut W,
@@ -38,7 +41,7 @@ pub(super) fn run(common: &Common, queue: &Queue, out: &mut impl Write) -> Resul
     runtime.block_on(verb(&config, queue, &mut printer))
 }
 
-async fn verb(
+pub(super) async fn verb(
     config: &Config,
     queue: &Queue,
     printer: &mut Printer<'_, impl Write>,
@@ -74,8 +77,7 @@ async fn summary(
     queue: &Queue,
     printer: &mut Printer<'_, impl Write>,
 ) -> Result<(), Failure> {
-    // Programs get all there is.
-    let sites_max = (!printer.json).then_some(queue.sites);
+    let sites_max = queue.sites.or((!printer.json).then_some(SITES_SHOWN));
     let request = Request::Summary { lane: queue.lane, sites_max };
     let print = |response| match response {
         Response::Summary(summary) if printer.json => printer.json(&summary),

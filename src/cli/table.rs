@@ -320,10 +320,14 @@ mod tests {
         check(
             &summary(&shown),
             &[
-                "SITE                        READY   LEASED  DEFERRED     HELD   OLDEST  RATE/MIN   CONN  GATE       WHY",
-                "google.com                  8,412      200       311        0    4m12s     2,950   9/10  throttled  421 4.7.28 \\x07",
-                "new.example                     0        0        17        1    2h14m         0      -  -",
-                "total                       8,412      200       328        1    2h14m     2,950      9             2 sites, node web-mx1",
+                "SITE                        READY   LEASED  DEFERRED     HELD   OLDEST  \
+                 RATE/MIN   CONN  GATE       WHY",
+                "google.com                  8,412      200       311        0    4m12s     \
+                 2,950   9/10  throttled  421 4.7.28 \\x07",
+                "new.example                     0        0        17        1    2h14m         \
+                 0      -  -",
+                "total                       8,412      200       328        1    2h14m     \
+                 2,950      9             2 sites, node web-mx1",
             ],
         );
         shown.all_held = true;
@@ -349,9 +353,13 @@ mod tests {
         check(
             &text,
             &[
-                "ID            LANE    STATE        AGE  TRIES    NEXT  FROM                          TO                            REPLY",
-                "1RW7M2Q80A3F  bulk    deferred   1m30s      3   1h05m  <news@example.net>            <ann@outlook.com>             451 4.7.66 \\x1b[31mThrottled",
-                "1RW7M2Q80A3F  bulk    held       1m30s      3       -  <>                            <ann@outlook.com>",
+                "ID            LANE    STATE        AGE  TRIES    NEXT  \
+                 FROM                          TO                            REPLY",
+                "1RW7M2Q80A3F  bulk    deferred   1m30s      3   1h05m  \
+                 <news@example.net>            <ann@outlook.com>             451 4.7.66 \
+                 \\x1b[31mThrottled",
+                "1RW7M2Q80A3F  bulk    held       1m30s      3       -  \
+                 <>                            <ann@outlook.com>",
             ],
         );
     }
@@ -383,10 +391,13 @@ mod tests {
         check(
             &text,
             &[
-                "message   1RW7M2Q80A3F  bulk (X-Newsletter: weekly)  tenant c1842  48,112 bytes  accepted 2026-11-23T00:45:28Z from 10.0.0.7",
+                "message   1RW7M2Q80A3F  bulk (X-Newsletter: weekly)  tenant c1842  48,112 bytes  \
+                 accepted 2026-11-23T00:45:28Z from 10.0.0.7",
                 "from      <news@example.net>  campaign weekly  expires 2026-11-25T00:45:28Z",
-                "to        <ann@outlook.com>             deferred   3 attempts   next 2026-11-23T01:52:08Z  451 4.7.66 \\x1b[31mThrottled  (blame: site)",
-                "          <ann@outlook.com>             failed     1 attempt    2026-11-23T00:45:28Z       550 5.1.1 No such user  (blame: recipient)",
+                "to        <ann@outlook.com>             deferred   3 attempts   next \
+                 2026-11-23T01:52:08Z  451 4.7.66 \\x1b[31mThrottled  (blame: site)",
+                "          <ann@outlook.com>             failed     1 attempt    2026-11-23T00:45:28Z       \
+                 550 5.1.1 No such user  (blame: recipient)",
             ],
         );
     }

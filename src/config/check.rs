@@ -5,8 +5,8 @@ use crate::policy::retry::Schedule;
 use crate::policy::site::Limits;
 use std::os::unix::ffi::OsStrExt;
 
-/// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the folder adds in
-/// which the socket is made before it is renamed to its place.
+/// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the
+/// folder adds in which the socket is made before it is renamed to its place.
 const SOCKET_PATH_MAX: usize = 107 - "/./s".len();
 
 /// Values that do not fit each other.

@@ -106,8 +106,9 @@ const TOP: Section = Section {
         key(
             "hostname",
             Is("\"\""),
-            "Our name in the SMTP banner, in EHLO, in Received and Message-ID fields. Receivers check that it \
-             resolves to the address we send from, and back. Empty: the machine's host name.",
+            "Our name in the SMTP banner, in EHLO, in Received and Message-ID fields. Receivers \
+             check that it resolves to the address we send from, and back. Empty: the machine's \
+             host name.",
             |c, v| match v
                 .parsed("\"relay.example.net\"", |t| hostname(t).map_err(|e| e.to_string()))?
             {
@@ -118,8 +119,8 @@ const TOP: Section = Section {
         key(
             "data_dir",
             Is("\"data\""),
-            "Folder of the queue, on a disk that keeps what it has synced. A relative path starts at the \
-             folder of this file.",
+            "Folder of the queue, on a disk that keeps what it has synced. A relative path starts \
+             at the folder of this file.",
             |c, v| set(&mut c.data_dir, v.parsed("\"/var/lib/bulkhead\"", path)),
         ),
     ],
@@ -127,8 +128,8 @@ const TOP: Section = Section {
 
 const LISTEN: Section = Section {
     name: "listen",
-    doc: "Where web servers hand over their mail: one [[listen]] for each address and port. \"0.0.0.0:25\" is \
-          every IPv4 address of the machine, \"[::]:25\" every address.",
+    doc: "Where web servers hand over their mail: one [[listen]] for each address and port. \
+          \"0.0.0.0:25\" is every IPv4 address of the machine, \"[::]:25\" every address.",
     shape: Shape::List {
         clear: |c| c.listen.clear(),
         begin: |c| c.listen.push(Listen { address: (Ipv4Addr::LOCALHOST, 0).into() }),
@@ -145,16 +146,16 @@ const RELAY: Section = Section {
     keys: &[key(
         "networks",
         Is("[\"127.0.0.0/8\", \"::1/128\"]"),
-        "Clients in these networks may send to anyone; all others are refused every recipient. Add the networks \
-         of your web servers, and nobody else's.",
+        "Clients in these networks may send to anyone; all others are refused every recipient. Add \
+         the networks of your web servers, and nobody else's.",
         |c, v| set(&mut c.relay.networks, networks(v)),
     )],
 };
 
 const LIMITS: Section = Section {
     name: "limits",
-    doc: "What one message, one session and one client may take. Hosted sites get hacked: these limits keep \
-          one of them from hurting the others.",
+    doc: "What one message, one session and one client may take. Hosted sites get hacked: these \
+          limits keep one of them from hurting the others.",
     shape: Shape::Table,
     keys: &[
         key(
@@ -166,15 +167,15 @@ const LIMITS: Section = Section {
         key(
             "recipients",
             Is("1000"),
-            "Recipients of one message, as announced by LIMITS RCPTMAX (RFC 9422). Clients send the rest in a \
-             further transaction.",
+            "Recipients of one message, as announced by LIMITS RCPTMAX (RFC 9422). Clients send \
+             the rest in a further transaction.",
             |c, v| set(&mut c.limits.recipients, v.count(1..=100_000)),
         ),
         key(
             "line_length",
             Is("\"100 KiB\""),
-            "Longest line of a message. RFC 5321 §4.5.3.1.6 allows 1,000 bytes, but newsletter tools write \
-             longer ones, and we relay the bytes as they are.",
+            "Longest line of a message. RFC 5321 §4.5.3.1.6 allows 1,000 bytes, but newsletter \
+             tools write longer ones, and we relay the bytes as they are.",
             |c, v| set(&mut c.limits.line_length, v.size("1000", "10 MiB")),
         ),
         key("header_size", Is("\"256 KiB\""), "Largest header section.", |c, v| {
@@ -183,7 +184,8 @@ const LIMITS: Section = Section {
         key(
             "hops",
             Is("100"),
-            "Received fields a message may have before we take it to run in circles (RFC 5321 §6.3).",
+            "Received fields a message may have before we take it to run in circles (RFC 5321 \
+             §6.3).",
             |c, v| set(&mut c.limits.hops, v.count(1..=1_000)),
         ),
         key("messages", Is("10000"), "Messages in one session (LIMITS MAILMAX).", |c, v| {
@@ -204,7 +206,8 @@ const LIMITS: Section = Section {
         key(
             "memory",
             Is("\"256 MiB\""),
-            "Memory for messages being received, in all sessions together; beyond it clients get 452.",
+            "Memory for messages being received, in all sessions together; beyond it clients get \
+             452.",
             |c, v| set(&mut c.limits.memory, v.size("1 MiB", "1 TiB")),
         ),
         key(
@@ -227,40 +230,43 @@ const LIMITS: Section = Section {
 
 const LANE_DIRECT: Section = Section {
     name: "lanes.direct",
-    doc: "The direct lane: password resets, orders, people's letters; everything that is not a newsletter. It goes \
-          out at once, ahead of all bulk mail. Nothing to set.",
+    doc: "The direct lane: password resets, orders, people's letters; everything that is not a \
+          newsletter. It goes out at once, ahead of all bulk mail. Nothing to set.",
     shape: Shape::Table,
     keys: &[],
 };
 
 const LANE_BULK: Section = Section {
     name: "lanes.bulk",
-    doc: "The bulk lane: newsletters wait on disk and drain grouped by receiver, as fast as receivers welcome.",
+    doc: "The bulk lane: newsletters wait on disk and drain grouped by receiver, as fast as \
+          receivers welcome.",
     shape: Shape::Table,
     keys: &[
         key(
             "headers",
             Is("[\"X-Newsletter\"]"),
-            "A message with one of these headers is a newsletter; the first in the list that the message has \
-             decides. Names without regard to case.\n\
-             \"X-Newsletter\" alone: the values no, 0 and false mean direct; yes, 1 and true mean bulk; any other \
-             value means bulk too and names the campaign.\n\
-             \"Precedence: bulk\" with a pattern: bulk where the value matches; * stands for any text.\n\
-             To catch newsletters of tools that do not know our header:\n\
-             headers = [\"X-Newsletter\", \"List-Unsubscribe: *\", \"Precedence: bulk\"]",
+            "A message with one of these headers is a newsletter; the first in the list that the \
+             message has decides. Names without regard to case.\n\"X-Newsletter\" alone: the \
+             values no, 0 and false mean direct; yes, 1 and true mean bulk; any other value means \
+             bulk too and names the campaign.\n\"Precedence: bulk\" with a pattern: bulk where the \
+             value matches; * stands for any text.\nTo catch newsletters of tools that do not know \
+             our header:\nheaders = [\"X-Newsletter\", \"List-Unsubscribe: *\", \"Precedence: \
+             bulk\"]",
             |c, v| set(&mut c.lanes.rules.headers, headers(v)),
         ),
         key(
             "strip",
             Is("[]"),
-            "Headers removed before delivery, such as [\"X-Newsletter\"]. Nothing else in a message is changed.",
+            "Headers removed before delivery, such as [\"X-Newsletter\"]. Nothing else in a \
+             message is changed.",
             |c, v| set(&mut c.lanes.rules.strip, v.list("\"X-Newsletter\"", header_name)),
         ),
         key(
             "gather",
             Is("\"30s\""),
-            "How long a newsletter message may wait so that others for the same receiver can join it (\"0s\" to \
-             \"1h\"). Longer: fewer connections. Customers accept 15 to 30 minutes in total.",
+            "How long a newsletter message may wait so that others for the same receiver can join \
+             it (\"0s\" to \"1h\"). Longer: fewer connections. Customers accept 15 to 30 minutes \
+             in total.",
             |c, v| set(&mut c.lanes.gather, v.duration("0s", "1h")),
         ),
     ],
@@ -268,9 +274,10 @@ const LANE_BULK: Section = Section {
 
 const TENANTS: Section = Section {
     name: "tenants",
-    doc: "Your customers, so that they take turns at each receiver: a mailing of half a million from one does not \
-          delay the 200 letters of another. Without an entry, a message belongs to the organisational domain of its \
-          reverse-path, or to its client's address. One [[tenants]] for each.",
+    doc: "Your customers, so that they take turns at each receiver: a mailing of half a million \
+          from one does not delay the 200 letters of another. Without an entry, a message belongs \
+          to the organisational domain of its reverse-path, or to its client's address. One \
+          [[tenants]] for each.",
     shape: Shape::List {
         clear: |c| c.tenants.clear(),
         begin: |c| {
@@ -314,8 +321,8 @@ const DNS: Section = Section {
         key(
             "servers",
             Is("[]"),
-            "Resolvers to ask for MX and addresses, such as [\"127.0.0.1:53\"]. A resolver on this machine makes \
-             the first mail to a domain faster. Empty: those of /etc/resolv.conf.",
+            "Resolvers to ask for MX and addresses, such as [\"127.0.0.1:53\"]. A resolver on this \
+             machine makes the first mail to a domain faster. Empty: those of /etc/resolv.conf.",
             |c, v| {
                 let each = |v: Value<'_>| v.parsed("\"127.0.0.1:53\"", socket);
                 set(&mut c.dns.servers, v.list("\"127.0.0.1:53\"", each))
@@ -327,7 +334,8 @@ const DNS: Section = Section {
         key(
             "cache_ttl_min",
             Is("\"10s\""),
-            "Answers are kept at least so long: a TTL of 0 must not mean one query for each message.",
+            "Answers are kept at least so long: a TTL of 0 must not mean one query for each \
+             message.",
             |c, v| set(&mut c.dns.cache_ttl_min, v.duration("0s", "1h")),
         ),
         key("cache_ttl_max", Is("\"1h\""), "And at most so long, whatever their TTL.", |c, v| {
@@ -341,8 +349,8 @@ const DNS: Section = Section {
 
 const DELIVERY: Section = Section {
     name: "delivery",
-    doc: "How we talk to receivers. The waits are those of RFC 5321 §4.5.3.2; shorter ones lead to mail that \
-          arrives twice.",
+    doc: "How we talk to receivers. The waits are those of RFC 5321 §4.5.3.2; shorter ones lead to \
+          mail that arrives twice.",
     shape: Shape::Table,
     keys: &[
         key("port", Is("25"), "Port of the receiving hosts.", |c, v| {
@@ -351,14 +359,15 @@ const DELIVERY: Section = Section {
         key(
             "allow_private",
             Is("false"),
-            "Also deliver to loopback and private addresses. Off, so that nobody's DNS can point us at your own \
-             network; on for tests, or where your mailboxes are in there.",
+            "Also deliver to loopback and private addresses. Off, so that nobody's DNS can point \
+             us at your own network; on for tests, or where your mailboxes are in there.",
             |c, v| set(&mut c.delivery.allow_private, v.flag()),
         ),
         key(
             "tls",
             Is("\"opportunistic\""),
-            "STARTTLS: \"opportunistic\" (where offered, without a look at the certificate, RFC 7435) or \"off\".",
+            "STARTTLS: \"opportunistic\" (where offered, without a look at the certificate, RFC \
+             7435) or \"off\".",
             |c, v| {
                 let words = [("opportunistic", Tls::Opportunistic), ("off", Tls::Off)];
                 set(&mut c.delivery.tls, v.word(&words))
@@ -397,8 +406,8 @@ const DELIVERY: Section = Section {
         key(
             "dot_timeout",
             Is("\"10m\""),
-            "Wait for the reply to the last dot. Who gives up earlier sends the message again to a host that may \
-             have taken it (RFC 1047).",
+            "Wait for the reply to the last dot. Who gives up earlier sends the message again to a \
+             host that may have taken it (RFC 1047).",
             |c, v| set(&mut c.delivery.dot_timeout, v.duration("1s", "1h")),
         ),
         key(
@@ -418,8 +427,9 @@ const DELIVERY: Section = Section {
 
 const SITES_DEFAULT: Section = Section {
     name: "sites.default",
-    doc: "A site is a set of receiving hosts, whichever of the domains it serves a message is for: all domains \
-          hosted at Google are one site. These limits hold for every site without an entry of its own.",
+    doc: "A site is a set of receiving hosts, whichever of the domains it serves a message is for: \
+          all domains hosted at Google are one site. These limits hold for every site without an \
+          entry of its own.",
     shape: Shape::Table,
     keys: &[
         key(
@@ -431,8 +441,8 @@ const SITES_DEFAULT: Section = Section {
         key(
             "reserved_for_direct",
             Is("2"),
-            "Of these, how many newsletters never take, so that direct mail finds one free. Without this key, one \
-             less than `connections` where that is smaller.",
+            "Of these, how many newsletters never take, so that direct mail finds one free. \
+             Without this key, one less than `connections` where that is smaller.",
             |c, v| set(&mut c.sites.default.reserved_for_direct, v.count(0..=999)),
         ),
         key(
@@ -447,7 +457,8 @@ const SITES_DEFAULT: Section = Section {
         key(
             "rate",
             Is("\"none\""),
-            "Deliveries in a window: \"100/s\", \"6000/min\", \"5000/h\", \"20000/d\", or \"none\" for no limit.",
+            "Deliveries in a window: \"100/s\", \"6000/min\", \"5000/h\", \"20000/d\", or \"none\" \
+             for no limit.",
             |c, v| set(&mut c.sites.default.rate, v.parsed("\"100/s\"", unit::rate)),
         ),
     ],
@@ -455,8 +466,8 @@ const SITES_DEFAULT: Section = Section {
 
 const SITES: Section = Section {
     name: "sites",
-    doc: "Limits for one site, found by a domain that it serves or by a suffix of the names of its MX hosts. What is \
-          not given here is as in [sites.default].",
+    doc: "Limits for one site, found by a domain that it serves or by a suffix of the names of its \
+          MX hosts. What is not given here is as in [sites.default].",
     shape: Shape::Named {
         example: "gmail.com",
         begin: |c, name| {
@@ -491,16 +502,16 @@ const SITES: Section = Section {
 };
 
 const WAITS: &str = "Waits after the first, second, … attempt; the last one goes on.";
-const JITTER: &str = "Each wait is drawn from ± this share of it (0.0 to 0.5), so that what failed together does \
-                      not come back together.";
+const JITTER: &str = "Each wait is drawn from ± this share of it (0.0 to 0.5), so that what failed \
+                      together does not come back together.";
 const EXPIRE: &str = "What is not delivered after this is given up and reported to its sender.";
-const DELAY_NOTICE: &str = "After this, senders who asked for it (NOTIFY=DELAY, RFC 3461) are told that their mail \
-                            is late; \"none\": never.";
+const DELAY_NOTICE: &str = "After this, senders who asked for it (NOTIFY=DELAY, RFC 3461) are told \
+                            that their mail is late; \"none\": never.";
 
 const RETRY_DIRECT: Section = Section {
     name: "retry.direct",
-    doc: "When deferred direct mail is tried again. Early at first: behind greylisting waits someone with a login \
-          code.",
+    doc: "When deferred direct mail is tried again. Early at first: behind greylisting waits \
+          someone with a login code.",
     shape: Shape::Table,
     keys: &[
         key(
@@ -546,8 +557,8 @@ const CONTROL: Section = Section {
     keys: &[key(
         "socket",
         Is("\"control.sock\""),
-        "Unix socket by which `bulkhead queue` talks to the node; only its user may open it. A relative path starts \
-         at `data_dir`.",
+        "Unix socket by which `bulkhead queue` talks to the node; only its user may open it. A \
+         relative path starts at `data_dir`.",
         |c, v| set(&mut c.control.socket, v.parsed("\"control.sock\"", path)),
     )],
 };
@@ -560,7 +571,8 @@ const STORE: Section = Section {
         key(
             "engine",
             Is("\"sqlite\""),
-            "\"sqlite\" keeps the queue on disk. \"memory\" loses it when the node stops: for experiments alone.",
+            "\"sqlite\" keeps the queue on disk. \"memory\" loses it when the node stops: for \
+             experiments alone.",
             |c, v| {
                 let words = [("sqlite", Engine::Sqlite), ("memory", Engine::Memory)];
                 set(&mut c.store.engine, v.word(&words))
@@ -569,7 +581,8 @@ const STORE: Section = Section {
         key(
             "free_space_min",
             Is("\"256 MiB\""),
-            "With less free space than this under `data_dir`, new mail is refused with 452 and clients keep it.",
+            "With less free space than this under `data_dir`, new mail is refused with 452 and \
+             clients keep it.",
             |c, v| set(&mut c.store.free_space_min, v.size("0", "1 TiB")),
         ),
     ],
@@ -589,7 +602,8 @@ const LOG: Section = Section {
         key(
             "level",
             Is("\"info\""),
-            "\"error\", \"warn\", \"info\", \"debug\", \"trace\"; or by module, \"info,bulkhead::deliver=debug\".",
+            "\"error\", \"warn\", \"info\", \"debug\", \"trace\"; or by module, \
+             \"info,bulkhead::deliver=debug\".",
             |c, v| set(&mut c.log.level, v.parsed("\"info\"", level)),
         ),
     ],

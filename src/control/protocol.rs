@@ -19,7 +19,8 @@ pub enum Request {
         /// Of this lane alone.
         #[serde(default)]
         lane: Option<Lane>,
-        /// Most sites in the answer, those with most mail first; [`super::summary::SITES_MAX`] where absent.
+        /// Most sites in the answer, those with most mail first; [`super::summary::SITES_MAX`]
+        /// where absent.
         #[serde(default)]
         sites_max: Option<usize>,
     },
