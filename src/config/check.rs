@@ -52,7 +52,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
 fn listeners(config: &Config, found: &mut Vec<Misfit>) {
     if config.listen.is_empty() {
         let text = "is empty; a node needs at least one [[listen]]".to_string();
-        found.push(Misfit { section: "listen", number: 0, keys: &["address"], text });
+        found.push(Misfit { section: "listen", number: 0, keys: &[], text });
     }
     for (number, listen) in config.listen.iter().enumerate() {
         let earlier = config.listen.iter().take(number);

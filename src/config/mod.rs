@@ -187,7 +187,8 @@ fn misfits(config: &Config, blocks: &[read::Block]) -> Vec<value::Problem> {
         let at = name.and_then(|name| given(&name)).map(|given| given.at);
         let at = at.or(block.map(|b| b.at)).unwrap_or(0);
         let header = block.map_or_else(|| format!("[{}]", misfit.section), |b| b.header.clone());
-        let text = format!("{header} {} {}", name.unwrap_or(&""), misfit.text);
+        let name = name.map(|name| format!("{name} ")).unwrap_or_default();
+        let text = format!("{header} {name}{}", misfit.text);
         (!block.is_some_and(|b| b.troubled)).then_some(value::Problem { at, text })
     };
     check::misfits(config).into_iter().filter_map(place).collect()

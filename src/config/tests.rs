@@ -330,7 +330,7 @@ fn values_must_fit_each_other() {
         &["2:10: [control] socket is a path of 121 bytes with its folder, and may have 103; \
          give a shorter one"],
     );
-    check("listen = []", &["1:1: [listen] address is empty; a node needs at least one [[listen]]"]);
+    check("listen = []", &["1:1: [listen] is empty; a node needs at least one [[listen]]"]);
 }
 
 #[test]
