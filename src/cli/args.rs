@@ -130,7 +130,7 @@ pub(super) struct Which {
     #[arg(long)]
     pub(super) id: Option<String>,
     /// Accepted so long ago or longer: 30s, 2h, 1d
-    #[arg(long, value_name = "AGE", value_parser = unit::duration)]
+    #[arg(long, visible_alias = "age", value_name = "AGE", value_parser = unit::duration)]
     pub(super) older_than: Option<Duration>,
     /// In this state: ready, leased, deferred or held
     #[arg(long, value_delimiter = ',', value_parser = state)]

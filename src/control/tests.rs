@@ -303,8 +303,8 @@ async fn answers_one_request_after_the_other() {
     let (found, done) = ask(&mut client, list(Filter::default(), None)).await;
     assert_eq!((found.len(), done), (300, Ok(Counts { count: 300, leased: 0 })));
     let Response::Delivery(first) = &found[0] else { panic!("{:?}", found[0]) };
-    let DeliveryView { message, to, state, .. } = &**first;
-    assert_eq!((to.as_str(), *state), ("u0@a.example", State::Leased));
+    let DeliveryView { message, recipient, state, .. } = &**first;
+    assert_eq!((recipient.as_str(), *state), ("u0@a.example", State::Leased));
 
     let (found, done) = ask(&mut client, Request::Show { message: message.clone() }).await;
     assert!(matches!(&found[0], Response::Message(view) if view.recipients == 100));
