@@ -18,6 +18,15 @@
 pub mod memory;
 pub mod sqlite;
 
+mod backlog;
+#[cfg(test)]
+mod conformance;
+mod filter;
+mod leases;
+mod names;
+mod row;
+mod shared;
+
 use crate::base::address::Domain;
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
@@ -147,7 +156,8 @@ pub struct Accepted {
     pub claimed: Option<Claimed>,
 }
 
-/// Number of a scheduled queue, interned by the store; stays the same while the store lives.
+/// Number of a scheduled queue, interned by the store. Stays the same while the queue has deliveries; is
+/// never given to another queue while the store is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub i64);
 

@@ -1,0 +1,102 @@
+//! Leases of the one node, in memory: a process that died holds none.
+//!
+//! # Invariants
+//! * A delivery has at most one lease; the fence of a later one is greater.
+//! * A lease that has run out is ended before anything else looks at the leases (`Shared::lock`).
+
+use super::row::Class;
+use super::{Cursor, DeliveryId, Lease};
+use crate::base::time::Timestamp;
+use std::collections::HashMap;
+
+/// A lease, and what must be known of its delivery when it ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// The delivery's place.
+    pub(super) row: Cursor,
+    /// Which lease of it this is.
+    pub(super) fence: u64,
+    /// When it ends by itself.
+    pub(super) until: Timestamp,
+    /// What the delivery is without it.
+    pub(super) class: Class,
+    /// Length of the message's body.
+    pub(super) size: u64,
+    /// The message has no other recipient.
+    pub(super) lone: bool,
+}
+
+/// All leases.
+#[derive(Debug)]
+pub(super) struct Leases {
+    held: HashMap<DeliveryId, Held>,
+    last_fence: u64,
+    /// None ends before this.
+    next_end: Timestamp,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self { held: HashMap::new(), last_fence: 0, next_end: Timestamp::NEVER }
+    }
+}
+
+impl Leases {
+    /// A fence greater than all before.
+    pub(super) fn next_fence(&mut self) -> u64 {
+        self.last_fence += 1;
+        self.last_fence
+    }
+
+    /// Begins a lease, or puts one back.
+    pub(super) fn insert(&mut self, held: Held) {
+        self.next_end = self.next_end.min(held.until);
+        self.held.insert(held.row.delivery, held);
+    }
+
+    /// True where the delivery is leased.
+    pub(super) fn contains(&self, delivery: DeliveryId) -> bool {
+        self.held.contains_key(&delivery)
+    }
+
+    /// Ends a lease; `None` where it is stale.
+    pub(super) fn take(&mut self, lease: &Lease) -> Option<Held> {
+        let held = self.held.get(&lease.delivery)?;
+        if held.fence == lease.fence { self.held.remove(&lease.delivery) } else { None }
+    }
+
+    /// Moves the end of a lease; false where it is stale.
+    pub(super) fn renew(&mut self, lease: &Lease, until: Timestamp) -> bool {
+        match self.held.get_mut(&lease.delivery) {
+            Some(held) if held.fence == lease.fence => {
+                held.until = until;
+                self.next_end = self.next_end.min(until);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// No lease ends by itself before this.
+    pub(super) fn next_end(&self) -> Timestamp {
+        self.next_end
+    }
+
+    /// Takes out the leases that have run out. Looks at all of them only when one may have: about once in
+    /// the time that leases last.
+    pub(super) fn expire(&mut self, now: Timestamp) -> Vec<Held> {
+        if now < self.next_end {
+            return Vec::new();
+        }
+        let ended: Vec<Held> =
+            self.held.extract_if(|_, held| held.until <= now).map(|(_, held)| held).collect();
+        self.next_end = self.held.values().map(|held| held.until).min().unwrap_or(Timestamp::NEVER);
+        ended
+    }
+
+    /// All of them, for a rebuild.
+    pub(super) fn drain(&mut self) -> Vec<Held> {
+        self.next_end = Timestamp::NEVER;
+        self.held.drain().map(|(_, held)| held).collect()
+    }
+}

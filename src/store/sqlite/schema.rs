@@ -1,0 +1,126 @@
+//! Opening the database file: who may, with which settings, and only in the version this build knows.
+
+use crate::store::StoreError;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Version of queue-schema.sql.
+const VERSION: i64 = 1;
+const SCHEMA: &str = include_str!("../../../queue-schema.sql");
+/// Statements kept prepared on a connection: more than there are.
+const STATEMENTS: usize = 64;
+/// Wait for another process that looks at the file.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// The database file in a data directory.
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join("queue.db")
+}
+
+/// Why SQLite did not do it, in the store's words.
+pub(super) fn store_error(error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full(error.to_string()),
+        _ => StoreError::Failed(error.to_string()),
+    }
+}
+
+/// Takes the data directory for this process alone, until the file is dropped.
+pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let refuse =
+        |why: String| StoreError::Incompatible(format!("cannot lock {}: {why}", path.display()));
+    std::fs::create_dir_all(dir)
+        .map_err(|e| StoreError::Incompatible(format!("cannot create {}: {e}", dir.display())))?;
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|e| refuse(e.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(refuse(error.to_string())),
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let _ = file.take(20).read_to_string(&mut owner);
+            return Err(refuse(format!(
+                "process {} uses this queue; stop it, or give this node a data_dir of its own",
+                owner.trim()
+            )));
+        }
+    }
+    // For the message above alone; the lock holds without it.
+    let _ = file.set_len(0).and_then(|()| file.rewind());
+    let _ = writeln!(file, "{}", std::process::id());
+    Ok(file)
+}
+
+/// A connection that writes; creates the file where there is none.
+pub(super) fn open_writer(
+    dir: &Path,
+    page_size: u32,
+    wal_pages: u32,
+) -> Result<Connection, StoreError> {
+    let path = path(dir);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = connect(&path, flags)?;
+    let settings = format!(
+        "PRAGMA page_size = {page_size};
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = {wal_pages};
+         PRAGMA journal_size_limit = 67108864;
+         PRAGMA cache_size = -32768;
+         PRAGMA temp_store = MEMORY;"
+    );
+    db.execute_batch(&settings).map_err(|e| cannot_open(&path, &e.to_string()))?;
+    let create = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    if create.map_err(|e| cannot_open(&path, &e.to_string()))? == 0 {
+        let schema =
+            format!("BEGIN; {SCHEMA}; INSERT INTO meta VALUES ('schema', {VERSION}); COMMIT;");
+        db.execute_batch(&schema).map_err(|e| cannot_open(&path, &e.to_string()))?;
+    }
+    check_version(&db, &path)?;
+    Ok(db)
+}
+
+/// A connection that reads.
+pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
+    let path = path(dir);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = connect(&path, flags)?;
+    db.execute_batch("PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;")
+        .map_err(|e| cannot_open(&path, &e.to_string()))?;
+    check_version(&db, &path)?;
+    Ok(db)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let db =
+        Connection::open_with_flags(path, flags).map_err(|e| cannot_open(path, &e.to_string()))?;
+    db.busy_timeout(BUSY).map_err(|e| cannot_open(path, &e.to_string()))?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(db)
+}
+
+fn check_version(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    let version: Result<i64, _> =
+        db.query_row("SELECT value FROM meta WHERE key = 'schema'", [], |row| row.get(0));
+    match version {
+        Ok(VERSION) => Ok(()),
+        Ok(other) => Err(cannot_open(
+            path,
+            &format!(
+                "schema version {other}, this build knows {VERSION}; \
+                 use the build that wrote it, or another data_dir"
+            ),
+        )),
+        Err(error) => Err(cannot_open(path, &format!("no queue in it ({error})"))),
+    }
+}
+
+fn cannot_open(path: &Path, why: &str) -> StoreError {
+    StoreError::Incompatible(format!("cannot open queue {}: {why}", path.display()))
+}

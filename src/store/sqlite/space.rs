@@ -1,0 +1,67 @@
+//! The floor of free disk space, below which no new mail is taken so that deliveries can go on.
+
+use crate::base::time::Timestamp;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long an answer of the file system is trusted.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Watches one file system.
+#[derive(Debug)]
+pub(super) struct Floor {
+    min: u64,
+    checked_at: Option<Timestamp>,
+    free: u64,
+}
+
+impl Floor {
+    /// At least `min` bytes are to stay free.
+    pub(super) fn new(min: u64) -> Self {
+        Self { min, checked_at: None, free: u64::MAX }
+    }
+
+    /// Why no new mail is taken now. Asks `probe` at most once a second; while that fails, mail is taken
+    /// (a write would tell soon enough).
+    pub(super) fn refuses(
+        &mut self,
+        now: Timestamp,
+        probe: impl FnOnce() -> io::Result<u64>,
+    ) -> Option<String> {
+        // A clock that went back makes `since` zero: compare both ways.
+        let stale = self.checked_at.is_none_or(|at| now < at || now.since(at) >= FRESH);
+        if stale {
+            self.checked_at = Some(now);
+            self.free = probe().unwrap_or(u64::MAX);
+        }
+        let low = self.free < self.min;
+        low.then(|| format!("{} MiB free, {} MiB to be kept", self.free >> 20, self.min >> 20))
+    }
+}
+
+/// Bytes that an ordinary process may still write below `dir`.
+pub(super) fn free(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_below_the_floor_and_opens_again() {
+        let mut floor = Floor::new(100);
+        assert!(floor.refuses(Timestamp(0), || Ok(99)).is_some());
+        assert!(floor.refuses(Timestamp(999), || Ok(100)).is_some(), "trusted for a second");
+        assert!(floor.refuses(Timestamp(1_000), || Ok(100)).is_none());
+        assert!(floor.refuses(Timestamp(2_000), || Ok(0)).is_some());
+        assert!(floor.refuses(Timestamp(1_500), || Ok(100)).is_none(), "the clock went back");
+    }
+
+    #[test]
+    fn the_file_system_answers() {
+        assert!(free(Path::new(".")).unwrap() > 0);
+    }
+}
