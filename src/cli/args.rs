@@ -62,9 +62,9 @@ pub(super) struct Queue {
     /// Only this lane: direct or bulk
     #[arg(long, global = true)]
     pub(super) lane: Option<Lane>,
-    /// Most sites shown; those with most mail come first
-    #[arg(long, default_value_t = 50, value_name = "N")]
-    pub(super) sites: usize,
+    /// Most sites shown, those with most mail first [default: 50, with --json all]
+    #[arg(long, value_name = "N")]
+    pub(super) sites: Option<usize>,
     #[command(subcommand)]
     pub(super) verb: Option<QueueVerb>,
 }
@@ -130,7 +130,7 @@ pub(super) struct Which {
     #[arg(long)]
     pub(super) id: Option<String>,
     /// Accepted so long ago or longer: 30s, 2h, 1d
-    #[arg(long, value_name = "AGE", value_parser = unit::duration)]
+    #[arg(long, visible_alias = "age", value_name = "AGE", value_parser = unit::duration)]
     pub(super) older_than: Option<Duration>,
     /// In this state: ready, leased, deferred or held
     #[arg(long, value_delimiter = ',', value_parser = state)]

@@ -1,15 +1,21 @@
 //! Whom queue verbs talk to: the running node, or the queue on disk where none runs.
 //!
-//! Both speak the control protocol: without a node, this process serves it to itself over the store opened
-//! read-only. So there is one way that questions are answered.
+//! Both speak the control protocol: without a node, this process serves it to itself over the store
+//! opened read-only. So there is one way that questions are answered.
 
 use super::Failure;
 use crate::config::Config;
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Counts, Request, Response};
 use std::io::ErrorKind;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Longest wait for a line of an answer; work that takes longer shows progress in between.
+const PATIENCE: Duration = Duration::from_secs(120);
+const SILENT: &str = "the node did not answer for two minutes; look at its log";
 
 /// A stream of either kind.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -64,7 +70,9 @@ impl Node {
     ) -> Result<Counts, Failure> {
         self.0.send(request).await?;
         loop {
-            match self.0.next().await? {
+            let next = timeout(PATIENCE, self.0.next()).await;
+            let Ok(next) = next else { return Err(Failure::Usage(SILENT.to_string())) };
+            match next? {
                 Response::Done(counts) => return Ok(counts),
                 Response::Error(sentence) => return Err(Failure::Trouble(sentence)),
                 response => each(response)?,

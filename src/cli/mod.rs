@@ -1,8 +1,8 @@
 //! Layer 7: the command line. Arguments in, words on stdout, an exit code out.
 //!
-//! Exit codes: 0 fine, 1 trouble found (a bad configuration, a message that is not there, a node that failed),
-//! 2 wrong usage or nobody to ask. What goes to stdout is the answer; notes and errors go to stderr. Text from
-//! outside is escaped before it meets a terminal.
+//! Exit codes: 0 fine, 1 trouble found (a bad configuration, a message that is not there, a node
+//! that failed), 2 wrong usage or nobody to ask. What goes to stdout is the answer; notes and
+//! errors go to stderr. Text from outside is escaped before it meets a terminal.
 
 mod args;
 mod change;
@@ -11,6 +11,8 @@ mod connect;
 mod queue;
 mod serve;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use args::{Cli, Verb};
 use clap::Parser;

@@ -4,12 +4,16 @@ use super::args::{Common, Queue, QueueVerb, Which};
 use super::change;
 use super::connect::{self, Node};
 use super::{Failure, table};
+use crate::base::text::printable;
 use crate::base::time::Clock;
 use crate::config::Config;
 use crate::control::protocol::{Action, DeliveryView, MessageView, Request, Response};
 use crate::mail::message::Lane;
 use serde::Serialize;
 use std::io::Write;
+
+/// Sites that people are shown unless they ask for another number.
+const SITES_SHOWN: usize = 50;
 
 /// How answers are written.
 pub(super) struct Printer<'w, W> {
@@ -21,13 +25,32 @@ pub(super) struct Printer<'w, W> {
 impl<W: Write> Printer<'_, W> {
     /// One line of JSON.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        let line = serde_json::to_string(value).map_err(std::io::Error::from)?;
-        Ok(writeln!(self.out, "{line}")?)
+        self.text(&json_line(value)?)?;
+        self.text("\n")
     }
 
-    fn text(&mut self, text: &str) -> Result<(), Failure> {
+    pub(super) fn text(&mut self, text: &str) -> Result<(), Failure> {
         Ok(self.out.write_all(text.as_bytes())?)
     }
+}
+
+/// A value as JSON that a terminal does not act upon either: what [`printable`] would escape is
+/// written as `\u…`, which means the same.
+fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    let line = serde_json::to_string(value).map_err(std::io::Error::from)?;
+    let mut out = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_ascii_graphic() || c == ' ' || is_printable(c) {
+            out.push(c);
+        } else {
+            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    Ok(out)
+}
+
+fn is_printable(c: char) -> bool {
+    printable(c.encode_utf8(&mut [0; 4]).as_bytes(), 1).chars().eq([c])
 }
 
 pub(super) fn run(common: &Common, queue: &Queue, out: &mut impl Write) -> Result<(), Failure> {
@@ -38,7 +61,7 @@ pub(super) fn run(common: &Common, queue: &Queue, out: &mut impl Write) -> Resul
     runtime.block_on(verb(&config, queue, &mut printer))
 }
 
-async fn verb(
+pub(super) async fn verb(
     config: &Config,
     queue: &Queue,
     printer: &mut Printer<'_, impl Write>,
@@ -74,8 +97,7 @@ async fn summary(
     queue: &Queue,
     printer: &mut Printer<'_, impl Write>,
 ) -> Result<(), Failure> {
-    // Programs get all there is.
-    let sites_max = (!printer.json).then_some(queue.sites);
+    let sites_max = queue.sites.or((!printer.json).then_some(SITES_SHOWN));
     let request = Request::Summary { lane: queue.lane, sites_max };
     let print = |response| match response {
         Response::Summary(summary) if printer.json => printer.json(&summary),
@@ -93,15 +115,21 @@ async fn list(
 ) -> Result<(), Failure> {
     let now = printer.clock.now();
     let request = Request::List { filter: which.filter(lane, now), site: which.site.clone() };
-    if !printer.json {
-        printer.text(&table::delivery_titles())?;
-    }
+    // One JSON array, an element a line, written as it comes: cut short, it is not closed.
+    let head = if printer.json { "[".to_string() } else { table::delivery_titles() };
+    printer.text(&head)?;
+    let mut between = "\n";
     let print = |response| match response {
-        Response::Delivery(view) if printer.json => printer.json(&view),
+        Response::Delivery(view) if printer.json => {
+            printer.text(between)?;
+            between = ",\n";
+            printer.text(&json_line(&view)?)
+        }
         Response::Delivery(view) => printer.text(&table::delivery(&view, now)),
         _ => Ok(()),
     };
-    node.ask(&request, print).await.map(|_| ())
+    node.ask(&request, print).await?;
+    printer.text(if printer.json { "\n]\n" } else { "" })
 }
 
 /// A message and its deliveries, as `show --json` gives them.
@@ -137,4 +165,18 @@ async fn show(
     }
     printer.text(&table::message(&message))?;
     deliveries.iter().try_for_each(|view| printer.text(&table::recipient(view)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_cannot_act_on_a_terminal_and_means_the_same() {
+        let text = "ö \u{1b}[31m\u{9b}2J\u{202e}\u{7f}\u{e0001}x \"\\";
+        let line = json_line(&text).unwrap();
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line}");
+        assert!(line.contains('ö'));
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
 }

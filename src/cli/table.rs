@@ -129,9 +129,9 @@ pub(super) fn delivery(view: &DeliveryView, now: Timestamp) -> String {
         human(now.since(Timestamp(view.accepted_ms))),
         view.attempts.to_string(),
         next,
-        format!("<{}>", safe(&view.from)),
-        format!("<{}>", safe(&view.to)),
-        safe(&view.reply),
+        format!("<{}>", safe(&view.sender)),
+        format!("<{}>", safe(&view.recipient)),
+        safe(&view.last_reply),
     ];
     line(&DELIVERIES, &widths(&DELIVERIES, &[]), &row)
 }
@@ -155,7 +155,7 @@ pub(super) fn message(view: &MessageView) -> String {
         safe(&view.tenant),
         grouped(view.size),
         clock(view.accepted_ms),
-        safe(&view.from),
+        safe(&view.sender),
         clock(view.expires_ms),
     )
 }
@@ -179,11 +179,11 @@ pub(super) fn recipient(view: &DeliveryView) -> String {
     let blame = view.blame.map(|blame| format!("  (blame: {})", blame.as_str()));
     let row = vec![
         if view.number == 0 { "to" } else { "" }.to_string(),
-        format!("<{}>", safe(&view.to)),
+        format!("<{}>", safe(&view.recipient)),
         state(view.state).to_string(),
         format!("{} attempt{s}", view.attempts),
         when,
-        format!("{}{}", safe(&view.reply), blame.unwrap_or_default()),
+        format!("{}{}", safe(&view.last_reply), blame.unwrap_or_default()),
     ];
     line(&COLUMNS, &widths(&COLUMNS, &[]), &row)
 }
@@ -274,13 +274,13 @@ mod tests {
             state: State::Deferred,
             tenant: "c1842".into(),
             campaign: "weekly".into(),
-            from: "news@example.net".into(),
-            to: "ann@outlook.com".into(),
+            sender: "news@example.net".into(),
+            recipient: "ann@outlook.com".into(),
             accepted_ms: 1_795_394_728_114,
             attempts: 3,
             due_ms: Some(1_795_394_728_114 + 4_000_000),
             last_ms: None,
-            reply: "451 4.7.66 \u{1b}[31mThrottled".into(),
+            last_reply: "451 4.7.66 \u{1b}[31mThrottled".into(),
             blame: Some(Blame::Site),
         }
     }
@@ -320,10 +320,14 @@ mod tests {
         check(
             &summary(&shown),
             &[
-                "SITE                        READY   LEASED  DEFERRED     HELD   OLDEST  RATE/MIN   CONN  GATE       WHY",
-                "google.com                  8,412      200       311        0    4m12s     2,950   9/10  throttled  421 4.7.28 \\x07",
-                "new.example                     0        0        17        1    2h14m         0      -  -",
-                "total                       8,412      200       328        1    2h14m     2,950      9             2 sites, node web-mx1",
+                "SITE                        READY   LEASED  DEFERRED     HELD   OLDEST  \
+                 RATE/MIN   CONN  GATE       WHY",
+                "google.com                  8,412      200       311        0    4m12s     \
+                 2,950   9/10  throttled  421 4.7.28 \\x07",
+                "new.example                     0        0        17        1    2h14m         \
+                 0      -  -",
+                "total                       8,412      200       328        1    2h14m     \
+                 2,950      9             2 sites, node web-mx1",
             ],
         );
         shown.all_held = true;
@@ -343,15 +347,19 @@ mod tests {
         let now = Timestamp(1_795_394_728_114 + 90_000);
         let mut held = view();
         held.state = State::Held;
-        held.reply.clear();
-        held.from.clear();
+        held.last_reply.clear();
+        held.sender.clear();
         let text = [delivery_titles(), delivery(&view(), now), delivery(&held, now)].concat();
         check(
             &text,
             &[
-                "ID            LANE    STATE        AGE  TRIES    NEXT  FROM                          TO                            REPLY",
-                "1RW7M2Q80A3F  bulk    deferred   1m30s      3   1h05m  <news@example.net>            <ann@outlook.com>             451 4.7.66 \\x1b[31mThrottled",
-                "1RW7M2Q80A3F  bulk    held       1m30s      3       -  <>                            <ann@outlook.com>",
+                "ID            LANE    STATE        AGE  TRIES    NEXT  \
+                 FROM                          TO                            REPLY",
+                "1RW7M2Q80A3F  bulk    deferred   1m30s      3   1h05m  \
+                 <news@example.net>            <ann@outlook.com>             451 4.7.66 \
+                 \\x1b[31mThrottled",
+                "1RW7M2Q80A3F  bulk    held       1m30s      3       -  \
+                 <>                            <ann@outlook.com>",
             ],
         );
     }
@@ -365,7 +373,7 @@ mod tests {
             tenant: "c1842".into(),
             campaign: "weekly".into(),
             client: "10.0.0.7".into(),
-            from: "news@example.net".into(),
+            sender: "news@example.net".into(),
             size: 48_112,
             recipients: 2,
             accepted_ms: 1_795_394_728_114,
@@ -377,16 +385,19 @@ mod tests {
         second.attempts = 1;
         second.due_ms = None;
         second.last_ms = Some(1_795_394_728_114);
-        second.reply = "550 5.1.1 No such user".into();
+        second.last_reply = "550 5.1.1 No such user".into();
         second.blame = Some(Blame::Recipient);
         let text = [message(&head), recipient(&view()), recipient(&second)].concat();
         check(
             &text,
             &[
-                "message   1RW7M2Q80A3F  bulk (X-Newsletter: weekly)  tenant c1842  48,112 bytes  accepted 2026-11-23T00:45:28Z from 10.0.0.7",
+                "message   1RW7M2Q80A3F  bulk (X-Newsletter: weekly)  tenant c1842  48,112 bytes  \
+                 accepted 2026-11-23T00:45:28Z from 10.0.0.7",
                 "from      <news@example.net>  campaign weekly  expires 2026-11-25T00:45:28Z",
-                "to        <ann@outlook.com>             deferred   3 attempts   next 2026-11-23T01:52:08Z  451 4.7.66 \\x1b[31mThrottled  (blame: site)",
-                "          <ann@outlook.com>             failed     1 attempt    2026-11-23T00:45:28Z       550 5.1.1 No such user  (blame: recipient)",
+                "to        <ann@outlook.com>             deferred   3 attempts   next \
+                 2026-11-23T01:52:08Z  451 4.7.66 \\x1b[31mThrottled  (blame: site)",
+                "          <ann@outlook.com>             failed     1 attempt    \
+                 2026-11-23T00:45:28Z       550 5.1.1 No such user  (blame: recipient)",
             ],
         );
     }

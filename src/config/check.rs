@@ -5,8 +5,8 @@ use crate::policy::retry::Schedule;
 use crate::policy::site::Limits;
 use std::os::unix::ffi::OsStrExt;
 
-/// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the folder adds in
-/// which the socket is made before it is renamed to its place.
+/// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the
+/// folder adds in which the socket is made before it is renamed to its place.
 const SOCKET_PATH_MAX: usize = 107 - "/./s".len();
 
 /// Values that do not fit each other.
@@ -52,7 +52,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
 fn listeners(config: &Config, found: &mut Vec<Misfit>) {
     if config.listen.is_empty() {
         let text = "is empty; a node needs at least one [[listen]]".to_string();
-        found.push(Misfit { section: "listen", number: 0, keys: &["address"], text });
+        found.push(Misfit { section: "listen", number: 0, keys: &[], text });
     }
     for (number, listen) in config.listen.iter().enumerate() {
         let earlier = config.listen.iter().take(number);

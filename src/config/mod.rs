@@ -1,10 +1,12 @@
 //! Layer 3: the configuration: declared keys, a strict reader, checked values.
 //!
-//! A file is read in two steps: the defaults, written as TOML from the declarations in `keys`, then the file
-//! itself on top, by the same reader. So config.toml, the defaults and the reader cannot disagree.
+//! A file is read in two steps: the defaults, written as TOML from the declarations in `keys`, then
+//! the file itself on top, by the same reader. So config.toml, the defaults and the reader cannot
+//! disagree.
 //!
 //! # Invariants
-//! * A [`Config`] is whole: every value in range, paths resolved, values that must fit each other fit.
+//! * A [`Config`] is whole: every value is in range, paths are resolved, and values that depend on
+//!   each other fit.
 //! * All problems of a file are reported at once, each with its place and a remedy.
 //!
 //! # Absent
@@ -115,7 +117,8 @@ impl Config {
         }
     }
 
-    /// What the defaults are read onto: every value is set by one of them, but the machine's own name.
+    /// What the defaults are read onto: every value is set by one of them, but the machine's own
+    /// name.
     fn blank(hostname: Domain) -> Self {
         let schedule = || Schedule {
             waits: Vec::new(),
@@ -184,7 +187,8 @@ fn misfits(config: &Config, blocks: &[read::Block]) -> Vec<value::Problem> {
         let at = name.and_then(|name| given(&name)).map(|given| given.at);
         let at = at.or(block.map(|b| b.at)).unwrap_or(0);
         let header = block.map_or_else(|| format!("[{}]", misfit.section), |b| b.header.clone());
-        let text = format!("{header} {} {}", name.unwrap_or(&""), misfit.text);
+        let name = name.map(|name| format!("{name} ")).unwrap_or_default();
+        let text = format!("{header} {name}{}", misfit.text);
         (!block.is_some_and(|b| b.troubled)).then_some(value::Problem { at, text })
     };
     check::misfits(config).into_iter().filter_map(place).collect()
@@ -224,8 +228,8 @@ pub struct ReceiveLimits {
     pub message_size: u64,
     /// Recipients of one message (RFC 9422 RCPTMAX). Default 1,000.
     pub recipients: usize,
-    /// Bytes of a line of the message with its CRLF. Default 100 KiB: RFC 5321 §4.5.3.1.6 allows 1,000, but
-    /// newsletter tools write longer ones, and the bytes are relayed untouched.
+    /// Bytes of a line of the message with its CRLF. Default 100 KiB: RFC 5321 §4.5.3.1.6 allows
+    /// 1,000, but newsletter tools write longer ones, and the bytes are relayed untouched.
     pub line_length: usize,
     /// Bytes of the header section. Default 256 KiB.
     pub header_size: usize,
@@ -269,8 +273,8 @@ pub struct Dns {
     pub timeout: Duration,
     /// Longest time an answer is kept whatever its TTL. Default 1 h.
     pub cache_ttl_max: Duration,
-    /// Shortest time, whatever its TTL; at most `cache_ttl_max`. Default 10 s: a TTL of 0 must not mean one
-    /// query per message.
+    /// Shortest time, whatever its TTL; at most `cache_ttl_max`. Default 10 s: a TTL of 0 must not
+    /// mean one query per message.
     pub cache_ttl_min: Duration,
     /// Names kept. Default 100,000.
     pub cache_size: usize,

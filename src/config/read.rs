@@ -1,7 +1,7 @@
 //! The strict reader: a TOML text onto a [`Config`], with all that is wrong with it.
 //!
-//! It never stops at the first problem: what can be read is read, the rest is reported. Only where the text
-//! is not TOML, the mistakes in its syntax are all that is told.
+//! It never stops at the first problem: what can be read is read, the rest is reported. Only where
+//! the text is not TOML, the mistakes in its syntax are all that is told.
 
 use super::Config;
 use super::keys::{Fallback, Key, SECTIONS, Section, Shape};
@@ -82,7 +82,8 @@ impl Reader<'_> {
         }
     }
 
-    /// One occurrence of a section. `path` is where sections below it are looked for, if any can be.
+    /// One occurrence of a section. `path` is where sections below it are looked for, if any can
+    /// be.
     fn section(
         &mut self,
         section: &'static Section,

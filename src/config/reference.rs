@@ -9,11 +9,11 @@ use std::fmt::Write;
 /// Longest line of a comment, in characters.
 const WIDTH: usize = 100;
 
-const HEAD: &str = "Bulkhead's configuration: every key at its default.\n\
-    A file of your own needs only what differs. Check it with `bulkhead config check`; see what holds, and where \
-    it comes from, with `bulkhead config show`.\n\
-    Times are written \"250ms\", \"30s\", \"2m\", \"1h\", \"5d\"; sizes \"64 KiB\", \"25 MiB\"; rates \"100/s\", \
-    \"6000/min\", \"5000/h\", \"20000/d\".";
+const HEAD: &str = "Bulkhead's configuration: every key at its default.\nA file of your own needs \
+                    only what differs. Check it with `bulkhead config check`; see what holds, and \
+                    where it comes from, with `bulkhead config show`.\nTimes are written \
+                    \"250ms\", \"30s\", \"2m\", \"1h\", \"5d\"; sizes \"64 KiB\", \"25 MiB\"; \
+                    rates \"100/s\", \"6000/min\", \"5000/h\", \"20000/d\".";
 
 /// The commented config.toml with all defaults, as `bulkhead config default` prints it.
 #[must_use]

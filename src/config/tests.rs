@@ -172,9 +172,8 @@ fn unknown_keys_get_the_best_suggestion_there_is() {
     check("[log]\nport = 25", &["2:1: unknown key `port` in [log]; it belongs in [delivery]"]);
     check(
         "[dns]\ndata_dir = \"x\"",
-        &[
-            "2:1: unknown key `data_dir` in [dns]; it belongs at the top of the file, above the first [section]",
-        ],
+        &["2:1: unknown key `data_dir` in [dns]; it belongs at the top of the file, above the \
+             first [section]"],
     );
     check("[relay]\nxyz = 1", &["2:1: unknown key `xyz` in [relay]; known here: networks"]);
     check(
@@ -213,9 +212,8 @@ fn wrong_types_units_and_ranges_are_named() {
     );
     check(
         "[lanes.bulk]\ngather = \"30\"",
-        &[
-            "2:10: [lanes.bulk] gather: \"30\" is not a duration; write it as \"30s\", \"2m\", \"1h\" or \"5d\"",
-        ],
+        &["2:10: [lanes.bulk] gather: \"30\" is not a duration; write it as \"30s\", \"2m\", \
+             \"1h\" or \"5d\""],
     );
     check(
         "[lanes.bulk]\ngather = \"2h\"",
@@ -223,15 +221,13 @@ fn wrong_types_units_and_ranges_are_named() {
     );
     check(
         "[limits]\nmessage_size = \"25 MB\"",
-        &[
-            "2:16: [limits] message_size: \"25 MB\" is not a size; write it as \"64 KiB\", \"25 MiB\" or \"2 GiB\"",
-        ],
+        &["2:16: [limits] message_size: \"25 MB\" is not a size; write it as \"64 KiB\", \"25 \
+             MiB\" or \"2 GiB\""],
     );
     check(
         "[sites.default]\nrate = \"100\"",
-        &[
-            "2:8: [sites.default] rate: \"100\" is not a rate; write it as \"100/s\", \"6000/min\", \"5000/h\" or \"none\"",
-        ],
+        &["2:8: [sites.default] rate: \"100\" is not a rate; write it as \"100/s\", \
+             \"6000/min\", \"5000/h\" or \"none\""],
     );
     check(
         "[delivery]\nallow_private = \"yes\"\ntls = \"on\"",
@@ -246,9 +242,8 @@ fn wrong_types_units_and_ranges_are_named() {
     );
     check(
         "[log]\nlevel = \"infoo\"",
-        &[
-            "2:9: [log] level: \"infoo\" is not a level; write one of error, warn, info, debug, trace, off",
-        ],
+        &["2:9: [log] level: \"infoo\" is not a level; write one of error, warn, info, debug, \
+             trace, off"],
     );
 }
 
@@ -267,9 +262,8 @@ fn each_wrong_element_of_a_list_has_its_own_place() {
     );
     check(
         "[dns]\nservers = [\"127.0.0.1\"]",
-        &[
-            "2:12: [dns] servers: \"127.0.0.1\" is not an address with a port; write it as 127.0.0.1:25 or [::1]:25",
-        ],
+        &["2:12: [dns] servers: \"127.0.0.1\" is not an address with a port; write it as \
+             127.0.0.1:25 or [::1]:25"],
     );
     check(
         "[lanes.bulk]\nstrip = [\"A: b\"]",
@@ -301,17 +295,13 @@ fn sections_of_the_wrong_shape_are_named() {
 fn values_must_fit_each_other() {
     check(
         "[sites.default]\nconnections = 5\nreserved_for_direct = 5",
-        &[
-            "3:23: [sites.default] reserved_for_direct = 5 leaves none of 5 connections to newsletters; \
-           must be less than `connections`",
-        ],
+        &["3:23: [sites.default] reserved_for_direct = 5 leaves none of 5 connections to \
+             newsletters; must be less than `connections`"],
     );
     check(
         "[sites.\"gmail.com\"]\nreserved_for_direct = 10",
-        &[
-            "2:23: [sites.\"gmail.com\"] reserved_for_direct = 10 leaves none of 10 connections to newsletters; \
-           must be less than `connections`",
-        ],
+        &["2:23: [sites.\"gmail.com\"] reserved_for_direct = 10 leaves none of 10 connections to \
+             newsletters; must be less than `connections`"],
     );
     check(
         "[dns]\ncache_ttl_min = \"10m\"\ncache_ttl_max = \"5m\"",
@@ -319,10 +309,8 @@ fn values_must_fit_each_other() {
     );
     check(
         "[retry.bulk]\nexpire = \"10m\"",
-        &[
-            "2:10: [retry.bulk] expire is not more than the first of `waits`: mail would be given up before its \
-         first retry",
-        ],
+        &["2:10: [retry.bulk] expire is not more than the first of `waits`: mail would be given \
+             up before its first retry"],
     );
     check(
         "[[listen]]\naddress = \"[::]:25\"\n[[listen]]\naddress = \"[::]:25\"",
@@ -342,7 +330,7 @@ fn values_must_fit_each_other() {
         &["2:10: [control] socket is a path of 121 bytes with its folder, and may have 103; \
          give a shorter one"],
     );
-    check("listen = []", &["1:1: [listen] address is empty; a node needs at least one [[listen]]"]);
+    check("listen = []", &["1:1: [listen] is empty; a node needs at least one [[listen]]"]);
 }
 
 #[test]
@@ -359,7 +347,8 @@ fn columns_count_characters() {
     check(
         "listen = [{ address = \"ä\", port = 1 }]",
         &[
-            "1:23: [[listen]] address: \"ä\" is not an address with a port; write it as 127.0.0.1:25 or [::1]:25",
+            "1:23: [[listen]] address: \"ä\" is not an address with a port; write it as \
+             127.0.0.1:25 or [::1]:25",
             "1:28: unknown key `port` in [[listen]]; it belongs in [delivery]",
         ],
     );
@@ -407,7 +396,8 @@ proptest! {
         section in 0..keys::SECTIONS.len(),
         key in 0usize..20,
         value in prop_oneof![
-            "[0-9]{1,20}", "-?[0-9]\\.[0-9]{1,9}", "\"[a-z0-9 :./-]{0,9}\"", Just("true".to_string()),
+            "[0-9]{1,20}", "-?[0-9]\\.[0-9]{1,9}",
+            "\"[a-z0-9 :./-]{0,9}\"", Just("true".to_string()),
             Just("[]".to_string()), Just("{}".to_string()), Just("[[{}]]".to_string()),
             Just("1979-05-27".to_string()), Just("inf".to_string()), Just("nan".to_string()),
         ],

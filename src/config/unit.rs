@@ -1,4 +1,5 @@
-//! Values with units: durations, sizes, rates. Pure; every error is a sentence that says what to write.
+//! Values with units: durations, sizes, rates. Pure; every error is a sentence that says what to
+//! write.
 
 use crate::policy::site::Rate;
 use std::time::Duration;

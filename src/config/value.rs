@@ -1,6 +1,7 @@
 //! One value of the file, read as the type its key wants.
 //!
-//! Every reader gives the value or says where it is wrong, what is wrong, and what to write instead.
+//! Every reader gives the value or says where it is wrong, what is wrong, and what to write
+//! instead.
 
 use super::unit;
 use crate::base::text::printable;

@@ -6,6 +6,7 @@ use crate::base::id::MessageId;
 use crate::base::time::Clock;
 use crate::policy::site::SiteStatus;
 use crate::store::{Change, Filter, Revision, Store, StoreError};
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -181,7 +182,7 @@ impl<S: Store> Api<S> {
         let statuses = (self.sites)();
         let domains = domains_of(&site, &statuses);
         if filter.domains.is_empty() {
-            filter.domains = domains;
+            filter.domains = domains.into_iter().collect();
         } else {
             filter.domains.retain(|domain| domains.contains(domain));
         }
@@ -190,13 +191,13 @@ impl<S: Store> Api<S> {
 }
 
 /// The domains that the summary counts under `site`.
-fn domains_of(site: &str, statuses: &[SiteStatus]) -> Vec<String> {
+fn domains_of(site: &str, statuses: &[SiteStatus]) -> HashSet<String> {
     let here = statuses.iter().filter(|status| status.site == site);
-    let mut domains: Vec<String> = here.flat_map(|status| status.domains.clone()).collect();
+    let mut domains: HashSet<String> = here.flat_map(|status| status.domains.clone()).collect();
     let elsewhere =
         statuses.iter().any(|status| status.domains.iter().any(|domain| domain == site));
     if !elsewhere {
-        domains.push(site.to_string());
+        domains.insert(site.to_string());
     }
     domains
 }

@@ -1,29 +1,37 @@
 //! Layer 6: the admin API of a node on a Unix socket.
 //!
 //! # Protocol
-//! The client sends one JSON object a line, at most [`REQUEST_MAX`] bytes; the node answers each with JSON
-//! objects, one a line, of which the last is `{"done":…}` or `{"error":"…"}`. Then the next request may come.
+//! The client sends one JSON object a line, at most [`REQUEST_MAX`] bytes. The node answers each
+//! with JSON objects, one a line, of which the last is `{"done":…}` or `{"error":"…"}`; then comes
+//! the next request.
 //! ```text
 //! → {"verb":"summary","lane":"bulk","sites_max":50}
 //! ← {"summary":{"node":"web-mx1","total":{…},"sites":[…],…}}
 //! ← {"done":{"count":1,"leased":0}}
+//!
 //! → {"verb":"list","filter":{"domains":["example.com"]},"site":null}
-//! ← {"delivery":{…}}            one for each that matches
-//! ← {"progress":{…}}            in between, when nothing was found for a while
+//! ← {"delivery":{…}}             for each that matches
+//! ← {"progress":{…}}             in between, when nothing was found for a while
 //! ← {"done":{"count":17,"leased":0}}
+//!
 //! → {"verb":"show","message":"1RW7M2Q80A3F"}
-//! ← {"message":{…}} {"delivery":{…}} … {"done":{"count":2,"leased":0}}     count 0: no such message
-//! → {"verb":"change","action":"hold","filter":{"tenant":"c1842"}}          hold, release, retry, delete
-//! ← {"progress":{"count":4000,"leased":3}} … {"done":{"count":81233,"leased":20}}
-//! → {"verb":"hold_all"}         what is queued and what is to come
-//! → {"verb":"release_all"}      ends that, and releases what was held singly
+//! ← {"message":{…}}              then {"delivery":{…}} for each of its recipients
+//! ← {"done":{"count":2,"leased":0}}              no message and a count of 0: not in the queue
+//!
+//! → {"verb":"change","action":"hold","filter":{"tenant":"c1842"}}
+//! ← {"progress":{"count":4000,"leased":3}}       now and then
+//! ← {"done":{"count":81233,"leased":20}}         changed; on a connection and left alone
+//! → {"verb":"hold_all"}          what is queued and what is to come
+//! → {"verb":"release_all"}       ends that, and releases what was held singly
 //! ```
-//! Words, states and filters are those of [`crate::store`]; times are milliseconds since 1970, keys that hold
-//! one end in `_ms`. `filter` fields that are absent match everything. `site` stands for the domains that the
-//! node has found there; for a domain whose site is not known yet, its own name stands.
+//! Actions are `hold`, `release`, `retry`, `delete`. Words, states and filters are those of
+//! [`crate::store`]; a filter's absent fields match everything. Keys that end in `_ms` hold times
+//! in milliseconds since 1970, but `oldest_ms`, which is an age. `site` stands for the domains that
+//! the node has found there; for a domain whose site is not known yet, its own name stands.
 //!
 //! # Invariants
-//! * Memory is bounded: requests by [`REQUEST_MAX`], clients by [`server::CLIENTS_MAX`], answers by pages.
+//! * Memory is bounded: requests by [`REQUEST_MAX`], clients by [`server::CLIENTS_MAX`], answers by
+//!   pages.
 //! * A client that goes away, or does not read, ends its own work and nobody else's.
 //! * Only the node's user can connect: the socket is never there with other rights than 0600.
 
@@ -34,7 +42,7 @@ pub mod server;
 pub mod socket;
 pub mod summary;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use api::Api;
 pub use protocol::REQUEST_MAX;

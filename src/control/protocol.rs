@@ -19,7 +19,8 @@ pub enum Request {
         /// Of this lane alone.
         #[serde(default)]
         lane: Option<Lane>,
-        /// Most sites in the answer, those with most mail first; [`super::summary::SITES_MAX`] where absent.
+        /// Most sites in the answer, those with most mail first; [`super::summary::SITES_MAX`]
+        /// where absent.
         #[serde(default)]
         sites_max: Option<usize>,
     },
@@ -111,7 +112,7 @@ pub struct MessageView {
     /// Address of the client it came from; empty for what the node wrote itself.
     pub client: String,
     /// Reverse-path without angle brackets; empty for the null one.
-    pub from: String,
+    pub sender: String,
     /// Bytes.
     pub size: u64,
     /// Recipients it was accepted for.
@@ -138,9 +139,9 @@ pub struct DeliveryView {
     /// Its mailing; empty for none.
     pub campaign: String,
     /// Reverse-path without angle brackets; empty for the null one.
-    pub from: String,
-    /// Recipient.
-    pub to: String,
+    pub sender: String,
+    /// Recipient without angle brackets.
+    pub recipient: String,
     /// When its message was accepted.
     pub accepted_ms: i64,
     /// Attempts made.
@@ -150,7 +151,7 @@ pub struct DeliveryView {
     /// Last attempt, or when it was settled.
     pub last_ms: Option<i64>,
     /// What came of the last attempt; empty before the first.
-    pub reply: String,
+    pub last_reply: String,
     /// Whose fault that was.
     pub blame: Option<Blame>,
 }
@@ -164,7 +165,7 @@ impl From<&MessageHead> for MessageView {
             tenant: head.origin.tenant.clone(),
             campaign: head.origin.campaign.clone(),
             client: head.origin.client.clone(),
-            from: head.envelope.reverse_path.to_string(),
+            sender: head.envelope.reverse_path.to_string(),
             size: head.size,
             recipients: head.recipient_count,
             accepted_ms: head.accepted_at.0,
@@ -184,13 +185,13 @@ impl From<DeliveryRecord> for DeliveryView {
             state: record.state,
             tenant: head.origin.tenant.clone(),
             campaign: head.origin.campaign.clone(),
-            from: head.envelope.reverse_path.to_string(),
-            to: record.recipient.mailbox.to_string(),
+            sender: head.envelope.reverse_path.to_string(),
+            recipient: record.recipient.mailbox.to_string(),
             accepted_ms: head.accepted_at.0,
             attempts: record.attempts,
             due_ms: record.due_at.map(ms),
             last_ms: record.last_at.map(ms),
-            reply: record.last_reply,
+            last_reply: record.last_reply,
             blame: record.blame,
         }
     }

@@ -1,4 +1,5 @@
-//! Clients of the control socket: one task each, bounded in number, in request size and in patience.
+//! Clients of the control socket: one task each, bounded in number, in request size and in
+//! patience.
 
 use super::api::{Api, Gone, Sink};
 use super::protocol::{REQUEST_MAX, Request, Response};

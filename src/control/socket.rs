@@ -1,7 +1,7 @@
 //! The control socket's place in the file system.
 //!
-//! It is made in a folder that only its owner may enter, gets its rights there, and is then renamed to its
-//! place: at no moment could another user connect, and a stale one is replaced in one step.
+//! It is made in a folder that only its owner may enter, gets its rights there, and is then renamed
+//! to its place: at no moment could another user connect, and a stale one is replaced in one step.
 
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ pub enum SocketError {
     },
 }
 
-/// Binds the control socket at `path`, with rights 0600. A socket file that nobody answers on is replaced.
+/// Binds the control socket at `path`, with rights 0600. A socket file that nobody answers on is
+/// replaced.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -56,7 +57,8 @@ fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let dir = path.with_file_name(format!(".{name}"));
     let inner = dir.join("s");
-    // Left by a process that was killed in here; whatever else is in the folder stays, and stops us.
+    // Left by a process that was killed in here; whatever else is in the folder stays, and stops
+    // us.
     let _ = std::fs::remove_file(&inner);
     let _ = std::fs::remove_dir(&dir);
     std::fs::DirBuilder::new().mode(0o700).create(&dir)?;

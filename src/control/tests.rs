@@ -20,14 +20,14 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-const NOW: Timestamp = Timestamp(1_795_394_728_114);
+pub(crate) const NOW: Timestamp = Timestamp(1_795_394_728_114);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Rows looked at for one page or slice.
 const SLICE: u32 = 100;
 
 /// As much of a store as the API asks for: rows in one list, walked by number.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<Rows>>);
+pub(crate) struct Fake(Arc<Mutex<Rows>>);
 
 #[derive(Default)]
 struct Rows {
@@ -178,7 +178,7 @@ impl Store for Fake {
 }
 
 /// 300 bulk deliveries over three domains, the first of them leased, in messages of 100.
-fn store() -> Fake {
+pub(crate) fn store() -> Fake {
     let fake = Fake::default();
     let mut ids = IdGenerator::after(None);
     let mut rows = fake.0.lock().unwrap();
@@ -228,13 +228,13 @@ fn site() -> SiteStatus {
 }
 
 /// A server on a socket of its own; it stops when this is dropped.
-struct Running {
+pub(crate) struct Running {
     dir: tempfile::TempDir,
     _stop: oneshot::Sender<()>,
 }
 
 impl Running {
-    async fn start(store: Fake) -> Self {
+    pub(crate) async fn start(store: Fake) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = bind(&dir.path().join("s")).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -246,7 +246,7 @@ impl Running {
         Self { dir, _stop: stop }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
@@ -303,8 +303,8 @@ async fn answers_one_request_after_the_other() {
     let (found, done) = ask(&mut client, list(Filter::default(), None)).await;
     assert_eq!((found.len(), done), (300, Ok(Counts { count: 300, leased: 0 })));
     let Response::Delivery(first) = &found[0] else { panic!("{:?}", found[0]) };
-    let DeliveryView { message, to, state, .. } = &**first;
-    assert_eq!((to.as_str(), *state), ("u0@a.example", State::Leased));
+    let DeliveryView { message, recipient, state, .. } = &**first;
+    assert_eq!((recipient.as_str(), *state), ("u0@a.example", State::Leased));
 
     let (found, done) = ask(&mut client, Request::Show { message: message.clone() }).await;
     assert!(matches!(&found[0], Response::Message(view) if view.recipients == 100));

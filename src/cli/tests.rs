@@ -1,0 +1,133 @@
+//! Verbs from arguments to words, against a node's control socket with a store of 300 deliveries.
+
+use super::args::{Cli, Verb};
+use super::queue::{self, Printer};
+use super::{Failure, run};
+use crate::base::time::Clock;
+use crate::control::tests::{NOW, Running, store};
+use clap::Parser;
+
+/// What is written, and how it ends; the node's socket is in the folder of the configuration.
+async fn bulkhead(node: &Running, line: &str) -> (String, Result<(), Failure>) {
+    let file = node.path().join("config.toml");
+    std::fs::write(&file, "data_dir = \".\"\n[control]\nsocket = \"s\"\n").unwrap();
+    let words = ["bulkhead", "queue", "--config", file.to_str().unwrap()];
+    let cli = Cli::try_parse_from(words.into_iter().chain(line.split_whitespace())).unwrap();
+    let Verb::Queue(queue) = &cli.verb else { panic!("queue") };
+    let mut out = Vec::new();
+    let mut printer =
+        Printer { out: &mut out, json: cli.common.json, clock: Clock::simulated(NOW) };
+    let config = cli.common.load().unwrap();
+    let done = queue::verb(&config, queue, &mut printer).await;
+    (String::from_utf8(out).unwrap(), done)
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test]
+async fn the_summary_is_for_people_or_for_programs() {
+    let node = Running::start(store()).await;
+    let (text, done) = bulkhead(&node, "").await;
+    assert!(done.is_ok());
+    let first_words: Vec<_> = text.lines().filter_map(|l| l.split_whitespace().next()).collect();
+    assert_eq!(first_words, ["SITE", "mx.example", "c.example", "total"]);
+    let (text, _) = bulkhead(&node, "--json").await;
+    let total = &json(&text)["total"];
+    assert_eq!((&total["ready"], &total["leased"]), (&299.into(), &1.into()));
+    let (text, _) = bulkhead(&node, "--lane direct --json").await;
+    assert_eq!(json(&text)["total"]["ready"], 0);
+}
+
+#[tokio::test]
+async fn a_list_has_a_line_for_each_delivery() {
+    let node = Running::start(store()).await;
+    let (text, _) = bulkhead(&node, "list --site mx.example").await;
+    assert_eq!(text.lines().count(), 201);
+    let (text, _) = bulkhead(&node, "list --domain c.example --json").await;
+    let deliveries = json(&text);
+    let deliveries = deliveries.as_array().unwrap();
+    assert_eq!((deliveries.len(), text.lines().count()), (100, 102));
+    assert!(deliveries.iter().all(|delivery| delivery["tenant"] == "t1"));
+    let (text, _) = bulkhead(&node, "list --domain nowhere.example --json").await;
+    assert_eq!(json(&text), serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn a_message_is_shown_or_missed() {
+    let node = Running::start(store()).await;
+    let (text, _) = bulkhead(&node, "list --domain c.example --json").await;
+    let id = json(&text)[0]["message"].as_str().unwrap().to_string();
+    let (text, _) = bulkhead(&node, &format!("show {id} --json")).await;
+    let shown = json(&text);
+    assert_eq!((&shown["message"], &shown["size"]), (&id.into(), &1_000.into()));
+    assert_eq!(shown["deliveries"].as_array().map(Vec::len), Some(100));
+    let (text, done) = bulkhead(&node, "show 000000000001").await;
+    assert_eq!(text, "");
+    assert!(
+        matches!(done, Err(Failure::Trouble(s)) if s == "no message 000000000001 in the queue")
+    );
+    let (_, done) = bulkhead(&node, "show x").await;
+    assert!(matches!(done, Err(Failure::Trouble(s)) if s.contains("is not a message id")));
+}
+
+#[tokio::test]
+async fn changes_say_what_they_did() {
+    let node = Running::start(store()).await;
+    let (text, done) = bulkhead(&node, "hold --domain a.example").await;
+    assert!(done.is_ok());
+    assert_eq!(text, "held 99 deliveries; 1 delivery on a connection now and left alone\n");
+    let (text, _) = bulkhead(&node, "hold --all").await;
+    assert!(text.starts_with("everything is held, what is to come too"), "{text}");
+    let (text, _) = bulkhead(&node, "--json").await;
+    assert_eq!(
+        (&json(&text)["all_held"], &json(&text)["total"]["held"]),
+        (&true.into(), &299.into())
+    );
+    let (text, _) = bulkhead(&node, "release --all --json").await;
+    assert_eq!(json(&text), serde_json::json!({ "changed": 99, "leased": 1 }));
+    let (_, done) = bulkhead(&node, "hold --id 000000000001").await;
+    assert!(matches!(done, Err(Failure::Trouble(_))));
+    let (text, done) = bulkhead(&node, "delete --yes").await;
+    assert_eq!(text, "");
+    assert!(matches!(done, Err(Failure::Usage(_))), "it named nothing and did not say --all");
+}
+
+#[tokio::test]
+async fn without_a_node_nothing_is_changed() {
+    let node = Running::start(store()).await;
+    std::fs::remove_file(node.path().join("s")).unwrap();
+    let (_, done) = bulkhead(&node, "hold --all").await;
+    assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("no node runs")));
+}
+
+/// A verb that needs no node.
+fn plain(line: &str) -> (String, Result<(), Failure>) {
+    let words = std::iter::once("bulkhead").chain(line.split_whitespace());
+    let mut out = Vec::new();
+    let done = run(&Cli::try_parse_from(words).unwrap(), &mut out);
+    (String::from_utf8(out).unwrap(), done)
+}
+
+#[test]
+fn a_configuration_is_checked_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "hostname = \"a.de\"\n[limits]\nhops = 0\n").unwrap();
+    let (text, done) = plain(&format!("config check --json --config {path}"));
+    let answer = json(&text);
+    assert_eq!((&answer["ok"], &answer["problems"][0]["line"]), (&false.into(), &3.into()));
+    let expected = format!("{path}:3:8: [limits] hops = 0: must be 1 to 1000\n1 problem in {path}");
+    assert!(matches!(done, Err(Failure::Trouble(said)) if said == expected));
+    assert!(matches!(plain(&format!("config show --config {path}")).1, Err(Failure::Trouble(_))));
+    assert!(matches!(plain(&format!("queue --config {path}")).1, Err(Failure::Usage(_))));
+
+    std::fs::write(&file, "hostname = \"a.de\"\n").unwrap();
+    let (text, done) = plain(&format!("config check --config {path}"));
+    assert!(done.is_ok() && text == format!("{path} is fine\n"));
+    let (text, _) = plain(&format!("config show --json --config {path}"));
+    let hostname = &json(&text)[0];
+    assert_eq!((&hostname["key"], &hostname["origin"]["line"]), (&"hostname".into(), &1.into()));
+}

@@ -1,0 +1,64 @@
+//! Keys of operation: control socket, store, log.
+
+use super::parse::{level, path};
+use super::{Fallback::Is, Section, Shape, key, set};
+use crate::config::Engine;
+
+pub(super) const CONTROL: Section = Section {
+    name: "control",
+    doc: "",
+    shape: Shape::Table,
+    keys: &[key(
+        "socket",
+        Is("\"control.sock\""),
+        "Unix socket by which `bulkhead queue` talks to the node; only its user may open it. A \
+         relative path starts at `data_dir`.",
+        |c, v| set(&mut c.control.socket, v.parsed("\"control.sock\"", path)),
+    )],
+};
+
+pub(super) const STORE: Section = Section {
+    name: "store",
+    doc: "",
+    shape: Shape::Table,
+    keys: &[
+        key(
+            "engine",
+            Is("\"sqlite\""),
+            "\"sqlite\" keeps the queue on disk. \"memory\" loses it when the node stops: for \
+             experiments alone.",
+            |c, v| {
+                let words = [("sqlite", Engine::Sqlite), ("memory", Engine::Memory)];
+                set(&mut c.store.engine, v.word(&words))
+            },
+        ),
+        key(
+            "free_space_min",
+            Is("\"256 MiB\""),
+            "With less free space than this under `data_dir`, new mail is refused with 452 and \
+             clients keep it.",
+            |c, v| set(&mut c.store.free_space_min, v.size("0", "1 TiB")),
+        ),
+    ],
+};
+
+pub(super) const LOG: Section = Section {
+    name: "log",
+    doc: "",
+    shape: Shape::Table,
+    keys: &[
+        key(
+            "format",
+            Is("\"text\""),
+            "On stderr: \"text\" for people, \"json\" for collectors.",
+            |c, v| set(&mut c.log.json, v.word(&[("text", false), ("json", true)])),
+        ),
+        key(
+            "level",
+            Is("\"info\""),
+            "\"error\", \"warn\", \"info\", \"debug\", \"trace\"; or by module, \
+             \"info,bulkhead::deliver=debug\".",
+            |c, v| set(&mut c.log.level, v.parsed("\"info\"", level)),
+        ),
+    ],
+};

@@ -1,0 +1,86 @@
+//! Texts that several keys want in the same form. Every error is a sentence that names the text.
+
+use crate::base::address::Domain;
+use crate::base::network::Networks;
+use crate::config::value::{Read, Value};
+use crate::policy::classify::HeaderRule;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `None` for the machine's own.
+pub(super) fn hostname(text: &str) -> Result<Option<Domain>, String> {
+    if text.is_empty() { Ok(None) } else { domain(text).map(Some) }
+}
+
+pub(super) fn domain(text: &str) -> Result<Domain, String> {
+    Domain::parse(text).map_err(|error| format!("{text:?} is not a host name: {error}"))
+}
+
+pub(super) fn domain_name(text: &str) -> Result<String, String> {
+    domain(text).map(|domain| domain.as_str().to_string())
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{text:?} is not a path"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an address with a port; write it as 127.0.0.1:25 or [::1]:25")
+    })
+}
+
+pub(super) fn tenant_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+        Ok(text.to_string())
+    } else {
+        Err(format!("{text:?} is not a tenant's name; write 1 to 64 letters, digits, or - _ . @"))
+    }
+}
+
+pub(super) fn networks(value: Value<'_>) -> Read<Networks> {
+    let each = |v: Value<'_>| v.parsed("\"10.0.0.0/8\"", Networks::parse_one);
+    value.list("\"10.0.0.0/8\"", each).map(Networks::new)
+}
+
+pub(super) fn headers(value: Value<'_>) -> Read<Vec<HeaderRule>> {
+    value.list("\"X-Newsletter\"", |v| v.parsed("\"X-Newsletter\"", HeaderRule::parse))
+}
+
+pub(super) fn header_name(value: Value<'_>) -> Read<String> {
+    value.parsed("\"X-Newsletter\"", |text| match HeaderRule::parse(text)? {
+        HeaderRule { name, pattern: None } => Ok(name.to_lowercase()),
+        HeaderRule { name, .. } => {
+            Err(format!("{text:?} has a pattern; strip goes by name, write {name:?}"))
+        }
+    })
+}
+
+pub(super) fn waits(value: Value<'_>) -> Read<Vec<Duration>> {
+    let waits = value.list("\"30s\", \"2m\"", |v| v.duration("1s", "1d"))?;
+    if waits.is_empty() {
+        value.said("is empty; write at least one wait, such as [\"10m\"]")
+    } else {
+        Ok(waits)
+    }
+}
+
+/// A level, or `target=level`; several apart by commas.
+pub(super) fn level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let fits = |part: &str| {
+        let (target, level) = part.rsplit_once('=').unwrap_or(("bulkhead", part));
+        let target_fits = |c: char| c.is_ascii_alphanumeric() || "_:".contains(c);
+        !target.is_empty() && target.chars().all(target_fits) && LEVELS.contains(&level)
+    };
+    if text.split(',').all(fits) {
+        Ok(text.to_string())
+    } else {
+        Err(format!("{text:?} is not a level; write one of {}", LEVELS.join(", ")))
+    }
+}

@@ -1,0 +1,225 @@
+//! Keys of the receiving side: who we are, where we listen, who may relay, what is a newsletter.
+
+use super::parse::{
+    domain_name, header_name, headers, hostname, networks, path, socket, tenant_name,
+};
+use super::{Fallback::Is, Fallback::Required, Section, Shape, key, last, set};
+use crate::base::network::Networks;
+use crate::config::Listen;
+use crate::policy::tenant::TenantRule;
+use std::net::Ipv4Addr;
+
+pub(super) const TOP: Section = Section {
+    name: "",
+    doc: "",
+    shape: Shape::Table,
+    keys: &[
+        key(
+            "hostname",
+            Is("\"\""),
+            "Our name in the SMTP banner, in EHLO, in Received and Message-ID fields. Receivers \
+             check that it resolves to the address we send from, and back. Empty: the machine's \
+             host name.",
+            |c, v| match v
+                .parsed("\"relay.example.net\"", |t| hostname(t).map_err(|e| e.to_string()))?
+            {
+                Some(name) => set(&mut c.hostname, Ok(name)),
+                None => Ok(()),
+            },
+        ),
+        key(
+            "data_dir",
+            Is("\"data\""),
+            "Folder of the queue, on a disk that keeps what it has synced. A relative path starts \
+             at the folder of this file.",
+            |c, v| set(&mut c.data_dir, v.parsed("\"/var/lib/bulkhead\"", path)),
+        ),
+    ],
+};
+
+pub(super) const LISTEN: Section = Section {
+    name: "listen",
+    doc: "Where web servers hand over their mail: one [[listen]] for each address and port. \
+          \"0.0.0.0:25\" is every IPv4 address of the machine, \"[::]:25\" every address.",
+    shape: Shape::List {
+        clear: |c| c.listen.clear(),
+        begin: |c| c.listen.push(Listen { address: (Ipv4Addr::LOCALHOST, 0).into() }),
+    },
+    keys: &[key("address", Is("\"127.0.0.1:2525\""), "Address and port.", |c, v| {
+        last(&mut c.listen, v.parsed("\"127.0.0.1:2525\"", socket), |l, a| l.address = a)
+    })],
+};
+
+pub(super) const RELAY: Section = Section {
+    name: "relay",
+    doc: "",
+    shape: Shape::Table,
+    keys: &[key(
+        "networks",
+        Is("[\"127.0.0.0/8\", \"::1/128\"]"),
+        "Clients in these networks may send to anyone; all others are refused every recipient. Add \
+         the networks of your web servers, and nobody else's.",
+        |c, v| set(&mut c.relay.networks, networks(v)),
+    )],
+};
+
+pub(super) const LIMITS: Section = Section {
+    name: "limits",
+    doc: "What one message, one session and one client may take. Hosted sites get hacked: these \
+          limits keep one of them from hurting the others.",
+    shape: Shape::Table,
+    keys: &[
+        key(
+            "message_size",
+            Is("\"50 MiB\""),
+            "Largest message, as announced by SIZE (RFC 1870).",
+            |c, v| set(&mut c.limits.message_size, v.size("1 KiB", "2 GiB")),
+        ),
+        key(
+            "recipients",
+            Is("1000"),
+            "Recipients of one message, as announced by LIMITS RCPTMAX (RFC 9422). Clients send \
+             the rest in a further transaction.",
+            |c, v| set(&mut c.limits.recipients, v.count(1..=100_000)),
+        ),
+        key(
+            "line_length",
+            Is("\"100 KiB\""),
+            "Longest line of a message. RFC 5321 §4.5.3.1.6 allows 1,000 bytes, but newsletter \
+             tools write longer ones, and we relay the bytes as they are.",
+            |c, v| set(&mut c.limits.line_length, v.size("1000", "10 MiB")),
+        ),
+        key("header_size", Is("\"256 KiB\""), "Largest header section.", |c, v| {
+            set(&mut c.limits.header_size, v.size("1 KiB", "10 MiB"))
+        }),
+        key(
+            "hops",
+            Is("100"),
+            "Received fields a message may have before we take it to run in circles (RFC 5321 \
+             §6.3).",
+            |c, v| set(&mut c.limits.hops, v.count(1..=1_000)),
+        ),
+        key("messages", Is("10000"), "Messages in one session (LIMITS MAILMAX).", |c, v| {
+            set(&mut c.limits.messages, v.count(1..=10_000_000))
+        }),
+        key("commands", Is("100000"), "Commands in one session.", |c, v| {
+            set(&mut c.limits.commands, v.count(10..=100_000_000))
+        }),
+        key("errors", Is("20"), "Replies 4xx and 5xx in one session before it ends.", |c, v| {
+            set(&mut c.limits.errors, v.count(1..=10_000))
+        }),
+        key("sessions", Is("1000"), "Sessions open at once; further clients get 421.", |c, v| {
+            set(&mut c.limits.sessions, v.count(1..=100_000))
+        }),
+        key("sessions_per_address", Is("200"), "Of these, from one client address.", |c, v| {
+            set(&mut c.limits.sessions_per_address, v.count(1..=100_000))
+        }),
+        key(
+            "memory",
+            Is("\"256 MiB\""),
+            "Memory for messages being received, in all sessions together; beyond it clients get \
+             452.",
+            |c, v| set(&mut c.limits.memory, v.size("1 MiB", "1 TiB")),
+        ),
+        key(
+            "command_timeout",
+            Is("\"5m\""),
+            "Wait for a client's next command (RFC 5321 §4.5.3.2.7).",
+            |c, v| set(&mut c.limits.command_timeout, v.duration("1s", "1h")),
+        ),
+        key("data_timeout", Is("\"3m\""), "Wait for the next bytes of a message.", |c, v| {
+            set(&mut c.limits.data_timeout, v.duration("1s", "1h"))
+        }),
+        key(
+            "message_timeout",
+            Is("\"1h\""),
+            "Longest time from DATA to the last dot: ends clients that drip a byte now and then.",
+            |c, v| set(&mut c.limits.message_timeout, v.duration("1s", "1d")),
+        ),
+    ],
+};
+
+pub(super) const LANE_DIRECT: Section = Section {
+    name: "lanes.direct",
+    doc: "The direct lane: password resets, orders, people's letters; everything that is not a \
+          newsletter. It goes out at once, ahead of all bulk mail. Nothing to set.",
+    shape: Shape::Table,
+    keys: &[],
+};
+
+pub(super) const LANE_BULK: Section = Section {
+    name: "lanes.bulk",
+    doc: "The bulk lane: newsletters wait on disk and drain grouped by receiver, as fast as \
+          receivers welcome.",
+    shape: Shape::Table,
+    keys: &[
+        key(
+            "headers",
+            Is("[\"X-Newsletter\"]"),
+            "A message with one of these headers is a newsletter; the first in the list that the \
+             message has decides. Names without regard to case.\n\"X-Newsletter\" alone: the \
+             values no, 0 and false mean direct; yes, 1 and true mean bulk; any other value means \
+             bulk too and names the campaign.\n\"Precedence: bulk\" with a pattern: bulk where the \
+             value matches; * stands for any text.\nTo catch newsletters of tools that do not know \
+             our header:\nheaders = [\"X-Newsletter\", \"List-Unsubscribe: *\", \"Precedence: \
+             bulk\"]",
+            |c, v| set(&mut c.lanes.rules.headers, headers(v)),
+        ),
+        key(
+            "strip",
+            Is("[]"),
+            "Headers removed before delivery, such as [\"X-Newsletter\"]. Nothing else in a \
+             message is changed.",
+            |c, v| set(&mut c.lanes.rules.strip, v.list("\"X-Newsletter\"", header_name)),
+        ),
+        key(
+            "gather",
+            Is("\"30s\""),
+            "How long a newsletter message may wait so that others for the same receiver can join \
+             it (\"0s\" to \"1h\"). Longer: fewer connections. Customers accept 15 to 30 minutes \
+             in total.",
+            |c, v| set(&mut c.lanes.gather, v.duration("0s", "1h")),
+        ),
+    ],
+};
+
+pub(super) const TENANTS: Section = Section {
+    name: "tenants",
+    doc: "Your customers, so that they take turns at each receiver: a mailing of half a million \
+          from one does not delay the 200 letters of another. Without an entry, a message belongs \
+          to the organisational domain of its reverse-path, or to its client's address. One \
+          [[tenants]] for each.",
+    shape: Shape::List {
+        clear: |c| c.tenants.clear(),
+        begin: |c| {
+            let networks = Networks::default();
+            let tenant =
+                TenantRule { name: String::new(), networks, sender_domains: Vec::new(), weight: 1 };
+            c.tenants.push(tenant);
+        },
+    },
+    keys: &[
+        key("name", Required("\"shop\""), "In `queue` output and logs.", |c, v| {
+            last(&mut c.tenants, v.parsed("\"shop\"", tenant_name), |t, name| t.name = name)
+        }),
+        key("networks", Is("[]"), "Clients that are this customer's own.", |c, v| {
+            last(&mut c.tenants, networks(v), |t, nets| t.networks = nets)
+        }),
+        key(
+            "sender_domains",
+            Is("[]"),
+            "Reverse-paths that are this customer's own: these domains and those below them.",
+            |c, v| {
+                let domains =
+                    v.list("\"shop.example\"", |v| v.parsed("\"shop.example\"", domain_name));
+                last(&mut c.tenants, domains, |t, domains| t.sender_domains = domains)
+            },
+        ),
+        key(
+            "weight",
+            Is("1"),
+            "Share against other customers: 2 gets twice the turns of 1.",
+            |c, v| last(&mut c.tenants, v.count(1..=1_000), |t, weight| t.weight = weight),
+        ),
+    ],
+};
