@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// Sends bytes as they are; false where the peer has closed.
-    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+    pub fn send_quietly(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
 
