@@ -42,6 +42,12 @@ pub fn node_modules() -> PathBuf {
     path
 }
 
+/// True where the tests run as root.
+pub fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    output.stdout == b"0\n"
+}
+
 /// A file of `tests/clients`.
 pub fn script(name: &str) -> PathBuf {
     project().join("tests/clients").join(name)
