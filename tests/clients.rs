@@ -1,7 +1,7 @@
 //! Real clients hand their mail to the node; what arrives at the receiver is what they sent.
 //!
-//! Each test names one client or one trait of the bytes. Compared are the exact bytes under the trace
-//! fields that a relay adds, and the envelope.
+//! Each test names one client or one trait of the bytes. Compared are the exact bytes under the
+//! trace fields that a relay adds, and the envelope.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod support;

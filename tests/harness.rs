@@ -1,5 +1,5 @@
-//! The harness tested against itself: a client straight to a sink, a resolver against the name server.
-//! What is wrong here would make every other black-box test lie.
+//! The harness tested against itself: a client straight to a sink, a resolver against the name
+//! server. What is wrong here would make every other black-box test lie.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod support;

@@ -3,6 +3,7 @@
 //! Raw bytes go to the real binary. What must not be delivered is shown not to be: a later good
 //! message arrives at the receiver, and nothing else has.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+#![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 
 mod support;
 

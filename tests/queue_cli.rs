@@ -1,5 +1,5 @@
-//! The queue as an operator sees it: lanes, totals, and the verbs that list and change it, with a node
-//! running and without one.
+//! The queue as an operator sees it: lanes, totals, and the verbs that list and change it, with a
+//! node running and without one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod support;

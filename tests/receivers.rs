@@ -1,7 +1,8 @@
 //! Real receivers and scripted ones: every recipient ends delivered, deferred or reported, and
 //! receivers are not burdened beyond their limits.
 //!
-//! Real are postfix's smtp-sink and aiosmtpd. The scripted sink stands in where sessions are counted.
+//! Real are postfix's smtp-sink and aiosmtpd. The scripted sink stands in where sessions are
+//! counted.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod support;
@@ -16,8 +17,8 @@ use support::{stays, wait_until};
 /// One second, so that tests see more than one attempt.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A DNS where every `*.test` used here leads to real servers, on the port of a sink that also takes
-/// the reports to `s.test`.
+/// A DNS where every `*.test` used here leads to real servers, on the port of a sink that also
+/// takes the reports to `s.test`.
 struct Bench {
     dns: Dns,
     sink: Sink,
@@ -402,7 +403,7 @@ fn assert_is_report(report: &Delivered, sender: &str, recipient: &str, status: &
         format!("Status: {status}"),
     ] {
         let plain = |l: &&str| l.replace("; ", ";").trim_end().eq_ignore_ascii_case(&line);
-        assert!(status_lines.iter().any(|l| plain(&l)), "{line:?} is missing: {text}");
+        assert!(status_lines.iter().any(plain), "{line:?} is missing: {text}");
     }
     assert!(!message::is_unmailable(&report.body), "line ends are CRLF");
     assert!(text.lines().all(|line| line.len() <= 998));

@@ -132,7 +132,8 @@ fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Modules of the crate named in a text as `crate::NAME` or in `use crate::{NAME, …}`, with offsets.
+/// Modules of the crate named in a text as `crate::NAME` or in `use crate::{NAME, …}`, with
+/// offsets.
 fn named_modules(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (at, start) in text.match_indices("crate::") {

@@ -14,8 +14,8 @@ pub type Body = fn(&[u8]);
 /// All targets by name; each has a folder below `corpus/`.
 pub const ALL: &[(&str, Body)] = &[("address", address), ("text", text)];
 
-/// What is taken for an address is kept in its spelling, cannot carry a command, and parses again to
-/// the same.
+/// What is taken for an address is kept in its spelling, cannot carry a command, and parses again
+/// to the same.
 pub fn address(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(mailbox) = Mailbox::parse(text) {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Fields that a relay may put on top of a message.
 const ADDED: [&str; 3] = ["received", "date", "message-id"];
 
-/// A complete message: the usual fields, `X-Test-Id`, then `body`. Lines of `body` must end in CRLF.
+/// A complete message: the usual fields, `X-Test-Id`, then `body`. Lines of `body` must end in
+/// CRLF.
 pub fn message(id: &str, more_fields: &str, body: &str) -> Vec<u8> {
     format!(
         "From: <news@sender.test>\r\nTo: <someone@receiver.test>\r\nSubject: test {id}\r\n\

@@ -1,14 +1,16 @@
-//! The harness of the black-box tests: a node, a name server, receivers and clients, all on loopback.
+//! The harness of the black-box tests: a node, a name server, receivers and clients, all on
+//! loopback.
 //!
 //! * [`Node`] runs the real binary on free ports with a data directory of its own.
 //! * [`Dns`] answers for the domains of a test, and can be made to fail.
-//! * [`Sink`] is every receiving host of a test: one port, many loopback addresses, scripted behaviour.
+//! * [`Sink`] is every receiving host of a test: one port, many loopback addresses, scripted
+//!   behaviour.
 //! * [`Client`] speaks raw SMTP, byte by byte where a test needs it.
 //! * [`message`] makes messages with unique ids and compares bytes; [`tool`] finds real programs.
 //!
-//! Tests run in parallel, each in a process of its own or in a thread: nothing here is shared between
-//! two of them. Conditions are waited for ([`wait_until`]); nothing sleeps for luck. What a test starts
-//! ends with it, by its process id.
+//! Tests run in parallel, each in a process of its own or in a thread: nothing here is shared
+//! between two of them. Conditions are waited for ([`wait_until`]); nothing sleeps for luck. What a
+//! test starts ends with it, by its process id.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time on a real machine")]
@@ -23,7 +25,7 @@ pub mod tool;
 
 pub use client::{Client, Reply};
 pub use dns::{Answering, Dns};
-pub use node::{Node, Setup, Totals};
+pub use node::{Node, Setup, Totals, binary};
 pub use sink::{Act, Counts, Delivered, Host, Rule, Sink, Stage};
 
 use std::net::{SocketAddr, TcpListener};
@@ -86,7 +88,8 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A folder of shared test data beside the project, or `None` with a printed note where it is absent.
+/// A folder of shared test data beside the project, or `None` with a printed note where it is
+/// absent.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = project().parent()?.join("shared").join(name);
     if path.is_dir() {

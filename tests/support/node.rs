@@ -2,6 +2,7 @@
 
 use super::{Dns, PATIENCE, Sink, free_port, wait_until};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -208,17 +209,16 @@ impl Node {
     /// Starts it without waiting for anything.
     pub fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let binary = env!("CARGO_BIN_EXE_bulkhead");
-        let mut words: Vec<&str> = self.setup.wrapper.iter().map(String::as_str).collect();
-        words.extend([binary, "serve", "--config"]);
-        let child = Command::new(words[0])
+        let mut words: Vec<OsString> = self.setup.wrapper.iter().map(OsString::from).collect();
+        words.extend([binary().into(), "serve".into(), "--config".into()]);
+        let child = Command::new(&words[0])
             .args(&words[1..])
             .arg(self.config())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {}: {error}", words[0]));
+            .unwrap_or_else(|error| panic!("cannot run {:?}: {error}", words[0]));
         self.child = Some(child);
     }
 
@@ -252,7 +252,8 @@ impl Node {
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
     }
 
-    /// SIGTERM; waits for the end and gives back how long it took. Panics where it was not in order.
+    /// SIGTERM; waits for the end and gives back how long it took. Panics where it was not in
+    /// order.
     #[track_caller]
     pub fn terminate(&mut self) -> Duration {
         let begin = Instant::now();
@@ -273,7 +274,7 @@ impl Node {
 
     /// Runs `bulkhead WORDS… --config FILE`.
     pub fn cli(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_bulkhead"))
+        Command::new(binary())
             .args(words)
             .arg("--config")
             .arg(self.config())
@@ -368,6 +369,15 @@ pub struct Totals {
     pub deferred: u64,
     /// Held.
     pub held: u64,
+}
+
+/// The binary under test: the one that cargo built for the tests; for an example, the one beside
+/// it.
+pub fn binary() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_bulkhead") {
+        Some(path) => path.into(),
+        None => std::env::current_exe().unwrap().with_file_name("../bulkhead"),
+    }
 }
 
 /// True where a connection is greeted with 220.

@@ -1,7 +1,7 @@
 //! The receiving hosts of a test: any number of loopback addresses on one port, each with a script.
 //!
-//! Everything delivered is recorded with its exact bytes. A host accepts all mail until [`Rule`]s say
-//! otherwise; the first rule that fits a command decides, and rules may be changed at any time.
+//! Everything delivered is recorded with its exact bytes. A host accepts all mail until [`Rule`]s
+//! say otherwise; the first rule that fits a command decides, and rules may be changed at any time.
 
 use super::{message, runtime};
 use std::collections::BTreeSet;
@@ -163,6 +163,8 @@ pub struct Host {
     pub(super) address: IpAddr,
     pub(super) script: Mutex<Script>,
     pub(super) counts: Mutex<Counts>,
+    /// Every command line, up to a limit.
+    pub(super) commands: Mutex<Vec<String>>,
 }
 
 /// What a host is told to do.
@@ -176,7 +178,7 @@ pub(super) struct Script {
 }
 
 /// What a host has seen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Connections accepted.
     pub sessions: u64,
@@ -186,8 +188,6 @@ pub struct Counts {
     pub peak: u64,
     /// Transactions whose MAIL was there before the reply to the last dot of the one before.
     pub rode_on_dot: u64,
-    /// Every command line, up to 100,000.
-    pub commands: Vec<String>,
 }
 
 impl Sink {
@@ -229,6 +229,7 @@ impl Sink {
                 tls: None,
             }),
             counts: Mutex::default(),
+            commands: Mutex::default(),
         });
         let (shared, served) = (self.shared.clone(), host.clone());
         let task = runtime().spawn(accept(listener, served, shared));
@@ -369,13 +370,18 @@ impl Host {
 
     /// What it has seen so far.
     pub fn counts(&self) -> Counts {
-        self.counts.lock().unwrap().clone()
+        *self.counts.lock().unwrap()
+    }
+
+    /// Every command line so far, up to 100,000.
+    pub fn commands(&self) -> Vec<String> {
+        self.commands.lock().unwrap().clone()
     }
 
     /// How many command lines began so (in upper case).
     pub fn count_commands(&self, start: &str) -> usize {
         let begins = |line: &&String| line.to_ascii_uppercase().starts_with(start);
-        self.counts.lock().unwrap().commands.iter().filter(begins).count()
+        self.commands.lock().unwrap().iter().filter(begins).count()
     }
 
     /// What the rules say about this command.

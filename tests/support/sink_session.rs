@@ -114,9 +114,9 @@ impl Session {
     }
 
     fn note(&self, line: &str) {
-        let mut counts = self.host.counts.lock().unwrap();
-        if counts.commands.len() < COMMANDS_MAX {
-            counts.commands.push(line.to_string());
+        let mut commands = self.host.commands.lock().unwrap();
+        if commands.len() < COMMANDS_MAX {
+            commands.push(line.to_string());
         }
     }
 

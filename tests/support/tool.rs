@@ -1,4 +1,5 @@
-//! Real programs as clients and receivers. One that is missing fails the test and says what installs it.
+//! Real programs as clients and receivers. One that is missing fails the test and says what
+//! installs it.
 
 use super::{PATIENCE, project, wait_until};
 use std::io::Write as _;
