@@ -62,7 +62,7 @@ fn swaks_delivers() {
         .args(["--from", "ann@s.test", "--to", "r@d.test,second@d.test", "--data", "-"]);
     tool::run(&mut swaks, &sent);
     let got = bench.sink.wait_for(&id);
-    message::assert_relayed(&sent, &got.body);
+    assert_ends_alike(&sent, &got.body);
     assert_eq!(got.sender, "ann@s.test");
     assert_eq!(got.recipients, ["r@d.test", "second@d.test"]);
 }
@@ -202,7 +202,7 @@ fn lettre_delivers() {
         );
         let sent = message::direct(&id);
         assert!(transport.send_raw(&envelope.unwrap(), &sent).unwrap().is_positive());
-        message::assert_relayed(&sent, &bench.sink.wait_for(&id).body);
+        assert_ends_alike(&sent, &bench.sink.wait_for(&id).body);
     }
 }
 
