@@ -35,10 +35,15 @@ impl Domain {
                 IpAddr::V6(v6) => format!("[IPv6:{v6}]").into(),
             }));
         }
-        if text.is_empty() || !text.split('.').all(is_label) {
+        // Measured in lower case, which may be longer, so that every domain parses again.
+        let lower = text.to_lowercase();
+        if lower.len() > DOMAIN_MAX {
+            return Err(AddressError::DomainTooLong);
+        }
+        if lower.is_empty() || !lower.split('.').all(is_label) {
             return Err(AddressError::InvalidDomain);
         }
-        Ok(Self(text.to_lowercase().into()))
+        Ok(Self(lower.into()))
     }
 
     /// In lower case.
