@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod deliver;
 pub mod mail;
+pub mod net;
 pub mod node;
 pub mod observe;
 pub mod policy;

@@ -4,9 +4,9 @@
 pub mod addresses;
 pub mod connection;
 pub mod core;
-//pub mod dispatcher;
+pub mod dispatcher;
 pub mod line;
-//pub mod load;
+pub mod load;
 pub mod settle;
-//pub mod shared;
-//pub mod worker;
+pub mod shared;
+pub mod worker;

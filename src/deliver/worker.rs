@@ -9,7 +9,7 @@
 //!   transaction per connection in doubt.
 //! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the store.
 
-use super::connection::{Connection, Target, Transaction};
+use super::connection::{Connection, Target};
 use super::core::{Event, Opening};
 use super::line::Job;
 use super::load::load;
@@ -244,7 +244,8 @@ impl<S: Store> Worker<S> {
             }
             self.pace(job.lane()).await;
         }
-        let next = self.rider();
+        let rides = self.may_ride();
+        let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
         self.ridden = ridden;
         let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
@@ -270,14 +271,12 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// The job that may ride with this one's last dot: its leases last, and the pace lets it go.
-    fn rider(&self) -> Option<&Transaction> {
-        let next = self.jobs.front()?;
-        if self.quit || self.shared.is_short(next.trusted_until) {
-            return None;
-        }
-        self.opening.line.begin(next.lane(), self.shared.clock.now()).ok()?;
-        Some(&next.transaction)
+    /// Whether the next job may ride with this one's last dot: its leases last, and the pace lets it go.
+    fn may_ride(&self) -> bool {
+        let Some(next) = self.jobs.front() else { return false };
+        !self.quit
+            && !self.shared.is_short(next.trusted_until)
+            && self.opening.line.begin(next.lane(), self.shared.clock.now()).is_ok()
     }
 
     /// A job that was not tried: the connection was gone before it began.

@@ -66,7 +66,7 @@ pub enum Event {
     /// A direct message was accepted; the room that it takes in memory.
     Direct(Handoff, Arc<OwnedSemaphorePermit>),
     /// DNS answered.
-    Resolved(Domain, Arc<Resolution>),
+    Resolved(Domain, Resolution),
     /// A connection stands and now looks for work.
     Opened(LinkId, IpAddr),
     /// None of the addresses could be connected to; or all were at their limit (`why` is empty).

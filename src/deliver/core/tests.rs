@@ -200,7 +200,7 @@ impl World {
         let now = self.now;
         match command {
             Command::Resolve(domain) => {
-                let answer = Arc::new((self.dns)(&domain));
+                let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
             Command::Open(opening) if self.reachable => {
