@@ -11,5 +11,6 @@ pub mod net;
 pub mod node;
 pub mod observe;
 pub mod policy;
+pub mod receive;
 pub mod smtp;
 pub mod store;

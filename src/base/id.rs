@@ -49,7 +49,11 @@ impl fmt::Display for MessageId {
         let mut text = [0; TEXT_LEN];
         let mut rest = self.0;
         for slot in text.iter_mut().rev() {
-            *slot = usize::try_from(rest & 31).ok().and_then(|n| DIGITS.get(n)).copied().unwrap_or(b'0');
+            *slot = usize::try_from(rest & 31)
+                .ok()
+                .and_then(|n| DIGITS.get(n))
+                .copied()
+                .unwrap_or(b'0');
             rest >>= 5;
         }
         f.write_str(std::str::from_utf8(&text).unwrap_or_default())

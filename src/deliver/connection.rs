@@ -118,7 +118,11 @@ impl Connection {
 
     /// Sends one transaction. `next`, where it is given and the peer lets it, rides with the last dot: then it must
     /// be the next to be sent; the second value says whether it did.
-    pub async fn send(&mut self, transaction: &Transaction, next: Option<&Transaction>) -> (Report, bool) {
+    pub async fn send(
+        &mut self,
+        transaction: &Transaction,
+        next: Option<&Transaction>,
+    ) -> (Report, bool) {
         let begun = self.clock.now();
         let recipients = recipients(transaction);
         let outgoing = outgoing(transaction, &recipients);
@@ -207,9 +211,8 @@ impl Connection {
             Stage::Dot => config.dot_timeout,
         };
         let before = self.conversation.progress();
-        let progress = async {
-            while self.conversation.progress() == before && self.transfer().await {}
-        };
+        let progress =
+            async { while self.conversation.progress() == before && self.transfer().await {} };
         if timeout(patience, progress).await.is_err() {
             self.conversation.lose(&format!("timed out after {}", human(patience)));
         }
@@ -229,7 +232,9 @@ impl Connection {
                 self.conversation.lose(&plain(&error));
                 return Poll::Ready(false);
             }
-            Poll::Ready(Ok(true)) if self.conversation.stage() == Stage::Body => return Poll::Ready(false),
+            Poll::Ready(Ok(true)) if self.conversation.stage() == Stage::Body => {
+                return Poll::Ready(false);
+            }
             Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
         self.poll_input(cx)
@@ -243,7 +248,9 @@ impl Connection {
         }
         while let Some(rest) = output.get(self.written..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                }
                 Poll::Ready(Ok(count)) => self.written += count,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,

@@ -6,8 +6,8 @@
 use super::connection::Transaction;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::site::provider::bulk_share;
 use crate::policy::site::Rate;
+use crate::policy::site::provider::bulk_share;
 use crate::policy::site::route::Route;
 use crate::policy::throttle::Throttle;
 use std::collections::VecDeque;

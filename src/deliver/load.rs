@@ -33,7 +33,8 @@ async fn feed<S: Store>(
     jobs: &mpsc::Sender<Job>,
 ) -> Vec<Lease> {
     let now = shared.clock.now();
-    let (past, live): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|c| c.head.expires_at <= now);
+    let (past, live): (Vec<_>, Vec<_>) =
+        claimed.into_iter().partition(|c| c.head.expires_at <= now);
     for claimed in past {
         shared.conclude_claimed(claimed, &past_its_time("")).await;
     }

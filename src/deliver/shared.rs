@@ -88,7 +88,9 @@ impl<S: Store> Shared<S> {
         self.record(&concluded.settlement).await;
         let over = over.map(|(over, _)| over);
         for settled in &concluded.settlement.outcomes {
-            let Some(d) = transaction.deliveries.iter().find(|d| d.lease == settled.lease) else { continue };
+            let Some(d) = transaction.deliveries.iter().find(|d| d.lease == settled.lease) else {
+                continue;
+            };
             tell::delivery_settled(&Attempted {
                 head: &transaction.head,
                 recipient: d.recipient.mailbox.as_str(),
@@ -161,7 +163,9 @@ impl<S: Store> Shared<S> {
     /// Settles claimed deliveries of one message with one verdict. Its bytes are read for the notification.
     pub async fn conclude_claimed(&self, claimed: Claimed, verdict: &Verdict) {
         let size = claimed.head.size;
-        let Ok(_room) = Arc::clone(&self.room).acquire_many_owned(self.room_for(size)).await else { return };
+        let Ok(_room) = Arc::clone(&self.room).acquire_many_owned(self.room_for(size)).await else {
+            return;
+        };
         let body = self.bodies(&[&claimed]).await.remove(&claimed.head.id).unwrap_or_default();
         let verdicts = vec![verdict.clone(); claimed.deliveries.len()];
         let transaction = Transaction { head: claimed.head, body, deliveries: claimed.deliveries };

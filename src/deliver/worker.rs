@@ -9,12 +9,12 @@
 //!   transaction per connection in doubt.
 //! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the store.
 
+use super::addresses::Slot;
 use super::connection::{Connection, Target};
 use super::core::{Event, Opening};
 use super::line::Job;
 use super::load::load;
 use super::shared::Shared;
-use super::addresses::Slot;
 use crate::mail::message::Lane;
 use crate::observe::delivery::Over;
 use crate::policy::site::route::Hop;
@@ -38,7 +38,11 @@ pub enum Order {
 }
 
 /// Opens a connection and works until it ends. The dispatcher is told of the end in any case.
-pub async fn run<S: Store>(shared: Arc<Shared<S>>, opening: Opening, mut orders: mpsc::Receiver<Order>) {
+pub async fn run<S: Store>(
+    shared: Arc<Shared<S>>,
+    opening: Opening,
+    mut orders: mpsc::Receiver<Order>,
+) {
     let link = opening.link;
     match open(&shared, &opening).await {
         Err(why) => shared.tell(Event::NotOpened(link, why)).await,
@@ -85,7 +89,9 @@ async fn open<S: Store>(
     let begun = shared.clock.now();
     let mut why = String::new();
     for hop in shared.addresses.order(opening.hops.clone(), begun) {
-        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else { continue };
+        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
+            continue;
+        };
         let target = Target {
             host: hop.host.clone(),
             address: SocketAddr::new(hop.address, shared.config.delivery.port),
@@ -162,7 +168,10 @@ impl<S: Store> Worker<S> {
     /// Deliveries that may still be taken on.
     fn room(&self) -> u32 {
         let waiting: u32 = self.jobs.iter().map(Job::count).sum();
-        self.opening.limits.deliveries_per_connection.saturating_sub(self.used + self.claimed + waiting)
+        self.opening
+            .limits
+            .deliveries_per_connection
+            .saturating_sub(self.used + self.claimed + waiting)
     }
 
     /// Has the next two jobs ready, where there are any: direct mail first, behind what rode already.
@@ -180,7 +189,9 @@ impl<S: Store> Worker<S> {
         {
             // Waits only where there is nothing else to do.
             let next = match loading.try_recv() {
-                Err(mpsc::error::TryRecvError::Empty) if self.jobs.is_empty() => loading.recv().await,
+                Err(mpsc::error::TryRecvError::Empty) if self.jobs.is_empty() => {
+                    loading.recv().await
+                }
                 Err(mpsc::error::TryRecvError::Empty) => return,
                 other => other.ok(),
             };
@@ -230,7 +241,8 @@ impl<S: Store> Worker<S> {
     /// Waits until the site's pace lets a message go.
     async fn pace(&self, lane: Lane) {
         while let Err(at) = self.opening.line.begin(lane, self.shared.clock.now()) {
-            tokio::time::sleep(at.since(self.shared.clock.now()).max(Duration::from_millis(1))).await;
+            tokio::time::sleep(at.since(self.shared.clock.now()).max(Duration::from_millis(1)))
+                .await;
         }
     }
 
@@ -267,7 +279,8 @@ impl<S: Store> Worker<S> {
         let over = Some((over, self.connection.offers_dsn()));
         self.shared.settle(&job.transaction, &verdicts, job.receive, over).await;
         if !self.connection.is_open() {
-            self.trouble = verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
+            self.trouble =
+                verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
         }
     }
 

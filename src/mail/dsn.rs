@@ -173,14 +173,18 @@ impl Writer<'_> {
     fn text(&self, out: &mut String, boundary: &str) -> std::fmt::Result {
         let until = self.report.head.expires_at.rfc5322();
         let news = match self.report.action {
-            Action::Failed => "could not be delivered to the recipients below. It will not be tried again.".into(),
+            Action::Failed => {
+                "could not be delivered to the recipients below. It will not be tried again.".into()
+            }
             Action::Delayed => format!(
                 "has not been delivered yet to the recipients below. You need not do\r\n\
                  anything: attempts go on until {until}."
             ),
-            Action::Relayed => "was passed on to the servers of the recipients below, which do not\r\n\
+            Action::Relayed => {
+                "was passed on to the servers of the recipients below, which do not\r\n\
                                 confirm delivery."
-                .to_string(),
+                    .to_string()
+            }
         };
         write!(out, "--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\n")?;
         if self.is_utf8 {
@@ -252,7 +256,10 @@ fn or<'a>(text: &'a str, instead: &'a str) -> &'a str {
 
 /// One line of printable ASCII, cut to [`DIAGNOSTIC_MAX`].
 fn ascii(text: &str) -> String {
-    text.chars().take(DIAGNOSTIC_MAX).map(|c| if (' '..='~').contains(&c) { c } else { '?' }).collect()
+    text.chars()
+        .take(DIAGNOSTIC_MAX)
+        .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
+        .collect()
 }
 
 #[cfg(test)]
@@ -285,7 +292,12 @@ mod tests {
         message.split().0
     }
 
-    fn report(head: &MessageHead, action: Action, address: &str, original: &[u8]) -> Option<NewMessage> {
+    fn report(
+        head: &MessageHead,
+        action: Action,
+        address: &str,
+        original: &[u8],
+    ) -> Option<NewMessage> {
         let mut recipient = Recipient::new(Mailbox::parse(address).unwrap());
         recipient.orcpt = Some("rfc822;bob+2Bx@example.com".into());
         let recipients = vec![Reported {

@@ -191,7 +191,9 @@ mod tests {
             )
         );
         let whole = "DATE : x\r\nmessage-id: <a@b>\r\n\r\n";
-        assert!(stamp(whole, &[], None).ends_with("+0000\r\nDATE : x\r\nmessage-id: <a@b>\r\n\r\n"));
+        assert!(
+            stamp(whole, &[], None).ends_with("+0000\r\nDATE : x\r\nmessage-id: <a@b>\r\n\r\n")
+        );
         assert!(!stamp(whole, &[], None).contains("for <"));
     }
 
@@ -210,12 +212,16 @@ mod tests {
     fn strips_whole_fields_and_only_in_the_header() {
         let message = "Date: x\r\nX-Newsletter: a\r\n b\r\n\tc\r\nMessage-ID: y\r\nx-newsletter: d\r\n\r\nX-Newsletter: e\r\n";
         let got = stamp(message, &["x-newsletter"], None);
-        assert!(got.ends_with("+0000\r\nDate: x\r\nMessage-ID: y\r\n\r\nX-Newsletter: e\r\n"), "{got}");
+        assert!(
+            got.ends_with("+0000\r\nDate: x\r\nMessage-ID: y\r\n\r\nX-Newsletter: e\r\n"),
+            "{got}"
+        );
     }
 
     #[test]
     fn counts_hops() {
-        let message = "Received: a\r\n b\r\nreceived: c\r\nSubject: Received: d\r\n\r\nReceived: e\r\n";
+        let message =
+            "Received: a\r\n b\r\nreceived: c\r\nSubject: Received: d\r\n\r\nReceived: e\r\n";
         assert_eq!(scan(message.as_bytes(), &[]).hops, 2);
         assert_eq!(header_len(message.as_bytes()), message.len() - 13);
     }

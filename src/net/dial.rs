@@ -61,7 +61,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -143,7 +147,11 @@ impl Dialer {
     ///
     /// # Errors
     /// Why not; the connection is of no use any more.
-    pub async fn start_tls(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
+    pub async fn start_tls(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> Result<TlsStream<TcpStream>, String> {
         let patience = self.config.delivery.connect_timeout;
         let address = stream.peer_addr().map_err(|error| error.kind().to_string())?;
         let name = ServerName::try_from(host.to_string()).unwrap_or(address.ip().into());

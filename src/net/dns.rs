@@ -14,10 +14,10 @@ use crate::base::text::printable;
 use crate::config::Config;
 use crate::policy::site::{MxHost, Resolution};
 use hickory_proto::rr::{RData, RecordType};
+use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::TokioResolver;
 use std::net::{IpAddr, SocketAddr};
 use tokio::task::JoinSet;
 
@@ -76,9 +76,13 @@ impl Resolver {
             let host = MxHost { preference: 0, name: domain.to_string(), addresses: vec![address] };
             return self.allowed(vec![host]);
         }
-        let Ok(name) = idna::domain_to_ascii(domain.as_str()) else { return Resolution::NoSuchDomain };
+        let Ok(name) = idna::domain_to_ascii(domain.as_str()) else {
+            return Resolution::NoSuchDomain;
+        };
         let mut hosts = match self.mx(&name).await {
-            Ok(hosts) if hosts.iter().any(|(_, name)| name.is_empty()) => return Resolution::NullMx,
+            Ok(hosts) if hosts.iter().any(|(_, name)| name.is_empty()) => {
+                return Resolution::NullMx;
+            }
             Ok(hosts) => hosts,
             // No MX: the domain itself is its host (RFC 5321 §5.1).
             Err(Nothing::No) => vec![(0, name)],
@@ -164,7 +168,9 @@ impl Resolver {
     fn is_own(&self, host: &MxHost) -> bool {
         host.name == self.hostname.as_str()
             || self.own.iter().any(|own| {
-                own.port() == self.port && !own.ip().is_loopback() && host.addresses.contains(&own.ip())
+                own.port() == self.port
+                    && !own.ip().is_loopback()
+                    && host.addresses.contains(&own.ip())
             })
     }
 
@@ -184,11 +190,19 @@ impl Resolver {
             left -= host.addresses.len();
         }
         hosts.retain(|host| !host.addresses.is_empty());
-        if hosts.is_empty() { Resolution::Forbidden(forbidden.join(", ")) } else { Resolution::Hosts(hosts) }
+        if hosts.is_empty() {
+            Resolution::Forbidden(forbidden.join(", "))
+        } else {
+            Resolution::Hosts(hosts)
+        }
     }
 }
 
-async fn ask(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Vec<RData>, Nothing> {
+async fn ask(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+) -> Result<Vec<RData>, Nothing> {
     // The final dot: never a name below one of ours.
     match resolver.lookup(format!("{name}."), kind).await {
         Ok(answer) => Ok(answer.answers().iter().map(|record| record.data.clone()).collect()),

@@ -60,7 +60,8 @@ pub fn delivery_settled(a: &Attempted<'_>) {
         Outcome::Expired => "delivery.expired",
     };
     let total = a.at.since(a.head.accepted_at);
-    let (connect, transmit) = a.over.as_ref().map_or((Duration::ZERO, Duration::ZERO), |o| (o.connect, o.transmit));
+    let (connect, transmit) =
+        a.over.as_ref().map_or((Duration::ZERO, Duration::ZERO), |o| (o.connect, o.transmit));
     let queue = total.saturating_sub(connect).saturating_sub(transmit);
     let next = match a.settled.outcome {
         Outcome::Deferred { due_at, .. } => due_at.to_string(),

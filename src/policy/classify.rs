@@ -37,10 +37,14 @@ impl HeaderRule {
             None => (text.trim(), None),
         };
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
-            return Err(format!("{text:?} is not a header; write \"X-Newsletter\" or \"Precedence: bulk\""));
+            return Err(format!(
+                "{text:?} is not a header; write \"X-Newsletter\" or \"Precedence: bulk\""
+            ));
         }
         if pattern.as_deref() == Some("") {
-            return Err(format!("{text:?} has an empty pattern; write \"{name}: *\" for any value"));
+            return Err(format!(
+                "{text:?} has an empty pattern; write \"{name}: *\" for any value"
+            ));
         }
         Ok(Self { name: name.to_string(), pattern })
     }
@@ -74,7 +78,8 @@ pub fn classify(header: &[u8], rules: &Rules) -> Classification {
     }
     let Some(message) = parser.parse_headers(header) else { return direct("no newsletter header") };
     let value = |name: &str| {
-        let header = message.headers().iter().rev().find(|h| h.name().eq_ignore_ascii_case(name))?;
+        let header =
+            message.headers().iter().rev().find(|h| h.name().eq_ignore_ascii_case(name))?;
         Some(header.value().as_text().unwrap_or_default().trim().to_string())
     };
     for rule in &rules.headers {
@@ -162,7 +167,8 @@ mod tests {
             ("spring 2026", Lane::Bulk, "spring 2026"),
             ("=?utf-8?q?Fr=C3=BChling?=", Lane::Bulk, "Frühling"),
         ] {
-            let message = format!("X-NEWSLETTER: {value}\r\nList-Id: News <weekly.example.net>\r\n\r\n");
+            let message =
+                format!("X-NEWSLETTER: {value}\r\nList-Id: News <weekly.example.net>\r\n\r\n");
             let got = classified(&["X-Newsletter"], &message);
             assert_eq!((got.0, got.2.as_str()), (lane, campaign), "{value}: {}", got.1);
         }
@@ -179,14 +185,20 @@ mod tests {
         assert_eq!(classified(&rules, "Precedence: list\r\n\r\n").0, Lane::Direct);
         assert_eq!(classified(&rules, "List-Unsubscribe: <https://x/1>\r\n\r\n").2, "");
         // The first rule that says something decides.
-        assert_eq!(classified(&rules, "Precedence: bulk\r\nX-Newsletter: no\r\n\r\n").0, Lane::Direct);
+        assert_eq!(
+            classified(&rules, "Precedence: bulk\r\nX-Newsletter: no\r\n\r\n").0,
+            Lane::Direct
+        );
     }
 
     #[test]
     fn the_reason_is_short_and_safe_to_print() {
         let message = format!("X-Newsletter: a\x1b[2J{}\r\n\r\n", "b".repeat(500));
         let (_, reason, campaign) = classified(&["X-Newsletter"], &message);
-        assert!(reason.starts_with("X-Newsletter: a\\x1b[2Jb") && reason.chars().count() <= TEXT_MAX + 1 + 3);
+        assert!(
+            reason.starts_with("X-Newsletter: a\\x1b[2Jb")
+                && reason.chars().count() <= TEXT_MAX + 1 + 3
+        );
         assert!(campaign.starts_with("a\\x1b"));
     }
 

@@ -64,9 +64,10 @@ impl Turns {
         let Some(tenant) = tenant else { return };
         match tenant.campaigns.iter_mut().find(|c| c.name == campaign) {
             Some(found) => found.queues.push_back(queue),
-            None => tenant
-                .campaigns
-                .push_back(Campaign { name: campaign.to_string(), queues: VecDeque::from([queue]) }),
+            None => tenant.campaigns.push_back(Campaign {
+                name: campaign.to_string(),
+                queues: VecDeque::from([queue]),
+            }),
         }
     }
 

@@ -25,7 +25,9 @@ pub fn decide(rules: &[TenantRule], client: IpAddr, reverse_path: &ReversePath) 
     let sends = |rule: &TenantRule| {
         let is_below = |name: &String| {
             domain.is_some_and(|d| {
-                d.as_str().strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                d.as_str()
+                    .strip_suffix(name.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             })
         };
         rule.sender_domains.iter().any(is_below)

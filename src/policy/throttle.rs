@@ -49,7 +49,8 @@ impl Throttle {
     #[must_use]
     pub fn available(&self, now: Timestamp, wanted: u32) -> u32 {
         let now_us = micros(now);
-        let ahead = now_us.saturating_add(self.tolerance_us).saturating_sub(self.due_us.max(now_us));
+        let ahead =
+            now_us.saturating_add(self.tolerance_us).saturating_sub(self.due_us.max(now_us));
         if self.due_us > now_us.saturating_add(self.tolerance_us) {
             return 0;
         }

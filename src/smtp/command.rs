@@ -97,7 +97,8 @@ fn syntax(text: &str) -> Refusal {
 /// What to answer.
 pub fn parse(line: &[u8]) -> Result<Command, Refusal> {
     let text = std::str::from_utf8(line).ok().filter(|text| !text.chars().any(char::is_control));
-    let text = text.ok_or_else(|| Refusal::new(500, (5, 5, 2), "Control character or invalid UTF-8"))?;
+    let text =
+        text.ok_or_else(|| Refusal::new(500, (5, 5, 2), "Control character or invalid UTF-8"))?;
     let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
     match verb.to_ascii_uppercase().as_str() {
         "EHLO" => name(rest).map(Command::Ehlo),
@@ -111,17 +112,20 @@ pub fn parse(line: &[u8]) -> Result<Command, Refusal> {
         "NOOP" => Ok(Command::Noop),
         "VRFY" => Ok(Command::Vrfy),
         "HELP" => Ok(Command::Help),
-        "EXPN" | "STARTTLS" | "AUTH" | "ETRN" | "TURN" | "ATRN" | "SEND" | "SOML" | "SAML" | "XCLIENT"
-        | "XFORWARD" => Ok(Command::NotDone),
-        "GET" | "POST" | "PUT" | "HEAD" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" | "PRI" => {
-            Ok(Command::OtherProtocol)
-        }
+        "EXPN" | "STARTTLS" | "AUTH" | "ETRN" | "TURN" | "ATRN" | "SEND" | "SOML" | "SAML"
+        | "XCLIENT" | "XFORWARD" => Ok(Command::NotDone),
+        "GET" | "POST" | "PUT" | "HEAD" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH"
+        | "PRI" => Ok(Command::OtherProtocol),
         _ => Err(Refusal::new(500, (5, 5, 2), "Command not recognised")),
     }
 }
 
 fn alone(rest: &str, command: Command) -> Result<Command, Refusal> {
-    if rest.trim().is_empty() { Ok(command) } else { Err(syntax("This command takes no arguments")) }
+    if rest.trim().is_empty() {
+        Ok(command)
+    } else {
+        Err(syntax("This command takes no arguments"))
+    }
 }
 
 /// The name in EHLO or HELO: anything printable, since many clients have no good one.
@@ -200,14 +204,17 @@ fn mail(rest: &str) -> Result<Mail, Refusal> {
 
 fn rcpt(rest: &str) -> Result<Recipient, Refusal> {
     let (path, parameters) = path(rest, "TO:", "RCPT TO:<address>")?;
-    let mailbox = Mailbox::parse(path).map_err(|error| bad_address(error, EnhancedCode(5, 1, 3)))?;
+    let mailbox =
+        Mailbox::parse(path).map_err(|error| bad_address(error, EnhancedCode(5, 1, 3)))?;
     let mut recipient = Recipient::new(mailbox);
     for parameter in parameters.split_ascii_whitespace() {
         let (keyword, value) = split(parameter);
         match (keyword.to_ascii_uppercase().as_str(), value) {
             ("NOTIFY", Some(value)) => recipient.notify = Some(notify(value)?),
             ("ORCPT", Some(value)) if is_orcpt(value) => recipient.orcpt = Some(value.to_string()),
-            ("ORCPT", Some(_)) => return Err(syntax("ORCPT is not type;xtext of at most 500 bytes")),
+            ("ORCPT", Some(_)) => {
+                return Err(syntax("ORCPT is not type;xtext of at most 500 bytes"));
+            }
             _ => return Err(unknown_parameter()),
         }
     }
@@ -364,7 +371,10 @@ mod tests {
             panic!("MAIL");
         };
         assert_eq!(mail.reverse_path, ReversePath::Null);
-        assert_eq!((mail.size, mail.body, mail.smtputf8), (Some(100), BodyType::EightBitMime, true));
+        assert_eq!(
+            (mail.size, mail.body, mail.smtputf8),
+            (Some(100), BodyType::EightBitMime, true)
+        );
         assert_eq!((mail.ret, mail.envid.as_deref()), (Some(Ret::Headers), Some("QQ+2B1")));
         let Ok(Command::Rcpt(rcpt)) =
             parse(b"RCPT TO:<a@b.test> NOTIFY=success,DELAY ORCPT=rfc822;a+2Bx@b.test")

@@ -94,7 +94,8 @@ impl Check {
             let (line, tail) = rest.split_at(at);
             let found = tail.first().copied().unwrap_or_default();
             self.line = self.line.saturating_add(line.len() + 1);
-            let (after_cr, mut next) = (self.after_cr && at == 0, tail.get(1..).unwrap_or_default());
+            let (after_cr, mut next) =
+                (self.after_cr && at == 0, tail.get(1..).unwrap_or_default());
             self.after_cr = false;
             match found {
                 b'\r' => match next.first() {
@@ -349,7 +350,11 @@ mod tests {
             ("\r\n.\r\n", "\r\n", ""),
             (".a\r\n.\r\n", "a\r\n", ""),
         ] {
-            assert_eq!(read(wire.as_bytes(), &[]), Some((body.into(), None, rest.into())), "{wire:?}");
+            assert_eq!(
+                read(wire.as_bytes(), &[]),
+                Some((body.into(), None, rest.into())),
+                "{wire:?}"
+            );
         }
     }
 
@@ -403,8 +408,15 @@ mod tests {
 
     fn wire() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
-            Just("\r\n"), Just("."), Just("\r"), Just("\n"), Just("a"), Just("\0"),
-            Just("\r\n.\r\n"), Just("aaaaaaaaaaaaaaaaaaaa"), Just("\r\n..")
+            Just("\r\n"),
+            Just("."),
+            Just("\r"),
+            Just("\n"),
+            Just("a"),
+            Just("\0"),
+            Just("\r\n.\r\n"),
+            Just("aaaaaaaaaaaaaaaaaaaa"),
+            Just("\r\n..")
         ];
         proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat().into_bytes())
     }

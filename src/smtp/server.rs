@@ -77,9 +77,15 @@ enum State {
     LongLine,
     Data(DataReader),
     /// This much of a chunk is still to come.
-    Chunk { left: u64, last: bool },
+    Chunk {
+        left: u64,
+        last: bool,
+    },
     /// The same, of a chunk that nobody wants; then this is answered.
-    Unwanted { left: u64, answer: Refusal },
+    Unwanted {
+        left: u64,
+        answer: Refusal,
+    },
     Answering,
     Closed,
 }
@@ -192,7 +198,11 @@ impl Session {
                 Some(line) => self.command(line),
                 None => {
                     // A client that ends lines in another way could mean another end of data, too.
-                    self.refuse(&Refusal::new(500, (5, 5, 2), "Lines end in CRLF; no bare CR, LF or NUL"));
+                    self.refuse(&Refusal::new(
+                        500,
+                        (5, 5, 2),
+                        "Lines end in CRLF; no bare CR, LF or NUL",
+                    ));
                     self.state = State::Closed;
                     None
                 }
@@ -228,7 +238,9 @@ impl Session {
             }
             Command::Noop => self.say(250, (2, 0, 0), "Ok"),
             Command::Vrfy => self.say(252, (2, 1, 5), "Not verified; send the message and see"),
-            Command::Help => self.say(214, (2, 0, 0), "EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
+            Command::Help => {
+                self.say(214, (2, 0, 0), "EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")
+            }
             Command::Quit => {
                 self.say(221, (2, 0, 0), "Bye");
                 self.state = State::Closed;
@@ -254,7 +266,11 @@ impl Session {
         } else if self.envelope.is_some() {
             Refusal::new(503, (5, 5, 1), "MAIL was already given; RSET to begin anew")
         } else if self.messages >= self.settings.messages {
-            return self.abort(&Refusal::new(421, (4, 7, 0), "Too many messages in this session, reconnect"));
+            return self.abort(&Refusal::new(
+                421,
+                (4, 7, 0),
+                "Too many messages in this session, reconnect",
+            ));
         } else if mail.size.is_some_and(|size| size > self.settings.message_size as u64) {
             self.too_big()
         } else if !mail.smtputf8 && mail.reverse_path.mailbox().is_some_and(|m| m.is_utf8()) {

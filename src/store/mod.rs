@@ -28,8 +28,8 @@ mod row;
 mod shared;
 
 use crate::base::address::Domain;
-pub use crate::base::id::QueueId;
 use crate::base::id::MessageId;
+pub use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::mail::envelope::Recipient;
 use crate::mail::message::{Lane, MessageHead, NewMessage};

@@ -27,8 +27,6 @@ mod sites;
 #[cfg(test)]
 mod tests;
 
-
-
 use super::line::{Job, Line};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;

@@ -71,7 +71,8 @@ impl Core {
         match self.queues.get_mut(&id) {
             Some(queue) => {
                 // New mail, or an earlier time: worth asking at once.
-                if backlog.next_due < queue.backlog.next_due || backlog.ready > queue.backlog.ready {
+                if backlog.next_due < queue.backlog.next_due || backlog.ready > queue.backlog.ready
+                {
                     queue.paused_until = Timestamp(0);
                 }
                 queue.backlog = backlog;
@@ -118,7 +119,9 @@ impl Core {
 
     /// The queue's domain was placed, perhaps elsewhere than before.
     pub(super) fn move_queue(&mut self, id: QueueId, now: Timestamp) {
-        let Some(domain) = self.queues.get(&id).map(|q| q.backlog.key.domain.clone()) else { return };
+        let Some(domain) = self.queues.get(&id).map(|q| q.backlog.key.domain.clone()) else {
+            return;
+        };
         let place = self.place_of(&domain);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let old = std::mem::replace(&mut queue.place, place.clone());

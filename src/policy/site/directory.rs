@@ -86,7 +86,8 @@ impl Directory {
         keys.push(Key::Hosts(names));
         keys.push(Key::Addresses(route.addresses.clone()));
         let known = keys.iter().find_map(|key| self.by_key.get(key).copied());
-        let (site, is_new) = known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
+        let (site, is_new) =
+            known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
         self.learn(site, keys);
         let ruled = self.apply(site, rule.as_ref());
         Placed { site, changed: is_new || ruled }

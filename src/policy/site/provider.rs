@@ -110,7 +110,8 @@ pub fn limits(default: &Limits, provider: Option<&Provider>, rule: Option<&SiteR
 
 /// Bulk mail keeps at least one connection, whatever the three sources add up to.
 fn settled(mut limits: Limits) -> Limits {
-    limits.reserved_for_direct = limits.reserved_for_direct.min(limits.connections.saturating_sub(1));
+    limits.reserved_for_direct =
+        limits.reserved_for_direct.min(limits.connections.saturating_sub(1));
     limits
 }
 
@@ -162,6 +163,9 @@ mod tests {
         assert_eq!(limits(&default, google, None).connections, 10);
         let rule = SiteRule { connections: Some(1), ..SiteRule::default() };
         let got = limits(&default, google, Some(&rule));
-        assert_eq!((got.connections, got.reserved_for_direct, got.deliveries_per_connection), (1, 0, 50));
+        assert_eq!(
+            (got.connections, got.reserved_for_direct, got.deliveries_per_connection),
+            (1, 0, 50)
+        );
     }
 }

@@ -17,8 +17,6 @@ mod extensions;
 #[cfg(test)]
 mod tests;
 
-
-
 pub use envelope::Outgoing;
 pub use extensions::Extensions;
 

@@ -19,7 +19,8 @@ impl Session {
 
     /// Replies that bear no enhanced code (RFC 2034 §4).
     pub(super) fn say_plain(&mut self, code: u16) {
-        let text = if code == 354 { "End with a lone dot" } else { self.settings.hostname.as_str() };
+        let text =
+            if code == 354 { "End with a lone dot" } else { self.settings.hostname.as_str() };
         self.output.extend_from_slice(format!("{code} {text}\r\n").as_bytes());
     }
 
@@ -72,7 +73,8 @@ impl Session {
             Fault::Nul => Refusal::new(550, (5, 6, 0), "NUL in the message"),
             Fault::TooBig => self.too_big(),
             Fault::LongLine => {
-                let text = format!("Line longer than {} bytes in the message", self.settings.line_length);
+                let text =
+                    format!("Line longer than {} bytes in the message", self.settings.line_length);
                 Refusal::new(550, (5, 6, 0), text)
             }
         }

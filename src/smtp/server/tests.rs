@@ -43,7 +43,8 @@ fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
             }
             Step::Recipient(domain) => heard.domains.push(domain.to_string()),
             Step::Message(m) => {
-                let to: Vec<&str> = m.envelope.recipients.iter().map(|r| r.mailbox.as_str()).collect();
+                let to: Vec<&str> =
+                    m.envelope.recipients.iter().map(|r| r.mailbox.as_str()).collect();
                 let body = String::from_utf8_lossy(&m.body).into_owned();
                 heard.messages.push(format!("{}|{}|{body}", m.envelope.reverse_path, to.join(",")));
                 session.answer(&Refusal::new(250, (2, 0, 0), "Queued"));
@@ -72,7 +73,8 @@ const ENVELOPE: &str = "MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\n";
 
 #[test]
 fn takes_a_message_with_all_commands_in_one_go() {
-    let (codes, heard) = dialogue(&format!("{HELLO}{ENVELOPE}RCPT TO:<c@z.test>\r\nDATA\r\n..x\r\n.\r\nQUIT\r\n"));
+    let (codes, heard) =
+        dialogue(&format!("{HELLO}{ENVELOPE}RCPT TO:<c@z.test>\r\nDATA\r\n..x\r\n.\r\nQUIT\r\n"));
     assert_eq!(codes, "220 250 250 250 250 354 250 221");
     assert_eq!(heard.messages, ["a@x.test|b@y.test,c@z.test|.x\r\n"]);
     assert_eq!(heard.domains, ["y.test", "z.test"]);
@@ -92,7 +94,8 @@ fn offers_what_it_does() {
 
 #[test]
 fn takes_chunks() {
-    let (codes, heard) = dialogue(&format!("{HELLO}{ENVELOPE}BDAT 5\r\na\r\n.\rBDAT 4 LAST\r\n\nbQU"));
+    let (codes, heard) =
+        dialogue(&format!("{HELLO}{ENVELOPE}BDAT 5\r\na\r\n.\rBDAT 4 LAST\r\n\nbQU"));
     assert_eq!(codes, "220 250 250 250 250 250");
     // What has no line end at its end gets one.
     assert_eq!(heard.messages, ["a@x.test|b@y.test|a\r\n.\r\nbQU\r\n"]);
@@ -104,17 +107,28 @@ fn takes_chunks() {
 fn unwanted_chunks_are_read_and_forgotten() {
     let (codes, heard) = dialogue(&format!("{HELLO}BDAT 6\r\nQUIT\r\nNOOP\r\n"));
     assert_eq!((codes.as_str(), heard.closed), ("220 250 503 250", false));
-    let (codes, _) = dialogue(&format!("{HELLO}{ENVELOPE}BDAT 3\r\nabcDATA\r\nRCPT TO:<x@y.test>\r\nRSET\r\nDATA\r\n"));
+    let (codes, _) = dialogue(&format!(
+        "{HELLO}{ENVELOPE}BDAT 3\r\nabcDATA\r\nRCPT TO:<x@y.test>\r\nRSET\r\nDATA\r\n"
+    ));
     assert_eq!(codes, "220 250 250 250 250 503 503 250 503");
 }
 
 #[test]
 fn commands_have_an_order() {
     for (input, want) in [
-        (format!("MAIL FROM:<a@x.test>\r\n{HELLO}RCPT TO:<b@y.test>\r\nDATA\r\n"), "220 503 250 503 503"),
-        (format!("{HELLO}MAIL FROM:<>\r\nDATA\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\n"), "220 250 250 554 503 250 250"),
+        (
+            format!("MAIL FROM:<a@x.test>\r\n{HELLO}RCPT TO:<b@y.test>\r\nDATA\r\n"),
+            "220 503 250 503 503",
+        ),
+        (
+            format!("{HELLO}MAIL FROM:<>\r\nDATA\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\n"),
+            "220 250 250 554 503 250 250",
+        ),
         (format!("{HELLO}{ENVELOPE}EHLO again\r\nDATA\r\n"), "220 250 250 250 250 503"),
-        ("HELO web1\r\nVRFY x\r\nEXPN x\r\nHELP\r\nNOOP x\r\nSTARTTLS\r\n".to_string(), "220 250 252 502 214 250 502"),
+        (
+            "HELO web1\r\nVRFY x\r\nEXPN x\r\nHELP\r\nNOOP x\r\nSTARTTLS\r\n".to_string(),
+            "220 250 252 502 214 250 502",
+        ),
     ] {
         assert_eq!(dialogue(&input).0, want, "{input}");
     }
@@ -130,15 +144,24 @@ fn strangers_relay_to_nobody() {
 
 #[test]
 fn limits_hold() {
-    let (codes, heard) = dialogue(&format!("{HELLO}MAIL FROM:<a@x.test> SIZE=1001\r\n{ENVELOPE}RCPT TO:<c@y.test>\r\nRCPT TO:<d@y.test>\r\nRCPT TO:<e@y.test>\r\n"));
+    let (codes, heard) = dialogue(&format!(
+        "{HELLO}MAIL FROM:<a@x.test> SIZE=1001\r\n{ENVELOPE}RCPT TO:<c@y.test>\r\nRCPT TO:<d@y.test>\r\nRCPT TO:<e@y.test>\r\n"
+    ));
     assert_eq!(codes, "220 250 552 250 250 250 250 452");
     assert!(heard.replies.ends_with("452 4.5.3 Too many recipients\r\n"));
     let big = "12345678\r\n".repeat(101);
     let (codes, heard) = dialogue(&format!("{HELLO}{ENVELOPE}DATA\r\n{big}.\r\nNOOP\r\n"));
-    assert_eq!((codes.as_str(), heard.messages.len(), heard.closed), ("220 250 250 250 354 552 250", 0, false));
-    let (codes, _) = dialogue(&format!("{HELLO}{ENVELOPE}BDAT 1010\r\n{big}BDAT 1 LAST\r\nxNOOP\r\n"));
+    assert_eq!(
+        (codes.as_str(), heard.messages.len(), heard.closed),
+        ("220 250 250 250 354 552 250", 0, false)
+    );
+    let (codes, _) =
+        dialogue(&format!("{HELLO}{ENVELOPE}BDAT 1010\r\n{big}BDAT 1 LAST\r\nxNOOP\r\n"));
     assert_eq!(codes, "220 250 250 250 552 503 250");
-    let (codes, heard) = dialogue(&format!("{HELLO}{}", "MAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nDATA\r\n.\r\n".repeat(6)));
+    let (codes, heard) = dialogue(&format!(
+        "{HELLO}{}",
+        "MAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nDATA\r\n.\r\n".repeat(6)
+    ));
     assert!(codes.ends_with("250 421") && heard.messages.len() == 5 && heard.closed, "{codes}");
     let (codes, heard) = dialogue(&"NOOP\r\n".repeat(70));
     assert!(codes.ends_with("250 421") && heard.closed);
@@ -174,7 +197,9 @@ fn nonsense_ends_the_session() {
 #[test]
 fn a_message_that_could_be_read_in_two_ways_ends_the_session() {
     for end in ["\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.\n", "\r.\r", "\r\n\0.\r\n"] {
-        let input = format!("{HELLO}{ENVELOPE}DATA\r\none{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<v@y.test>\r\nDATA\r\ntwo\r\n.\r\nNOOP\r\n");
+        let input = format!(
+            "{HELLO}{ENVELOPE}DATA\r\none{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<v@y.test>\r\nDATA\r\ntwo\r\n.\r\nNOOP\r\n"
+        );
         let (codes, heard) = dialogue(&input);
         assert_eq!(codes, "220 250 250 250 354 550", "{end:?}");
         assert!(heard.closed && heard.messages.is_empty(), "{end:?}: {:?}", heard.messages);
@@ -204,9 +229,20 @@ fn addresses_beyond_ascii_need_smtputf8() {
 
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
-        Just("EHLO x\r\n"), Just("MAIL FROM:<a@b.test>\r\n"), Just("RCPT TO:<c@d.test>\r\n"), Just("DATA\r\n"),
-        Just("BDAT 3\r\n"), Just("BDAT 2 LAST\r\n"), Just("abc"), Just(".\r\n"), Just("\r\n"), Just("RSET\r\n"),
-        Just("x\n"), Just("QUIT\r\n"), Just("\0"), Just("GET / HTTP/1.1\r\n")
+        Just("EHLO x\r\n"),
+        Just("MAIL FROM:<a@b.test>\r\n"),
+        Just("RCPT TO:<c@d.test>\r\n"),
+        Just("DATA\r\n"),
+        Just("BDAT 3\r\n"),
+        Just("BDAT 2 LAST\r\n"),
+        Just("abc"),
+        Just(".\r\n"),
+        Just("\r\n"),
+        Just("RSET\r\n"),
+        Just("x\n"),
+        Just("QUIT\r\n"),
+        Just("\0"),
+        Just("GET / HTTP/1.1\r\n")
     ];
     proptest::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat().into_bytes())
 }
