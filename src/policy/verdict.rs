@@ -139,7 +139,7 @@ fn means_too_many(stage: Stage, reply: &Reply) -> bool {
 
 /// By the reply's subject (RFC 3463 §3), else by the stage.
 fn blame(stage: Stage, reply: &Reply) -> Blame {
-    if reply.code == 421 {
+    if reply.code == 421 || means_too_many(stage, reply) {
         return Blame::Site;
     }
     match (reply.enhanced.map(|e| (e.1, e.2)), stage) {
