@@ -14,6 +14,8 @@
 //! Leases on disk: they end with the process. Counting queries: see `store::backlog`.
 
 mod accept;
+#[cfg(test)]
+mod against_model;
 mod change;
 mod claim;
 mod codec;
