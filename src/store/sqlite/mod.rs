@@ -102,9 +102,13 @@ impl SqliteStore {
     pub fn open(dir: &Path, clock: Clock, options: Options) -> Result<Self, StoreError> {
         let lock = schema::lock(dir)?;
         let shared = Arc::new(Shared::new(clock));
-        let last_id = Arc::new(AtomicI64::new(-1));
-        let writer =
-            Writer::open(dir.to_owned(), options, Arc::clone(&shared), Arc::clone(&last_id))?;
+        let writer = Writer::open(dir.to_owned(), options, shared)?;
+        Self::start(writer, dir, lock)
+    }
+
+    /// Sets the writer to work.
+    fn start(writer: Writer, dir: &Path, lock: File) -> Result<Self, StoreError> {
+        let (shared, last_id) = (Arc::clone(&writer.shared), Arc::clone(&writer.last_id));
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
