@@ -33,7 +33,7 @@ const BATCH_MAX: usize = 256;
 /// Bytes of messages in one transaction, about.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How far the recorded greatest id may lag behind.
-const ID_LAG_MAX: Duration = Duration::from_secs(10);
+pub(super) const ID_LAG_MAX: Duration = Duration::from_secs(10);
 
 /// A job that runs within transactions, boxed.
 type Job = Box<dyn Write>;
