@@ -64,7 +64,8 @@ const BUSY: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Free space, in bytes, below which new mail is refused with [`StoreError::Full`].
     pub free_space_min: u64,
-    /// Bytes of a database page, of a new database.
+    /// Bytes of a database page, of a new database. 4,096 drains 4-KiB messages over many queues at half the
+    /// CPU time of 8,192, which would take in 50-KiB messages a quarter cheaper (benches/store.rs).
     pub page_size: u32,
     /// Pages in the log after which they are moved to the database.
     pub wal_pages: u32,
@@ -128,7 +129,8 @@ impl SqliteStore {
     /// is that of this moment, and nothing in it is leased.
     ///
     /// # Errors
-    /// As [`SqliteStore::open`]; [`StoreError::Incompatible`] where there is no queue.
+    /// [`StoreError::Incompatible`] where it is of another version; [`StoreError::Failed`] where there is none
+    /// or it cannot be read.
     pub fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, StoreError> {
         let db = schema::open_reader(dir)?;
         let shared = Arc::new(Shared::new(clock));

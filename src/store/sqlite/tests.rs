@@ -6,7 +6,9 @@ use crate::base::time::{Clock, Timestamp};
 use crate::mail::message::NewMessage;
 use crate::store::conformance::{Fixture, START, conformance};
 use crate::store::shared::Shared;
-use crate::store::{Filter, Outcome, Revision, Settled, Settlement, State, Store, StoreError};
+use crate::store::{
+    Change, Filter, Outcome, Revision, Settled, Settlement, State, Store, StoreError,
+};
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
@@ -266,6 +268,36 @@ async fn many_producers_share_commits_and_all_is_kept() {
     let claimed = f.claim().await;
     assert_eq!(claimed.len(), 400);
     assert!(claimed.iter().all(|c| c.trusted_until > Timestamp(START.0)));
+}
+
+#[tokio::test]
+async fn queues_long_empty_are_removed() {
+    const QUEUES: usize = 1_100;
+    let f = Arc::new(open());
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..QUEUES {
+        let f = Arc::clone(&f);
+        tasks.spawn(async move { f.accept(&[&format!("u@d{n}.example")]).await });
+    }
+    while tasks.join_next().await.is_some() {}
+    let rows = || {
+        let count = "SELECT count(*) FROM queues";
+        raw(&f).query_row(count, [], |row| row.get::<_, usize>(0)).unwrap()
+    };
+    assert_eq!(rows(), QUEUES);
+    let mut after = None;
+    loop {
+        let slice = f.store.change(Filter::default(), Change::Delete, after).await.unwrap();
+        after = slice.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    f.accept(&["u@d0.example"]).await;
+    let before = rows();
+    f.accept(&["u@d0.example"]).await;
+    assert!(rows() < before && before < QUEUES, "a slice with each commit");
+    assert_eq!(f.claim().await.len(), 2);
 }
 
 #[tokio::test]
