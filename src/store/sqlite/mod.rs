@@ -14,6 +14,8 @@
 //! Leases on disk: they end with the process. Counting queries: see `store::backlog`.
 
 mod accept;
+#[cfg(test)]
+mod against_model;
 mod change;
 mod claim;
 mod codec;
@@ -62,7 +64,8 @@ const BUSY: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Free space, in bytes, below which new mail is refused with [`StoreError::Full`].
     pub free_space_min: u64,
-    /// Bytes of a database page, of a new database.
+    /// Bytes of a database page, of a new database. 4,096 drains 4-KiB messages over many queues at half the
+    /// CPU time of 8,192, which would take in 50-KiB messages a quarter cheaper (benches/store.rs).
     pub page_size: u32,
     /// Pages in the log after which they are moved to the database.
     pub wal_pages: u32,
@@ -100,9 +103,13 @@ impl SqliteStore {
     pub fn open(dir: &Path, clock: Clock, options: Options) -> Result<Self, StoreError> {
         let lock = schema::lock(dir)?;
         let shared = Arc::new(Shared::new(clock));
-        let last_id = Arc::new(AtomicI64::new(-1));
-        let writer =
-            Writer::open(dir.to_owned(), options, Arc::clone(&shared), Arc::clone(&last_id))?;
+        let writer = Writer::open(dir.to_owned(), options, shared)?;
+        Self::start(writer, dir, lock)
+    }
+
+    /// Sets the writer to work.
+    fn start(writer: Writer, dir: &Path, lock: File) -> Result<Self, StoreError> {
+        let (shared, last_id) = (Arc::clone(&writer.shared), Arc::clone(&writer.last_id));
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -122,7 +129,8 @@ impl SqliteStore {
     /// is that of this moment, and nothing in it is leased.
     ///
     /// # Errors
-    /// As [`SqliteStore::open`]; [`StoreError::Incompatible`] where there is no queue.
+    /// [`StoreError::Incompatible`] where it is of another version; [`StoreError::Failed`] where there is none
+    /// or it cannot be read.
     pub fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, StoreError> {
         let db = schema::open_reader(dir)?;
         let shared = Arc::new(Shared::new(clock));

@@ -75,12 +75,12 @@ pub(super) fn open_writer(
          PRAGMA cache_size = -32768;
          PRAGMA temp_store = MEMORY;"
     );
-    db.execute_batch(&settings).map_err(|e| cannot_open(&path, &e.to_string()))?;
+    db.execute_batch(&settings).map_err(|e| failed(&path, &e))?;
     let create = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    if create.map_err(|e| cannot_open(&path, &e.to_string()))? == 0 {
+    if create.map_err(|e| failed(&path, &e))? == 0 {
         let schema =
             format!("BEGIN; {SCHEMA}; INSERT INTO meta VALUES ('schema', {VERSION}); COMMIT;");
-        db.execute_batch(&schema).map_err(|e| cannot_open(&path, &e.to_string()))?;
+        db.execute_batch(&schema).map_err(|e| failed(&path, &e))?;
     }
     check_version(&db, &path)?;
     Ok(db)
@@ -92,15 +92,14 @@ pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = connect(&path, flags)?;
     db.execute_batch("PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;")
-        .map_err(|e| cannot_open(&path, &e.to_string()))?;
+        .map_err(|e| failed(&path, &e))?;
     check_version(&db, &path)?;
     Ok(db)
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let db =
-        Connection::open_with_flags(path, flags).map_err(|e| cannot_open(path, &e.to_string()))?;
-    db.busy_timeout(BUSY).map_err(|e| cannot_open(path, &e.to_string()))?;
+    let db = Connection::open_with_flags(path, flags).map_err(|e| failed(path, &e))?;
+    db.busy_timeout(BUSY).map_err(|e| failed(path, &e))?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(db)
 }
@@ -117,7 +116,16 @@ fn check_version(db: &Connection, path: &Path) -> Result<(), StoreError> {
                  use the build that wrote it, or another data_dir"
             ),
         )),
-        Err(error) => Err(cannot_open(path, &format!("no queue in it ({error})"))),
+        Err(error) => Err(failed(path, &error)),
+    }
+}
+
+fn failed(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let text = || format!("cannot open queue {}: {error}", path.display());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => cannot_open(path, &error.to_string()),
+        Some(ErrorCode::DiskFull) => StoreError::Full(text()),
+        _ => StoreError::Failed(text()),
     }
 }
 
