@@ -1,9 +1,10 @@
 //! Layer 7: builds a node from its parts, runs it, stops it.
 //!
 //! # Order
-//! Start: listening sockets, then the store (which may take a moment to count its queue; clients wait meanwhile), then
-//! everything else. Stop: no new sessions, transactions under way end, the store is closed last. What does not end in
-//! time is cut off; nothing is lost by that, only perhaps repeated.
+//! Start: listening sockets, then the store (which may take a moment to count its queue; clients
+//! wait meanwhile), then everything else. Stop: no new sessions, transactions under way end, the
+//! store is closed last. What does not end in time is cut off; nothing is lost by that, only
+//! perhaps repeated.
 
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
@@ -187,7 +188,8 @@ async fn turned_true(mut stop: watch::Receiver<bool>) {
 }
 
 impl Running {
-    /// Lets what is under way end. Delivering goes on until the last session has handed over its mail.
+    /// Lets what is under way end. Delivering goes on until the last session has handed over its
+    /// mail.
     async fn stop(mut self) {
         _ = self.stop_receiving.send(true);
         while self.sessions.join_next().await.is_some() {}

@@ -58,8 +58,8 @@ impl Domain {
         parse_literal(self.0.strip_prefix('[')?.strip_suffix(']')?)
     }
 
-    /// The part under which the domain was registered (`example.co.uk` of `a.b.example.co.uk`), by the
-    /// public suffix list; the domain itself where that list has no answer.
+    /// The part under which the domain was registered (`example.co.uk` of `a.b.example.co.uk`), by
+    /// the public suffix list; the domain itself where that list has no answer.
     #[must_use]
     pub fn organisational(&self) -> Self {
         match psl::domain_str(&self.0) {

@@ -60,8 +60,8 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// Number of a scheduled queue, interned by the store. Stays the same while the queue has deliveries; is never given
-/// to another queue while the store is open.
+/// Number of a scheduled queue, interned by the store. Stays the same while the queue has
+/// deliveries; is never given to another queue while the store is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub i64);
 

@@ -45,8 +45,9 @@ impl Networks {
     }
 }
 
-/// True for an address that mail from strangers' DNS must not lead us to: loopback, private, link-local,
-/// shared, documentation, benchmark, multicast, reserved or unspecified (RFC 6890 and its registries).
+/// True for an address that mail from strangers' DNS must not lead us to: loopback, private,
+/// link-local, shared, documentation, benchmark, multicast, reserved or unspecified (RFC 6890 and
+/// its registries).
 #[must_use]
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {

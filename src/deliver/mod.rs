@@ -1,5 +1,5 @@
-//! Layer 5: the delivering side. `core` decides, `dispatcher` carries out, one `worker` per connection sends,
-//! `settle` turns replies into outcomes.
+//! Layer 5: the delivering side. `core` decides, `dispatcher` carries out, one `worker` per
+//! connection sends, `settle` turns replies into outcomes.
 
 pub mod addresses;
 pub mod connection;

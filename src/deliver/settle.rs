@@ -1,4 +1,5 @@
-//! From verdicts to what the store records: outcomes, and the notifications that they cause (RFC 3461, RFC 3464).
+//! From verdicts to what the store records: outcomes, and the notifications that they cause (RFC
+//! 3461, RFC 3464).
 //!
 //! Pure. Each delivery of a transaction ends as exactly one outcome, or untried.
 

@@ -1,13 +1,14 @@
 //! One connection's life: open, send what the line and the dispatcher give, rest, close.
 //!
 //! # Order of work
-//! What already rode with the last dot; then the line (direct mail); then claimed mail. The next transaction is known
-//! before the last dot of this one is sent, so that it can ride along.
+//! What already rode with the last dot; then the line (direct mail); then claimed mail. The next
+//! transaction is known before the last dot of this one is sent, so that it can ride along.
 //!
 //! # Invariants
-//! * The outcome of a transaction is durable before the next one's data is sent: a crash leaves at most one
-//!   transaction per connection in doubt.
-//! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the store.
+//! * The outcome of a transaction is durable before the next one's data is sent: a crash leaves at
+//!   most one transaction per connection in doubt.
+//! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the
+//!   store.
 
 use super::addresses::Slot;
 use super::connection::{Connection, Target};
@@ -174,7 +175,8 @@ impl<S: Store> Worker<S> {
             .saturating_sub(self.used + self.claimed + waiting)
     }
 
-    /// Has the next two jobs ready, where there are any: direct mail first, behind what rode already.
+    /// Has the next two jobs ready, where there are any: direct mail first, behind what rode
+    /// already.
     async fn gather(&mut self) {
         let at = usize::from(self.ridden);
         let is_direct = |job: Option<&Job>| job.is_some_and(|job| job.lane() == Lane::Direct);
@@ -284,7 +286,8 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Whether the next job may ride with this one's last dot: its leases last, and the pace lets it go.
+    /// Whether the next job may ride with this one's last dot: its leases last, and the pace lets
+    /// it go.
     fn may_ride(&self) -> bool {
         let Some(next) = self.jobs.front() else { return false };
         !self.quit

@@ -3,7 +3,8 @@
 //!
 //! # Invariants
 //! * The report's reverse-path is null, so that no report ever causes another (RFC 5321 §4.5.5).
-//! * Where an address or the original's header is not ASCII, the internationalised types are used (RFC 6533).
+//! * Where an address or the original's header is not ASCII, the internationalised types are used
+//!   (RFC 6533).
 //! * No line is longer than 998 bytes but those of the original.
 
 use super::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
@@ -56,7 +57,8 @@ pub struct Report<'a> {
     pub recipients: Vec<Reported<'a>>,
 }
 
-/// Builds the report as a message of the direct lane to the original's reverse-path, under the given id.
+/// Builds the report as a message of the direct lane to the original's reverse-path, under the
+/// given id.
 ///
 /// `None` for an original with a null reverse-path: there is nobody to tell.
 #[must_use]
@@ -99,7 +101,8 @@ pub fn build(
     })
 }
 
-/// The part of the original that goes back: all of it only for a failure, and only where asked (RFC 3461 §4.3).
+/// The part of the original that goes back: all of it only for a failure, and only where asked (RFC
+/// 3461 §4.3).
 fn returned<'a>(report: &Report<'a>) -> &'a [u8] {
     if report.action == Action::Failed && report.head.envelope.ret == Some(Ret::Full) {
         report.original

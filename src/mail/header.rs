@@ -1,5 +1,5 @@
-//! The header section of a message, as bytes: where it ends, which fields it has, which are taken out, which are
-//! added on top. What is not touched stays as it came, byte for byte.
+//! The header section of a message, as bytes: where it ends, which fields it has, which are taken
+//! out, which are added on top. What is not touched stays as it came, byte for byte.
 
 use crate::base::address::{Domain, Mailbox};
 use crate::base::id::MessageId;
@@ -35,7 +35,8 @@ impl Field<'_> {
     }
 }
 
-/// The fields of a header section, up to its end or to the first line that is no field (RFC 5322 §2.2).
+/// The fields of a header section, up to its end or to the first line that is no field (RFC 5322
+/// §2.2).
 pub fn fields(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -55,7 +56,8 @@ fn line_end(message: &[u8], at: usize) -> usize {
     memchr(b'\n', rest).map_or(message.len(), |end| at + end + 1)
 }
 
-/// The name before a colon, where the bytes begin with a field. Blanks before the colon are obsolete and allowed.
+/// The name before a colon, where the bytes begin with a field. Blanks before the colon are
+/// obsolete and allowed.
 fn field_name(line: &[u8]) -> Option<&[u8]> {
     let end = line.iter().position(|b| *b == b':' || !b.is_ascii_graphic())?;
     let name = line.get(..end)?;
@@ -113,7 +115,8 @@ pub struct Trace<'a> {
     pub at: Timestamp,
 }
 
-/// The message with its trace field, a missing Date and Message-ID on top, and without the stripped fields.
+/// The message with its trace field, a missing Date and Message-ID on top, and without the stripped
+/// fields.
 #[must_use]
 pub fn stamped(message: &[u8], scan: &Scan, trace: &Trace<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.len() + 512);

@@ -1,10 +1,13 @@
-//! Where mail for a domain goes (RFC 5321 §5.1): MX, or the domain's own addresses, and the hosts' addresses.
+//! Where mail for a domain goes (RFC 5321 §5.1): MX, or the domain's own addresses, and the hosts'
+//! addresses.
 //!
 //! # Invariants
-//! * Only a certain "no" is final: NXDOMAIN, or no record where all questions were answered. SERVFAIL, a time-out or a
-//!   broken answer never fails mail.
-//! * No address is given that mail must not be led to by a stranger's DNS, unless the configuration allows it.
-//! * At most `hosts_max` hosts are asked for and as many addresses given, whatever the domain's owner publishes.
+//! * Only a certain "no" is final: NXDOMAIN, or no record where all questions were answered.
+//!   SERVFAIL, a time-out or a broken answer never fails mail.
+//! * No address is given that mail must not be led to by a stranger's DNS, unless the configuration
+//!   allows it.
+//! * At most `hosts_max` hosts are asked for and as many addresses given, whatever the domain's
+//!   owner publishes.
 //!
 //! Answers are cached by hickory-resolver, by TTL within the configured bounds.
 

@@ -1,7 +1,8 @@
 //! Opportunistic TLS: encryption where it is offered, without asking who is there (RFC 7435).
 //!
-//! A receiving host's certificate proves nothing as long as its name comes from plain DNS, and the alternative to an
-//! unchecked certificate is clear text. So any certificate will do; the handshake's own signatures are still checked.
+//! A receiving host's certificate proves nothing as long as its name comes from plain DNS, and the
+//! alternative to an unchecked certificate is clear text. So any certificate will do; the
+//! handshake's own signatures are still checked.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};

@@ -22,7 +22,8 @@ pub fn draining(limit: Duration) {
     info!(target: "bulkhead", message = "node.draining", limit_s = limit.as_secs());
 }
 
-/// `node.drained`: it stops now. Not clean: transactions under way were cut off; what became of them is not known.
+/// `node.drained`: it stops now. Not clean: transactions under way were cut off; what became of
+/// them is not known.
 pub fn drained(took: Duration, clean: bool) {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     if clean {

@@ -5,7 +5,7 @@ use crate::base::id::MessageId;
 use crate::base::text::printable;
 use crate::mail::message::{NewMessage, Origin};
 use crate::smtp::command::Refusal;
-use crate::store::StoreError;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -52,7 +52,7 @@ impl Accepting {
     }
 
     /// `message.refused`: the store did not take it.
-    pub fn failed(self, reply: &Refusal, error: &StoreError) {
+    pub fn failed(self, reply: &Refusal, error: &dyn Display) {
         warn!(
             target: "bulkhead",
             message = "message.refused",
@@ -80,7 +80,8 @@ pub fn accept_failed(error: &std::io::Error) {
     warn!(target: "bulkhead", message = "listener.failed", error = %error);
 }
 
-/// `store.failed`: leases of a message that the dispatcher had no place for; they end by themselves.
-pub fn release_failed(error: &StoreError) {
+/// `store.failed`: leases of a message that the dispatcher had no place for; they end by
+/// themselves.
+pub fn release_failed(error: &dyn Display) {
     warn!(target: "bulkhead", message = "store.failed", what = "release", error = %error);
 }

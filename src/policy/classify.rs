@@ -1,7 +1,7 @@
 //! Which lane a message takes, from its header section.
 //!
-//! Only the header section is parsed, and of it only the fields that a rule names: parsing a whole message costs
-//! many times as much.
+//! Only the header section is parsed, and of it only the fields that a rule names: parsing a whole
+//! message costs many times as much.
 
 use crate::base::text::printable;
 use crate::mail::message::Lane;
@@ -21,8 +21,9 @@ pub struct Rules {
 pub struct HeaderRule {
     /// Field name in the configuration's spelling.
     pub name: String,
-    /// `None` (`"X-Newsletter"`): `no`, `0`, `false` say direct, `yes`, `1`, `true` say bulk, any other value says
-    /// bulk and names the campaign. A pattern (`"Precedence: bulk"`, `*` for any text): its match says bulk.
+    /// `None` (`"X-Newsletter"`): `no`, `0`, `false` say direct, `yes`, `1`, `true` say bulk, any
+    /// other value says bulk and names the campaign. A pattern (`"Precedence: bulk"`, `*` for any
+    /// text): its match says bulk.
     pub pattern: Option<String>,
 }
 
@@ -137,7 +138,8 @@ fn matches_pattern(value: &str, pattern: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// What stands in the angle brackets of `List-Id: Weekly news <weekly.example.net>` (RFC 2919), else all of it.
+/// What stands in the angle brackets of `List-Id: Weekly news <weekly.example.net>` (RFC 2919),
+/// else all of it.
 fn list_id(value: Option<&HeaderValue<'_>>) -> String {
     let text = value.and_then(HeaderValue::as_text).unwrap_or_default().trim();
     let inner = text.rsplit_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(id, _)| id);

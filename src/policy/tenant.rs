@@ -17,8 +17,8 @@ pub struct TenantRule {
     pub weight: u32,
 }
 
-/// The tenant of a message: by a rule for its client or its reverse-path's domain; else the organisational domain of
-/// the reverse-path; else the client's address.
+/// The tenant of a message: by a rule for its client or its reverse-path's domain; else the
+/// organisational domain of the reverse-path; else the client's address.
 #[must_use]
 pub fn decide(rules: &[TenantRule], client: IpAddr, reverse_path: &ReversePath) -> String {
     let domain = reverse_path.mailbox().and_then(|m| m.domain());

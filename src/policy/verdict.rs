@@ -1,9 +1,10 @@
 //! From a reply (or its absence) to an outcome, and whose fault it is.
 //!
 //! # Invariants
-//! * Only what the receiving host said about this message or recipient fails it for good; a lost connection, a
-//!   greeting or an EHLO never does.
-//! * After the last dot without a reply the outcome is unknown: tried again late (RFC 1047), never failed.
+//! * Only what the receiving host said about this message or recipient fails it for good; a lost
+//!   connection, a greeting or an EHLO never does.
+//! * After the last dot without a reply the outcome is unknown: tried again late (RFC 1047), never
+//!   failed.
 
 use crate::smtp::client::{Attempt, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};

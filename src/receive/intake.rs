@@ -37,8 +37,8 @@ pub struct Ingress<S> {
 }
 
 impl<S: Store> Ingress<S> {
-    /// `direct` takes accepted direct mail, `expected` the domains that mail will go to; when either is full, mail
-    /// goes by way of the store.
+    /// `direct` takes accepted direct mail, `expected` the domains that mail will go to; when
+    /// either is full, mail goes by way of the store.
     #[must_use]
     pub fn new(
         store: S,
@@ -73,8 +73,8 @@ impl<S: Store> Ingress<S> {
         }
     }
 
-    /// Puts a message into the queue. What it gives is the answer to the client; 250 is given only once the message
-    /// is durable.
+    /// Puts a message into the queue. What it gives is the answer to the client; 250 is given only
+    /// once the message is durable.
     pub(super) async fn take(
         &self,
         received: Received,
@@ -166,7 +166,8 @@ impl<S: Store> Ingress<S> {
         if let Some(claimed) = accepted.claimed {
             let handoff = Handoff { claimed, body, receive };
             if let Err(unsent) = self.direct.try_send(handoff) {
-                // The dispatcher is busy: the message is an ordinary due delivery of the direct lane.
+                // The dispatcher is busy: the message is an ordinary due delivery of the direct
+                // lane.
                 let leases =
                     unsent.into_inner().claimed.deliveries.iter().map(|d| d.lease).collect();
                 if let Err(error) = self.store.release(leases).await {

@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Pause after an accept that failed: without file descriptors, trying again at once would only burn the CPU.
+/// Pause after an accept that failed: without file descriptors, trying again at once would only
+/// burn the CPU.
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl<S: Store> Ingress<S> {

@@ -1,4 +1,5 @@
-//! The thin shell of a session: bytes between a socket and [`Session`], with patience and room that end.
+//! The thin shell of a session: bytes between a socket and [`Session`], with patience and room that
+//! end.
 
 use super::intake::Ingress;
 use crate::base::time::Timestamp;
@@ -100,7 +101,8 @@ impl<S: Store> Shell<'_, S> {
         Ok(())
     }
 
-    /// Reads what comes. False where the session is over: closed, out of patience, or the node stops.
+    /// Reads what comes. False where the session is over: closed, out of patience, or the node
+    /// stops.
     async fn read(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
         let limits = &self.ingress.config.limits;
         let in_message = self.session.is_in_message();

@@ -1,4 +1,5 @@
-//! Commands of a client (RFC 5321 §4.1 and extensions), parsed from one line, paths kept as they were spelt.
+//! Commands of a client (RFC 5321 §4.1 and extensions), parsed from one line, paths kept as they
+//! were spelt.
 //!
 //! # Invariants
 //! * A line with a control character or invalid UTF-8 is no command.
@@ -277,8 +278,8 @@ fn is_xtext(value: &str) -> bool {
     !value.is_empty()
 }
 
-/// The inside of the angle brackets behind `FROM:` or `TO:`, and what follows them. A source route is dropped
-/// (RFC 5321 §4.1.1.3, appendix C).
+/// The inside of the angle brackets behind `FROM:` or `TO:`, and what follows them. A source route
+/// is dropped (RFC 5321 §4.1.1.3, appendix C).
 fn path<'a>(rest: &'a str, keyword: &str, usage: &str) -> Result<(&'a str, &'a str), Refusal> {
     let wrong = || syntax(&format!("Write {usage}"));
     let (head, tail) = rest.trim_start().split_at_checked(keyword.len()).ok_or_else(wrong)?;
@@ -434,7 +435,8 @@ mod tests {
             _ = parse(line.as_bytes());
         }
 
-        /// Where smtp-proto has no known trap (quotes, literals, bare postmaster), both read the same addresses.
+        /// Where smtp-proto has no known trap (quotes, literals, bare postmaster), both read the
+        /// same addresses.
         #[test]
         fn agrees_with_another_parser(local in "[a-z0-9.+-]{1,12}", domain in "[a-z0-9-]{1,8}(\\.[a-z0-9-]{1,8}){0,2}") {
             let line = format!("RCPT TO:<{local}@{domain}>");

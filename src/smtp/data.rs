@@ -1,8 +1,9 @@
 //! The bytes of a message on their way in: where they end, and what may not be among them.
 //!
-//! Line ends are CRLF, and only CRLF.CRLF ends the data. A bare CR, a bare LF or a NUL makes receivers disagree about
-//! where a message ends; that is how one message is smuggled in another (CVE-2023-51764 and others). Such a message is
-//! read to its real end and then refused, whoever sends it: a hosted site is the likeliest sender of it.
+//! Line ends are CRLF, and only CRLF.CRLF ends the data. A bare CR, a bare LF or a NUL makes
+//! receivers disagree about where a message ends; that is how one message is smuggled in another
+//! (CVE-2023-51764 and others). Such a message is read to its real end and then refused, whoever
+//! sends it: a hosted site is the likeliest sender of it.
 //!
 //! # Invariants
 //! * Any split of the input gives the same bytes, end and fault (`any_split_gives_the_same`).
@@ -159,8 +160,8 @@ impl DataReader {
         Self { check: Check::new(limits), state: State::LineStart }
     }
 
-    /// Takes bytes up to the end of data, and appends those of the message to `body`. Gives how many were taken, and
-    /// whether the end was among them.
+    /// Takes bytes up to the end of data, and appends those of the message to `body`. Gives how
+    /// many were taken, and whether the end was among them.
     pub fn read(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, bool) {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
@@ -238,8 +239,8 @@ impl ChunkReader {
         self.0.take(input, body);
     }
 
-    /// After the last chunk: a CR at its end is bare; a message that does not end with a line end gets one, since
-    /// DATA could not carry it on without.
+    /// After the last chunk: a CR at its end is bare; a message that does not end with a line end
+    /// gets one, since DATA could not carry it on without.
     pub fn finish(&mut self, body: &mut Vec<u8>) {
         if std::mem::take(&mut self.0.after_cr) {
             self.0.note(Fault::BareCr);
@@ -430,7 +431,8 @@ mod tests {
         #[test]
         fn agrees_with_the_naive_reader(wire in wire()) {
             let (ours, naive) = (read(&wire, &[]), naive(&wire));
-            // The naive one sees all bytes before it judges; which of several faults is told may differ.
+            // The naive one sees all bytes before it judges; which of several faults is told may
+            // differ.
             let plain = |read: Read| read.map(|(body, fault, rest)| (body, fault.map(Fault::is_smuggling), rest));
             prop_assert_eq!(plain(ours), plain(naive));
         }

@@ -1,4 +1,5 @@
-//! A reply (RFC 5321 §4.2) with its enhanced status code (RFC 3463), and how it is read from the wire.
+//! A reply (RFC 5321 §4.2) with its enhanced status code (RFC 3463), and how it is read from the
+//! wire.
 //!
 //! # Invariants
 //! * The reader takes any split of the input, and gives the same replies.

@@ -7,7 +7,8 @@
 //!     └── QUIT, 421, nonsense ──▶ Closed
 //! ```
 //! # Invariants
-//! * Replies come in the order of the commands, and are flushed when no more input is at hand (RFC 2920 §3.2).
+//! * Replies come in the order of the commands, and are flushed when no more input is at hand (RFC
+//!   2920 §3.2).
 //! * Memory is bounded: one command line, one message, one reply for each command at hand.
 //! * A message that could be read in two ways is refused and ends the session, whoever sends it.
 //!
@@ -114,7 +115,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session with a client that may relay to anyone, or to no one. The greeting is in the output.
+    /// A session with a client that may relay to anyone, or to no one. The greeting is in the
+    /// output.
     #[must_use]
     pub fn new(settings: Arc<Settings>, client: IpAddr, may_relay: bool) -> Self {
         let mut session = Self {
@@ -155,8 +157,8 @@ impl Session {
         self.body.len()
     }
 
-    /// Takes from the front of `input`. Gives how much was taken; to be called again, with the rest, until it says
-    /// [`Step::Read`] or [`Step::Close`].
+    /// Takes from the front of `input`. Gives how much was taken; to be called again, with the
+    /// rest, until it says [`Step::Read`] or [`Step::Close`].
     pub fn step(&mut self, input: &[u8]) -> (usize, Step) {
         let mut at = 0;
         loop {
@@ -407,7 +409,8 @@ impl Session {
         Some(Step::Message(Box::new(Received { envelope, helo, protocol, body })))
     }
 
-    /// There is no room for the message: what is left of it is read and forgotten, then this is the answer.
+    /// There is no room for the message: what is left of it is read and forgotten, then this is the
+    /// answer.
     pub fn overflow(&mut self, refusal: Refusal) {
         self.body = Vec::new();
         self.overflow = Some(refusal);

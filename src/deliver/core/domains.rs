@@ -1,4 +1,5 @@
-//! Where each domain's mail goes: asked of DNS when first needed, and again when the answer has aged.
+//! Where each domain's mail goes: asked of DNS when first needed, and again when the answer has
+//! aged.
 
 use super::queues::Place;
 use super::{Alarm, Command, Core};
@@ -49,7 +50,7 @@ enum Answer {
 
 impl Core {
     /// Asks for the domain's MX unless it is known and fresh.
-    pub(super) fn expect(&mut self, domain: Domain, now: Timestamp) {
+    pub(super) fn look_up(&mut self, domain: Domain, now: Timestamp) {
         let entry = self.domains.entry(domain.clone()).or_insert_with(|| Entry {
             answer: Answer::None,
             asking: false,
@@ -101,7 +102,7 @@ impl Core {
             room: Arc::clone(room),
         };
         for (domain, deliveries) in by_domain {
-            self.expect(domain.clone(), now);
+            self.look_up(domain.clone(), now);
             let Some(entry) = self.domains.get_mut(&domain) else { continue };
             match &entry.answer {
                 Answer::None => {

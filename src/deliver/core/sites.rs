@@ -188,8 +188,8 @@ impl Core {
         queue.counted = fresh;
     }
 
-    /// Puts a queue in line at its route where it has something due; where it only gathers, it waits for the
-    /// route to have a connection's worth, and then all that gather there come in.
+    /// Puts a queue in line at its route where it has something due; where it only gathers, it
+    /// waits for the route to have a connection's worth, and then all that gather there come in.
     pub(super) fn stand_in_line(&mut self, id: QueueId, now: Timestamp) {
         self.recount(id);
         let Some(queue) = self.queues.get(&id) else { return };

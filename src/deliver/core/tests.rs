@@ -1,5 +1,5 @@
-//! A small world around the core: counts in place of a store, connections that do as they are told, time that is moved
-//! by hand. Everything follows from a seed.
+//! A small world around the core: counts in place of a store, connections that do as they are told,
+//! time that is moved by hand. Everything follows from a seed.
 
 use super::*;
 use crate::base::address::{Mailbox, ReversePath};

@@ -1,8 +1,8 @@
 //! The sites known now: MX rollup.
 //!
-//! Domains are of one site where they have the same set of MX names, or the same set of addresses behind
-//! different names (some receivers give each domain an MX name of its own on the same hosts), or an MX host of one
-//! provider. A fact of DNS: computed here, never stored in the queue.
+//! Domains are of one site where they have the same set of MX names, or the same set of addresses
+//! behind different names (some receivers give each domain an MX name of its own on the same
+//! hosts), or an MX host of one provider. A fact of DNS: computed here, never stored in the queue.
 //!
 //! # Invariants
 //! * A domain is of one site; domains with equal MX names or equal addresses are of the same one.

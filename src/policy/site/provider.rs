@@ -1,6 +1,8 @@
-//! Receivers that serve many domains under MX names of one operator, and the limits they are known to welcome.
+//! Receivers that serve many domains under MX names of one operator, and the limits they are known
+//! to welcome.
 //!
-//! Limits come from the receivers' own postmaster pages where they publish any; `[sites."NAME"]` overrides them.
+//! Limits come from the receivers' own postmaster pages where they publish any; `[sites."NAME"]`
+//! overrides them.
 
 use super::{Limits, Rate, SiteRule};
 

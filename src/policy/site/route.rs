@@ -40,8 +40,8 @@ pub struct Hop {
     pub address: IpAddr,
 }
 
-/// At most `most` addresses: hosts by preference, in random order among equals; a host's address families in
-/// turns, so that one broken family costs one attempt and not all of them.
+/// At most `most` addresses: hosts by preference, in random order among equals; a host's address
+/// families in turns, so that one broken family costs one attempt and not all of them.
 #[must_use]
 pub fn hops(hosts: &[MxHost], most: usize, rng: &mut Rng) -> Vec<Hop> {
     let mut order: Vec<(u16, u32, &MxHost)> =

@@ -1,4 +1,5 @@
-//! What a session says: replies with their enhanced codes (RFC 2034), and how many refusals it puts up with.
+//! What a session says: replies with their enhanced codes (RFC 2034), and how many refusals it puts
+//! up with.
 
 use super::{Session, State};
 use crate::smtp::command::Refusal;

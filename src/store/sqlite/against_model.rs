@@ -1,5 +1,5 @@
-//! Random operations on this engine and on the model, compared step by step: results, backlog, list. Closing,
-//! crashing and opening again is one of the operations.
+//! Random operations on this engine and on the model, compared step by step: results, backlog,
+//! list. Closing, crashing and opening again is one of the operations.
 
 use super::writer::ID_LAG_MAX;
 use super::{Options, SqliteStore};

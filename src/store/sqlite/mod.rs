@@ -7,8 +7,8 @@
 //! renew, release, backlog ──▶ leases and backlog, in memory ◀┘
 //! bodies, list, show ───────▶ reader connections, on threads that may wait
 //! ```
-//! A one-recipient message costs three inserts, then three deletes by key; deliveries lie clustered by queue
-//! and due time, so that a claim reads them in one sweep, and no index is kept besides.
+//! A one-recipient message costs three inserts, then three deletes by key; deliveries lie clustered
+//! by queue and due time, so that a claim reads them in one sweep, and no index is kept besides.
 //!
 //! # Absent
 //! Leases on disk: they end with the process. Counting queries: see `store::backlog`.
@@ -64,8 +64,9 @@ const BUSY: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Free space, in bytes, below which new mail is refused with [`StoreError::Full`].
     pub free_space_min: u64,
-    /// Bytes of a database page, of a new database. 4,096 drains 4-KiB messages over many queues at half the
-    /// CPU time of 8,192, which would take in 50-KiB messages a quarter cheaper (benches/store.rs).
+    /// Bytes of a database page, of a new database. 4,096 drains 4-KiB messages over many queues at
+    /// half the CPU time of 8,192, which would take in 50-KiB messages a quarter cheaper
+    /// (benches/store.rs).
     pub page_size: u32,
     /// Pages in the log after which they are moved to the database.
     pub wal_pages: u32,
@@ -77,7 +78,8 @@ impl Default for Options {
     }
 }
 
-/// A queue on disk. Clones share it; with the last one it is closed, which waits for writes under way.
+/// A queue on disk. Clones share it; with the last one it is closed, which waits for writes under
+/// way.
 #[derive(Clone, Debug)]
 pub struct SqliteStore(Arc<Inner>);
 
@@ -125,12 +127,12 @@ impl SqliteStore {
         })))
     }
 
-    /// Opens the queue in `dir` for `list`, `show`, `bodies` and `backlog` alone; all else fails. The backlog
-    /// is that of this moment, and nothing in it is leased.
+    /// Opens the queue in `dir` for `list`, `show`, `bodies` and `backlog` alone; all else fails.
+    /// The backlog is that of this moment, and nothing in it is leased.
     ///
     /// # Errors
-    /// [`StoreError::Incompatible`] where it is of another version; [`StoreError::Failed`] where there is none
-    /// or it cannot be read.
+    /// [`StoreError::Incompatible`] where it is of another version; [`StoreError::Failed`] where
+    /// there is none or it cannot be read.
     pub fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, StoreError> {
         let db = schema::open_reader(dir)?;
         let shared = Arc::new(Shared::new(clock));

@@ -1,13 +1,13 @@
 //! The one thread that writes: natural group commit.
 //!
-//! It takes what waits, does it in one transaction, commits (one sync of the log), and answers all. It never
-//! waits for company: while one commit is under way, the next batch gathers by itself.
+//! It takes what waits, does it in one transaction, commits (one sync of the log), and answers all.
+//! It never waits for company: while one commit is under way, the next batch gathers by itself.
 //!
 //! # Invariants
 //! * Nobody is answered `Ok` before the commit that covers it is on disk.
 //! * Leases and backlog show only what is committed.
-//! * After a sync that failed nothing is taken for granted: the connection is opened anew, SQLite recovers
-//!   from its log, and what is kept in memory is worked out again.
+//! * After a sync that failed nothing is taken for granted: the connection is opened anew, SQLite
+//!   recovers from its log, and what is kept in memory is worked out again.
 //! * Claims write nothing and cost no commit.
 
 use super::Options;
@@ -144,7 +144,8 @@ impl Writer {
         }
     }
 
-    /// One transaction, or two: when space runs out, the second without new mail, since outcomes free space.
+    /// One transaction, or two: when space runs out, the second without new mail, since outcomes
+    /// free space.
     fn write(&mut self, mut jobs: Vec<Job>) {
         let free = || space::free(&self.dir);
         if let Some(why) = self.floor.refuses(self.shared.clock.now(), free) {
