@@ -1,7 +1,7 @@
 //! How fast the embedded store is, and what a message costs it in CPU time.
 //!
-//! `cargo bench --bench store [-- DIR [PAGE_SIZE [WAL_PAGES]]]`: DIR is where the queue goes, since the disk decides;
-//! default: the system's folder for temporary files.
+//! `cargo bench --bench store [-- DIR [PAGE_SIZE [WAL_PAGES]]]`: DIR is where the queue goes, since
+//! the disk decides; default: the system's folder for temporary files.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A measurement: it reads the clock and gives up loudly.
 
 use bulkhead::base::address::{Mailbox, ReversePath};
@@ -187,7 +187,8 @@ fn per(count: u64, start: Instant, cpu: Duration) -> (f64, f64) {
     (rate, (cpu_time() - cpu).as_secs_f64() * 1e6 / count as f64)
 }
 
-/// User and system time of this process so far (proc(5), /proc/self/stat, fields 14 and 15, in ticks of 10 ms).
+/// User and system time of this process so far (proc(5), /proc/self/stat, fields 14 and 15, in
+/// ticks of 10 ms).
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let after_name = stat.rsplit_once(')').unwrap().1;

@@ -1,12 +1,201 @@
 //! Layer 7: builds a node from its parts, runs it, stops it.
+//!
+//! # Order
+//! Start: listening sockets, then the store (which may take a moment to count its queue; clients
+//! wait meanwhile), then everything else. Stop: no new sessions, transactions under way end, the
+//! store is closed last. What does not end in time is cut off; nothing is lost by that, only
+//! perhaps repeated.
 
-use crate::config::Config;
+use crate::base::address::Domain;
+use crate::base::id::IdGenerator;
+use crate::base::random;
+use crate::base::time::Clock;
+use crate::config::{Config, Engine};
+use crate::control::{self, Api};
+use crate::deliver::addresses::Addresses;
+use crate::deliver::core::{Core, Event};
+use crate::deliver::dispatcher::Dispatcher;
+use crate::deliver::shared::Shared;
+use crate::net::dial::Dialer;
+use crate::net::dns::Resolver;
+use crate::observe::node as tell;
+use crate::receive::Ingress;
+use crate::store::memory::MemoryStore;
+use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::{Handoff, Store};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
-/// Runs a node until it is told to stop.
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
+/// Direct messages on their way to the dispatcher; more go by way of the store.
+const HANDOFFS: usize = 1_024;
+/// News on its way to the dispatcher.
+const EVENTS: usize = 4_096;
+
+/// Runs a node until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// A sentence: why it did not start or could not go on.
-#[allow(clippy::unused_async)]
+/// A sentence: why it did not start.
 pub async fn run(config: Config) -> Result<(), String> {
-    Err(format!("node {} is not built yet", config.hostname))
+    let config = Arc::new(config);
+    let listeners: Vec<TcpListener> =
+        config.listen.iter().map(|l| listen(l.address)).collect::<Result<_, _>>()?;
+    let clock = Clock::system();
+    match config.store.engine {
+        Engine::Memory => {
+            tell::memory_engine();
+            serve(config, MemoryStore::new(clock.clone()), clock, listeners).await
+        }
+        Engine::Sqlite => {
+            let options =
+                Options { free_space_min: config.store.free_space_min, ..Options::default() };
+            let (dir, of_store) = (config.data_dir.clone(), clock.clone());
+            let opened =
+                tokio::task::spawn_blocking(move || SqliteStore::open(&dir, of_store, options));
+            let store = opened.await.map_err(|error| format!("cannot open the queue: {error}"))?;
+            serve(config, store.map_err(|error| error.to_string())?, clock, listeners).await
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart takes its port at once, in spite of connections of the last run.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "; grant CAP_NET_BIND_SERVICE or use a port above 1023"
+            }
+            std::io::ErrorKind::AddrInUse => "; is another mail server, or another node, running?",
+            _ => "",
+        };
+        format!("cannot listen on {address}: {}{remedy}", error.kind())
+    })
+}
+
+/// The running parts.
+struct Running {
+    sessions: JoinSet<()>,
+    dispatcher: JoinHandle<()>,
+    control: JoinHandle<()>,
+    stop_receiving: watch::Sender<bool>,
+    stop_delivering: watch::Sender<bool>,
+    stop_control: watch::Sender<bool>,
+}
+
+async fn serve<S: Store>(
+    config: Arc<Config>,
+    store: S,
+    clock: Clock,
+    listeners: Vec<TcpListener>,
+) -> Result<(), String> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let running = start(&config, store, &clock, listeners).await?;
+    tell::started(&config);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let limit = config.delivery.shutdown_timeout;
+    tell::draining(limit);
+    let begun = clock.now();
+    let clean = timeout(limit, running.stop()).await.is_ok();
+    tell::drained(clock.now().since(begun), clean);
+    Ok(())
+}
+
+async fn start<S: Store>(
+    config: &Arc<Config>,
+    store: S,
+    clock: &Clock,
+    listeners: Vec<TcpListener>,
+) -> Result<Running, String> {
+    let (events, events_out) = mpsc::channel::<Event>(EVENTS);
+    let (direct, direct_out) = mpsc::channel::<Handoff>(HANDOFFS);
+    let (expected, expected_out) = mpsc::channel::<Domain>(EVENTS);
+    let [receiving, delivering, controlling] = [(), (), ()].map(|()| watch::channel(false));
+    let ids = Arc::new(Mutex::new(IdGenerator::after(store.last_id())));
+    let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
+    let shared = Arc::new(Shared {
+        store: store.clone(),
+        config: Arc::clone(config),
+        clock: clock.clone(),
+        ids: Arc::clone(&ids),
+        rng: Mutex::new(random::from_system()),
+        dialer: Dialer::new(Arc::clone(config))?,
+        addresses: Arc::new(Addresses::default()),
+        room: Arc::new(Semaphore::new(room_kib as usize)),
+        room_kib,
+        events,
+    });
+    let core = Core::new(Arc::clone(config), random::from_system(), clock.now());
+    let core = Arc::new(Mutex::new(core));
+    let resolver = Arc::new(Resolver::new(config)?);
+    let api = Api {
+        store: store.clone(),
+        clock: clock.clone(),
+        node: config.hostname.to_string(),
+        sites: sites(&core, clock),
+    };
+    let socket = control::bind(&config.control.socket).await.map_err(|error| error.to_string())?;
+    let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
+    let dispatcher = Dispatcher {
+        shared,
+        core,
+        resolver,
+        events: events_out,
+        direct: direct_out,
+        expected: expected_out,
+    };
+    let dispatcher = tokio::spawn(dispatcher.run(delivering.1));
+    let ingress = Ingress::new(store, Arc::clone(config), clock.clone(), ids, direct, expected);
+    let ingress = Arc::new(ingress);
+    let mut sessions = JoinSet::new();
+    for listener in listeners {
+        sessions.spawn(Arc::clone(&ingress).serve(listener, receiving.1.clone()));
+    }
+    Ok(Running {
+        sessions,
+        dispatcher,
+        control,
+        stop_receiving: receiving.0,
+        stop_delivering: delivering.0,
+        stop_control: controlling.0,
+    })
+}
+
+/// What the control socket shows of the sites.
+fn sites(core: &Arc<Mutex<Core>>, clock: &Clock) -> control::api::Sites {
+    let (core, clock) = (Arc::clone(core), clock.clone());
+    Arc::new(move || core.lock().unwrap_or_else(PoisonError::into_inner).status(clock.now()))
+}
+
+async fn turned_true(mut stop: watch::Receiver<bool>) {
+    _ = stop.wait_for(|stop| *stop).await;
+}
+
+impl Running {
+    /// Lets what is under way end. Delivering goes on until the last session has handed over its
+    /// mail.
+    async fn stop(mut self) {
+        _ = self.stop_receiving.send(true);
+        while self.sessions.join_next().await.is_some() {}
+        _ = self.stop_delivering.send(true);
+        _ = self.dispatcher.await;
+        _ = self.stop_control.send(true);
+        _ = timeout(Duration::from_secs(1), self.control).await;
+    }
 }

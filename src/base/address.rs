@@ -58,8 +58,8 @@ impl Domain {
         parse_literal(self.0.strip_prefix('[')?.strip_suffix(']')?)
     }
 
-    /// The part under which the domain was registered (`example.co.uk` of `a.b.example.co.uk`), by the
-    /// public suffix list; the domain itself where that list has no answer.
+    /// The part under which the domain was registered (`example.co.uk` of `a.b.example.co.uk`), by
+    /// the public suffix list; the domain itself where that list has no answer.
     #[must_use]
     pub fn organisational(&self) -> Self {
         match psl::domain_str(&self.0) {
@@ -92,7 +92,9 @@ fn is_wide(c: char) -> bool {
 
 fn parse_literal(text: &str) -> Option<IpAddr> {
     match text.split_at_checked(5) {
-        Some((tag, v6)) if tag.eq_ignore_ascii_case("ipv6:") => v6.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        Some((tag, v6)) if tag.eq_ignore_ascii_case("ipv6:") => {
+            v6.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+        }
         _ => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
     }
 }
@@ -332,6 +334,9 @@ mod tests {
         assert_eq!(domain.as_str(), "sub.example.co.uk");
         assert_eq!(domain.organisational().as_str(), "example.co.uk");
         let home = Domain::parse("relay.example").unwrap();
-        assert_eq!(Mailbox::parse("postmaster").unwrap().or_at(&home).as_str(), "postmaster@relay.example");
+        assert_eq!(
+            Mailbox::parse("postmaster").unwrap().or_at(&home).as_str(),
+            "postmaster@relay.example"
+        );
     }
 }

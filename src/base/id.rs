@@ -49,15 +49,19 @@ impl fmt::Display for MessageId {
         let mut text = [0; TEXT_LEN];
         let mut rest = self.0;
         for slot in text.iter_mut().rev() {
-            *slot = usize::try_from(rest & 31).ok().and_then(|n| DIGITS.get(n)).copied().unwrap_or(b'0');
+            *slot = usize::try_from(rest & 31)
+                .ok()
+                .and_then(|n| DIGITS.get(n))
+                .copied()
+                .unwrap_or(b'0');
             rest >>= 5;
         }
         f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
-/// Number of a scheduled queue, interned by the store. Stays the same while the queue has deliveries; is never given
-/// to another queue while the store is open.
+/// Number of a scheduled queue, interned by the store. Stays the same while the queue has
+/// deliveries; is never given to another queue while the store is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub i64);
 

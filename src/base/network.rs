@@ -16,9 +16,9 @@ impl Networks {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(IpNet::from(ip.to_canonical()));
         }
-        let net: IpNet = text
-            .parse()
-            .map_err(|_| format!("{text:?} is not a network; write it as 192.0.2.0/24 or 2001:db8::/32"))?;
+        let net: IpNet = text.parse().map_err(|_| {
+            format!("{text:?} is not a network; write it as 192.0.2.0/24 or 2001:db8::/32")
+        })?;
         if net.trunc() == net {
             Ok(net)
         } else {
@@ -45,8 +45,9 @@ impl Networks {
     }
 }
 
-/// True for an address that mail from strangers' DNS must not lead us to: loopback, private, link-local,
-/// shared, documentation, benchmark, multicast, reserved or unspecified (RFC 6890 and its registries).
+/// True for an address that mail from strangers' DNS must not lead us to: loopback, private,
+/// link-local, shared, documentation, benchmark, multicast, reserved or unspecified (RFC 6890 and
+/// its registries).
 #[must_use]
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
@@ -96,8 +97,16 @@ mod tests {
 
     #[test]
     fn knows_addresses_that_are_nobodys_mail_host() {
-        for private in ["127.0.0.1", "::1", "0.0.0.0", "10.1.1.1", "169.254.1.1", "::ffff:127.0.0.1", "fe80::1", "224.0.0.1"]
-        {
+        for private in [
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "10.1.1.1",
+            "169.254.1.1",
+            "::ffff:127.0.0.1",
+            "fe80::1",
+            "224.0.0.1",
+        ] {
             assert!(is_private(private.parse().unwrap()), "{private}");
         }
         for public in ["8.8.8.8", "2a00:1450::1", "100.128.0.1"] {

@@ -161,7 +161,11 @@ pub fn human(duration: Duration) -> String {
         3_600..86_400 => (s / 3_600, 'h', s / 60 % 60, 'm'),
         _ => (s / 86_400, 'd', s / 3_600 % 24, 'h'),
     };
-    if small == 0 { format!("{big}{big_unit}") } else { format!("{big}{big_unit}{small:02}{small_unit}") }
+    if small == 0 {
+        format!("{big}{big_unit}")
+    } else {
+        format!("{big}{big_unit}{small:02}{small_unit}")
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,14 @@
 //! opened read-only. So there is one way that questions are answered.
 
 use super::Failure;
-use crate::config::Config;
+use crate::base::time::Clock;
+use crate::config::{Config, Engine};
+use crate::control::api::no_sites;
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Counts, Request, Response};
-use std::io::ErrorKind;
+use crate::control::{Api, serve_one};
+use crate::store::sqlite::SqliteStore;
+use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -16,6 +20,9 @@ use tokio::time::timeout;
 /// Longest wait for a line of an answer; work that takes longer shows progress in between.
 const PATIENCE: Duration = Duration::from_secs(120);
 const SILENT: &str = "the node did not answer for two minutes; look at its log";
+
+/// Bytes between the two ends of the protocol within one process.
+const PIPE_BYTES: usize = 64 * 1024;
 
 /// A stream of either kind.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -41,8 +48,33 @@ pub(super) async fn connect(config: &Config) -> Result<Node, Failure> {
     }
 }
 
+/// Who can answer questions: the node, or the queue on disk where none runs.
+pub(super) async fn reader(config: &Config, clock: &Clock) -> Result<Node, Failure> {
+    match dial(config).await? {
+        Some(node) => Ok(node),
+        None => offline(config, clock),
+    }
+}
+
+/// Serves the control protocol to ourselves, over the queue on disk.
+fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
+    let dir = &config.data_dir;
+    if config.store.engine == Engine::Memory {
+        let sentence = "no node runs, and its queue was in memory: there is nothing to read";
+        return Err(Failure::Usage(sentence.to_string()));
+    }
+    let store = SqliteStore::open_read_only(dir, clock.clone())
+        .map_err(|error| Failure::Usage(format!("no node runs; {error}")))?;
+    writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
+    let api = Api { store, clock: clock.clone(), node: String::new(), sites: no_sites() };
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    // It waits for us as long as we wait for a pager: nobody else is kept from anything.
+    tokio::spawn(async move { serve_one(far, &api, Duration::MAX).await });
+    Ok(Node::over(near))
+}
+
 /// `None` where no node runs.
-pub(super) async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
+async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
     let path = &config.control.socket;
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Some(Node::over(stream))),
@@ -58,7 +90,7 @@ pub(super) async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
 }
 
 impl Node {
-    pub(super) fn over(stream: impl Stream + 'static) -> Self {
+    fn over(stream: impl Stream + 'static) -> Self {
         Self(Client::new(Box::new(stream)))
     }
 

@@ -68,11 +68,22 @@ pub(super) async fn verb(
 ) -> Result<(), Failure> {
     let change = |action, targets| change::Order { action, targets, lane: queue.lane };
     let order = match &queue.verb {
-        None => return summary(&mut reader(config).await?, queue, printer).await,
-        Some(QueueVerb::List(which)) => {
-            return list(&mut reader(config).await?, which, queue.lane, printer).await;
+        None => {
+            return summary(&mut connect::reader(config, &printer.clock).await?, queue, printer)
+                .await;
         }
-        Some(QueueVerb::Show { id }) => return show(&mut reader(config).await?, id, printer).await,
+        Some(QueueVerb::List(which)) => {
+            return list(
+                &mut connect::reader(config, &printer.clock).await?,
+                which,
+                queue.lane,
+                printer,
+            )
+            .await;
+        }
+        Some(QueueVerb::Show { id }) => {
+            return show(&mut connect::reader(config, &printer.clock).await?, id, printer).await;
+        }
         Some(QueueVerb::Hold(targets)) => change(Action::Hold, targets),
         Some(QueueVerb::Release(targets)) => change(Action::Release, targets),
         Some(QueueVerb::Retry(targets)) => change(Action::Retry, targets),
@@ -85,11 +96,6 @@ pub(super) async fn verb(
     };
     order.check()?;
     order.carry_out(&mut connect::connect(config).await?, printer).await
-}
-
-/// The node; the queue on disk where none runs.
-async fn reader(config: &Config) -> Result<Node, Failure> {
-    connect::connect(config).await
 }
 
 async fn summary(

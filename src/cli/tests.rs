@@ -3,9 +3,17 @@
 use super::args::{Cli, Verb};
 use super::queue::{self, Printer};
 use super::{Failure, run};
+use crate::base::address::{Mailbox, ReversePath};
+use crate::base::id::{IdGenerator, MessageId};
 use crate::base::time::Clock;
 use crate::control::tests::{NOW, Running, store};
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::message::{Lane, NewMessage, Origin};
+use crate::store::Store;
+use crate::store::sqlite::{Options, SqliteStore};
+use bytes::Bytes;
 use clap::Parser;
+use std::time::Duration;
 
 /// What is written, and how it ends; the node's socket is in the folder of the configuration.
 async fn bulkhead(node: &Running, line: &str) -> (String, Result<(), Failure>) {
@@ -100,6 +108,48 @@ async fn without_a_node_nothing_is_changed() {
     std::fs::remove_file(node.path().join("s")).unwrap();
     let (_, done) = bulkhead(&node, "hold --all").await;
     assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("no node runs")));
+}
+
+#[tokio::test]
+async fn the_queue_on_disk_is_read_without_a_node() {
+    let node = Running::start(store()).await;
+    std::fs::remove_file(node.path().join("s")).unwrap();
+    let (_, done) = bulkhead(&node, "").await;
+    assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("no node runs; ")), "no queue");
+
+    let clock = Clock::simulated(NOW);
+    let disk = SqliteStore::open(node.path(), clock, Options::default()).unwrap();
+    let id = IdGenerator::after(None).next(NOW);
+    disk.accept(message(id), None).await.unwrap();
+    drop(disk);
+    let (text, _) = bulkhead(&node, "--json").await;
+    assert_eq!(json(&text)["total"]["ready"], 2);
+    let (text, _) = bulkhead(&node, "list --site b.example --json").await;
+    assert_eq!(json(&text)[0]["recipient"], "bob@b.example");
+    let (text, done) = bulkhead(&node, &format!("show {id}")).await;
+    assert!(done.is_ok() && text.contains("<ann@a.example>"), "{text}");
+}
+
+fn message(id: MessageId) -> NewMessage {
+    let mut envelope = Envelope::from(ReversePath::Null);
+    for to in ["ann@a.example", "bob@b.example"] {
+        envelope.recipients.push(Recipient::new(Mailbox::parse(to).unwrap()));
+    }
+    NewMessage {
+        id,
+        accepted_at: NOW,
+        due_at: NOW,
+        expires_at: NOW.after(Duration::from_secs(3_600)),
+        origin: Origin {
+            lane: Lane::Direct,
+            reason: "no newsletter header".into(),
+            tenant: "t1".into(),
+            campaign: String::new(),
+            client: "10.0.0.7".into(),
+        },
+        envelope,
+        body: Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"),
+    }
 }
 
 /// A verb that needs no node.

@@ -309,6 +309,10 @@ pub struct Delivery {
     pub tls: Tls,
     /// Addresses tried in one attempt. Default 20.
     pub hosts_max: usize,
+    /// Bytes of messages on their way out that are kept in memory. Default 256 MiB.
+    pub memory: u64,
+    /// How long a node that is stopped lets transactions end. Default 30 s.
+    pub shutdown_timeout: Duration,
 }
 
 /// `[delivery] tls`

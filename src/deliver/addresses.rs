@@ -1,7 +1,7 @@
 //! Connections per receiver address, across sites, and addresses that did not answer.
 //!
-//! Some receivers give every domain an MX name of its own on the same few hosts: a limit by name alone would open
-//! over a thousand connections to two addresses.
+//! Some receivers give every domain an MX name of its own on the same few hosts: a limit by name
+//! alone would open over a thousand connections to two addresses.
 
 use crate::base::time::Timestamp;
 use crate::policy::site::route::Hop;

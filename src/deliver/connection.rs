@@ -1,8 +1,9 @@
-//! One connection to a receiving host: the thin shell that brings bytes between a socket and a [`Conversation`].
+//! One connection to a receiving host: the thin shell that brings bytes between a socket and a
+//! [`Conversation`].
 //!
-//! Reading and writing go on together, so that a peer that answers early, or does not read while it answers, cannot
-//! hold us up. Patience is counted from the last whole reply or slice of the message, not from the last byte: a peer
-//! that drips gains nothing by it.
+//! Reading and writing go on together, so that a peer that answers early, or does not read while it
+//! answers, cannot hold us up. Patience is counted from the last whole reply or slice of the
+//! message, not from the last byte: a peer that drips gains nothing by it.
 
 use crate::base::time::{Clock, human};
 use crate::mail::envelope::Recipient;
@@ -50,7 +51,8 @@ pub struct Transaction {
 pub struct Report {
     /// One for each delivery, in the same order.
     pub attempts: Vec<Attempt>,
-    /// From its first command, or from the end of the transaction that it rode with, to its last reply.
+    /// From its first command, or from the end of the transaction that it rode with, to its last
+    /// reply.
     pub transmit: Duration,
 }
 
@@ -66,8 +68,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects, greets, and turns TLS on where it is wanted and offered; where that fails, connects once more
-    /// without it (RFC 7435: opportunistic), and remembers the host for a while.
+    /// Connects, greets, and turns TLS on where it is wanted and offered; where that fails,
+    /// connects once more without it (RFC 7435: opportunistic), and remembers the host for a while.
     ///
     /// # Errors
     /// At which stage, and what the peer said or what happened.
@@ -116,9 +118,13 @@ impl Connection {
         Ok(self)
     }
 
-    /// Sends one transaction. `next`, where it is given and the peer lets it, rides with the last dot: then it must
-    /// be the next to be sent; the second value says whether it did.
-    pub async fn send(&mut self, transaction: &Transaction, next: Option<&Transaction>) -> (Report, bool) {
+    /// Sends one transaction. `next`, where it is given and the peer lets it, rides with the last
+    /// dot: then it must be the next to be sent; the second value says whether it did.
+    pub async fn send(
+        &mut self,
+        transaction: &Transaction,
+        next: Option<&Transaction>,
+    ) -> (Report, bool) {
         let begun = self.clock.now();
         let recipients = recipients(transaction);
         let outgoing = outgoing(transaction, &recipients);
@@ -171,7 +177,8 @@ impl Connection {
         self.conversation.extensions().dsn
     }
 
-    /// Waits, without an end of its own, until the peer says something or closes; then it is not open any more.
+    /// Waits, without an end of its own, until the peer says something or closes; then it is not
+    /// open any more.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
@@ -207,16 +214,15 @@ impl Connection {
             Stage::Dot => config.dot_timeout,
         };
         let before = self.conversation.progress();
-        let progress = async {
-            while self.conversation.progress() == before && self.transfer().await {}
-        };
+        let progress =
+            async { while self.conversation.progress() == before && self.transfer().await {} };
         if timeout(patience, progress).await.is_err() {
             self.conversation.lose(&format!("timed out after {}", human(patience)));
         }
     }
 
-    /// Writes what there is and reads what has come, whichever can go on. False where there is nothing to wait for:
-    /// the message's next slice is wanted, or the connection is gone.
+    /// Writes what there is and reads what has come, whichever can go on. False where there is
+    /// nothing to wait for: the message's next slice is wanted, or the connection is gone.
     async fn transfer(&mut self) -> bool {
         poll_fn(|cx| self.poll_transfer(cx)).await
     }
@@ -229,7 +235,9 @@ impl Connection {
                 self.conversation.lose(&plain(&error));
                 return Poll::Ready(false);
             }
-            Poll::Ready(Ok(true)) if self.conversation.stage() == Stage::Body => return Poll::Ready(false),
+            Poll::Ready(Ok(true)) if self.conversation.stage() == Stage::Body => {
+                return Poll::Ready(false);
+            }
             Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
         self.poll_input(cx)
@@ -243,7 +251,9 @@ impl Connection {
         }
         while let Some(rest) = output.get(self.written..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                }
                 Poll::Ready(Ok(count)) => self.written += count,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,

@@ -1,4 +1,5 @@
-//! The shell around [`Core`]: brings it events, the backlog and the time, and carries out its commands.
+//! The shell around [`Core`]: brings it events, the backlog and the time, and carries out its
+//! commands.
 
 use super::core::{Command, Core, Event, LinkId, Opening};
 use super::shared::Shared;

@@ -1,13 +1,13 @@
 //! What a site's connections share: the line of direct mail that is next, and the pace.
 //!
-//! A direct message is taken by whichever connection comes first to the end of its transaction; so the line is
-//! shared, while all other work is given to one connection.
+//! A direct message is taken by whichever connection comes first to the end of its transaction; so
+//! the line is shared, while all other work is given to one connection.
 
 use super::connection::Transaction;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::site::provider::bulk_share;
 use crate::policy::site::Rate;
+use crate::policy::site::provider::bulk_share;
 use crate::policy::site::route::Route;
 use crate::policy::throttle::Throttle;
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
-//! Brings claimed deliveries into memory, a window at a time, so that memory follows the budget and not the claim.
+//! Brings claimed deliveries into memory, a window at a time, so that memory follows the budget and
+//! not the claim.
 
 use super::connection::Transaction;
 use super::line::Job;
@@ -13,8 +14,8 @@ const WINDOW_MESSAGES: usize = 32;
 /// And their bytes, unless one alone is larger.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Carries out a claim and gives its transactions, in order, as fast as they are taken. When the receiver is
-/// dropped, what was not taken is released.
+/// Carries out a claim and gives its transactions, in order, as fast as they are taken. When the
+/// receiver is dropped, what was not taken is released.
 pub fn load<S: Store>(shared: Arc<Shared<S>>, claim: Claim, most: u32) -> mpsc::Receiver<Job> {
     let (jobs, receiver) = mpsc::channel(WINDOW_MESSAGES);
     tokio::spawn(async move {
@@ -33,7 +34,8 @@ async fn feed<S: Store>(
     jobs: &mpsc::Sender<Job>,
 ) -> Vec<Lease> {
     let now = shared.clock.now();
-    let (past, live): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|c| c.head.expires_at <= now);
+    let (past, live): (Vec<_>, Vec<_>) =
+        claimed.into_iter().partition(|c| c.head.expires_at <= now);
     for claimed in past {
         shared.conclude_claimed(claimed, &past_its_time("")).await;
     }

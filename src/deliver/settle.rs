@@ -1,4 +1,5 @@
-//! From verdicts to what the store records: outcomes, and the notifications that they cause (RFC 3461, RFC 3464).
+//! From verdicts to what the store records: outcomes, and the notifications that they cause (RFC
+//! 3461, RFC 3464).
 //!
 //! Pure. Each delivery of a transaction ends as exactly one outcome, or untried.
 
@@ -55,15 +56,18 @@ pub fn conclude(
 ) -> Concluded {
     let head = &transaction.head;
     let schedule = schedule(rules.retry, head.origin.lane);
-    let mut concluded =
-        Concluded { settlement: Settlement { at: now, ..Settlement::default() }, untried: Vec::new() };
+    let mut concluded = Concluded {
+        settlement: Settlement { at: now, ..Settlement::default() },
+        untried: Vec::new(),
+    };
     let (mut failed, mut delayed, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
     for (delivery, verdict) in transaction.deliveries.iter().zip(verdicts) {
         if verdict.ruling == Ruling::Untried {
             concluded.untried.push(delivery.lease);
             continue;
         }
-        let outcome = outcome(schedule, delivery, verdict, (head.accepted_at, head.expires_at), now, rng);
+        let outcome =
+            outcome(schedule, delivery, verdict, (head.accepted_at, head.expires_at), now, rng);
         let recipient = &delivery.recipient;
         match outcome {
             Outcome::Delivered if recipient.notify.is_some_and(|n| n.success) && !peer.reports => {
@@ -129,7 +133,10 @@ fn outcome(
 
 /// The text that goes on record: of mail past its time, the last reply says more than its age.
 fn said(delivery: &Delivery, verdict: &Verdict, outcome: Outcome) -> String {
-    if outcome == Outcome::Expired && verdict.ruling == Ruling::Expired && !delivery.last_reply.is_empty() {
+    if outcome == Outcome::Expired
+        && verdict.ruling == Ruling::Expired
+        && !delivery.last_reply.is_empty()
+    {
         format!("not delivered in time; last: {}", delivery.last_reply)
     } else {
         verdict.text.clone()
@@ -147,7 +154,11 @@ fn reported<'a>(
     Reported {
         recipient: &delivery.recipient,
         // Delivery time expired (RFC 3463 §3.5).
-        status: if outcome == Outcome::Expired { "5.4.7".into() } else { verdict.status.to_string() },
+        status: if outcome == Outcome::Expired {
+            "5.4.7".into()
+        } else {
+            verdict.status.to_string()
+        },
         diagnostic: if last { &delivery.last_reply } else { &verdict.text },
         is_reply: verdict.is_reply,
         remote: if verdict.is_reply { peer.host } else { "" },
@@ -161,7 +172,11 @@ pub fn past_its_time(why: &str) -> Verdict {
         ruling: Ruling::Expired,
         blame: Some(Blame::Site),
         status: crate::smtp::reply::EnhancedCode(5, 4, 7),
-        text: if why.is_empty() { "not delivered in time".into() } else { format!("not delivered in time: {why}") },
+        text: if why.is_empty() {
+            "not delivered in time".into()
+        } else {
+            format!("not delivered in time: {why}")
+        },
         is_reply: false,
     }
 }
@@ -174,16 +189,20 @@ mod tests {
     use crate::base::random::from_seed;
     use crate::mail::envelope::{Envelope, Notify, Recipient};
     use crate::mail::message::Origin;
+    use crate::policy::verdict::judge;
     use crate::smtp::client::{Attempt, Stage};
     use crate::smtp::reply::Reply;
-    use crate::policy::verdict::judge;
     use crate::store::DeliveryId;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_795_394_728_114);
     const HOUR: Duration = Duration::from_secs(3_600);
 
-    fn transaction(sender: &str, recipients: &[(&str, Option<Notify>)], age: Duration) -> Transaction {
+    fn transaction(
+        sender: &str,
+        recipients: &[(&str, Option<Notify>)],
+        age: Duration,
+    ) -> Transaction {
         let id = MessageId::floor(NOW.before(age));
         let recipient = |(address, notify): &(&str, Option<Notify>)| Recipient {
             notify: *notify,
@@ -218,11 +237,18 @@ mod tests {
             delay_notified: false,
             last_reply: String::new(),
         });
-        Transaction { deliveries: deliveries.collect(), head: head.into(), body: message.body.clone() }
+        Transaction {
+            deliveries: deliveries.collect(),
+            head: head.into(),
+            body: message.body.clone(),
+        }
     }
 
     fn reply(stage: Stage, code: u16) -> Verdict {
-        judge(&Attempt::Reply { stage, reply: Reply { code, enhanced: None, text: "text".into(), lines: Vec::new() } })
+        judge(&Attempt::Reply {
+            stage,
+            reply: Reply { code, enhanced: None, text: "text".into(), lines: Vec::new() },
+        })
     }
 
     fn run(transaction: &Transaction, verdicts: &[Verdict], peer: Peer<'_>) -> Concluded {
@@ -235,14 +261,30 @@ mod tests {
         let retry = Retry { direct: schedule.clone(), bulk: schedule };
         let hostname = Domain::parse("relay.example").unwrap();
         let rules = Rules { hostname: &hostname, retry: &retry };
-        conclude(&rules, transaction, verdicts, peer, NOW, &mut from_seed(1), &mut IdGenerator::after(None))
+        conclude(
+            &rules,
+            transaction,
+            verdicts,
+            peer,
+            NOW,
+            &mut from_seed(1),
+            &mut IdGenerator::after(None),
+        )
     }
 
     #[test]
     fn each_recipient_has_its_own_outcome_and_only_failures_are_reported() {
-        let t = transaction("s@example.net", &[("a@x.test", None), ("b@x.test", None), ("c@x.test", None), ("d@x.test", None)], HOUR);
+        let t = transaction(
+            "s@example.net",
+            &[("a@x.test", None), ("b@x.test", None), ("c@x.test", None), ("d@x.test", None)],
+            HOUR,
+        );
         let untried = judge(&Attempt::NotStarted);
-        let got = run(&t, &[reply(Stage::Dot, 250), reply(Stage::Rcpt, 550), reply(Stage::Rcpt, 451), untried], Peer::default());
+        let got = run(
+            &t,
+            &[reply(Stage::Dot, 250), reply(Stage::Rcpt, 550), reply(Stage::Rcpt, 451), untried],
+            Peer::default(),
+        );
         let outcomes: Vec<Outcome> = got.settlement.outcomes.iter().map(|o| o.outcome).collect();
         let deferred = Outcome::Deferred { due_at: NOW.after(HOUR), delay_notified: false };
         assert_eq!(outcomes, [Outcome::Delivered, Outcome::Failed, deferred]);
@@ -255,10 +297,15 @@ mod tests {
     #[test]
     fn notify_never_and_null_senders_are_told_nothing() {
         let never = transaction("s@example.net", &[("a@x.test", Some(Notify::default()))], HOUR);
-        assert!(run(&never, &[reply(Stage::Rcpt, 550)], Peer::default()).settlement.notices.is_empty());
+        assert!(
+            run(&never, &[reply(Stage::Rcpt, 550)], Peer::default()).settlement.notices.is_empty()
+        );
         let null = transaction("", &[("a@x.test", None)], HOUR);
         let got = run(&null, &[reply(Stage::Rcpt, 550)], Peer::default());
-        assert_eq!((got.settlement.notices.len(), got.settlement.outcomes[0].outcome), (0, Outcome::Failed));
+        assert_eq!(
+            (got.settlement.notices.len(), got.settlement.outcomes[0].outcome),
+            (0, Outcome::Failed)
+        );
     }
 
     #[test]
@@ -273,10 +320,12 @@ mod tests {
     #[test]
     fn a_delay_is_reported_once_and_only_where_asked() {
         let notify = Some(Notify { delay: true, ..Notify::default() });
-        let mut t = transaction("s@example.net", &[("a@x.test", notify), ("b@x.test", None)], 5 * HOUR);
+        let mut t =
+            transaction("s@example.net", &[("a@x.test", notify), ("b@x.test", None)], 5 * HOUR);
         let slow = [reply(Stage::Rcpt, 451), reply(Stage::Rcpt, 451)];
         let got = run(&t, &slow, Peer::default()).settlement;
-        let told = |o: &Settled| matches!(o.outcome, Outcome::Deferred { delay_notified: true, .. });
+        let told =
+            |o: &Settled| matches!(o.outcome, Outcome::Deferred { delay_notified: true, .. });
         assert_eq!(got.outcomes.iter().map(told).collect::<Vec<_>>(), [true, false]);
         assert_eq!(got.notices.len(), 1);
         t.deliveries[0].delay_notified = true;
@@ -286,7 +335,10 @@ mod tests {
     #[test]
     fn what_is_past_its_time_expires_with_its_last_reply() {
         let mut t = transaction("s@example.net", &[("a@x.test", None)], 49 * HOUR);
-        assert_eq!(run(&t, &[reply(Stage::Rcpt, 451)], Peer::default()).settlement.outcomes[0].outcome, Outcome::Expired);
+        assert_eq!(
+            run(&t, &[reply(Stage::Rcpt, 451)], Peer::default()).settlement.outcomes[0].outcome,
+            Outcome::Expired
+        );
         t.deliveries[0].last_reply = "451 greylisted".into();
         let got = run(&t, &[past_its_time("")], Peer::default()).settlement;
         assert_eq!(got.outcomes[0].reply, "not delivered in time; last: 451 greylisted");
@@ -297,7 +349,8 @@ mod tests {
     #[test]
     fn an_unknown_outcome_is_tried_again_late() {
         let t = transaction("s@example.net", &[("a@x.test", None)], HOUR);
-        let lost = judge(&Attempt::Lost { stage: Stage::Dot, error: "reset".into(), in_doubt: true });
+        let lost =
+            judge(&Attempt::Lost { stage: Stage::Dot, error: "reset".into(), in_doubt: true });
         let got = run(&t, &[lost], Peer::default()).settlement.outcomes[0].outcome;
         assert_eq!(got, Outcome::Deferred { due_at: NOW.after(3 * HOUR), delay_notified: false });
     }

@@ -1,5 +1,5 @@
-//! What all parts of the delivering side use, and the work that needs no connection: recording outcomes, giving up,
-//! telling what became of each delivery.
+//! What all parts of the delivering side use, and the work that needs no connection: recording
+//! outcomes, giving up, telling what became of each delivery.
 
 use super::addresses::Addresses;
 use super::connection::Transaction;
@@ -10,10 +10,10 @@ use crate::base::random::Rng;
 use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
 use crate::net::dial::Dialer;
-use crate::observe::delivery::{self as tell, Attempted, Over};
+use crate::observe::delivery::{self as tell, Attempted, Over, Told};
 use crate::policy::schedule::Plan;
 use crate::policy::verdict::Verdict;
-use crate::store::{Claim, Claimed, Lease, Settlement, Store};
+use crate::store::{Claim, Claimed, Lease, Outcome, Settlement, Store};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,19 +50,22 @@ pub struct Shared<S> {
 }
 
 impl<S: Store> Shared<S> {
-    /// Room in memory for a message of `size` bytes, in the semaphore's units; never more than there is at all.
+    /// Room in memory for a message of `size` bytes, in the semaphore's units; never more than
+    /// there is at all.
     #[must_use]
     pub fn room_for(&self, size: u64) -> u32 {
         u32::try_from((size + OVERHEAD).div_ceil(1_024)).unwrap_or(u32::MAX).min(self.room_kib)
     }
 
-    /// Tells the dispatcher. Fails only when that has ended, and with it everybody who could use the news.
+    /// Tells the dispatcher. Fails only when that has ended, and with it everybody who could use
+    /// the news.
     pub async fn tell(&self, event: Event) {
         _ = self.events.send(event).await;
     }
 
-    /// Records what became of a transaction and logs it; returns when it is durable. The store is asked until it
-    /// takes it: until then no connection may go on, or a crash could repeat more than one message.
+    /// Records what became of a transaction and logs it; returns when it is durable. The store is
+    /// asked until it takes it: until then no connection may go on, or a crash could repeat more
+    /// than one message.
     pub async fn settle(
         &self,
         transaction: &Transaction,
@@ -88,12 +91,17 @@ impl<S: Store> Shared<S> {
         self.record(&concluded.settlement).await;
         let over = over.map(|(over, _)| over);
         for settled in &concluded.settlement.outcomes {
-            let Some(d) = transaction.deliveries.iter().find(|d| d.lease == settled.lease) else { continue };
+            let Some(d) = transaction.deliveries.iter().find(|d| d.lease == settled.lease) else {
+                continue;
+            };
             tell::delivery_settled(&Attempted {
                 head: &transaction.head,
                 recipient: d.recipient.mailbox.as_str(),
                 attempts: d.attempts + 1,
-                settled,
+                number: settled.lease.delivery.number,
+                outcome: told(settled.outcome),
+                reply: &settled.reply,
+                blame: settled.blame,
                 at: now,
                 receive,
                 over: over.clone(),
@@ -141,8 +149,8 @@ impl<S: Store> Shared<S> {
         claimed
     }
 
-    /// Settles what can be claimed with one verdict, without a connection. Mail past its time is taken until none is
-    /// left; of the rest, as much as was asked for.
+    /// Settles what can be claimed with one verdict, without a connection. Mail past its time is
+    /// taken until none is left; of the rest, as much as was asked for.
     pub async fn give_up(&self, claim: Claim, verdict: Verdict) {
         loop {
             let claimed = self.claim(claim.clone()).await;
@@ -158,10 +166,13 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Settles claimed deliveries of one message with one verdict. Its bytes are read for the notification.
+    /// Settles claimed deliveries of one message with one verdict. Its bytes are read for the
+    /// notification.
     pub async fn conclude_claimed(&self, claimed: Claimed, verdict: &Verdict) {
         let size = claimed.head.size;
-        let Ok(_room) = Arc::clone(&self.room).acquire_many_owned(self.room_for(size)).await else { return };
+        let Ok(_room) = Arc::clone(&self.room).acquire_many_owned(self.room_for(size)).await else {
+            return;
+        };
         let body = self.bodies(&[&claimed]).await.remove(&claimed.head.id).unwrap_or_default();
         let verdicts = vec![verdict.clone(); claimed.deliveries.len()];
         let transaction = Transaction { head: claimed.head, body, deliveries: claimed.deliveries };
@@ -208,5 +219,14 @@ impl<S: Store> Shared<S> {
             transaction.deliveries.retain(|d| !lost.contains(&d.lease));
         }
         until
+    }
+}
+
+fn told(outcome: Outcome) -> Told {
+    match outcome {
+        Outcome::Delivered => Told::Delivered,
+        Outcome::Deferred { due_at, .. } => Told::Deferred(due_at),
+        Outcome::Failed => Told::Failed,
+        Outcome::Expired => Told::Expired,
     }
 }

@@ -1,20 +1,21 @@
 //! One connection's life: open, send what the line and the dispatcher give, rest, close.
 //!
 //! # Order of work
-//! What already rode with the last dot; then the line (direct mail); then claimed mail. The next transaction is known
-//! before the last dot of this one is sent, so that it can ride along.
+//! What already rode with the last dot; then the line (direct mail); then claimed mail. The next
+//! transaction is known before the last dot of this one is sent, so that it can ride along.
 //!
 //! # Invariants
-//! * The outcome of a transaction is durable before the next one's data is sent: a crash leaves at most one
-//!   transaction per connection in doubt.
-//! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the store.
+//! * The outcome of a transaction is durable before the next one's data is sent: a crash leaves at
+//!   most one transaction per connection in doubt.
+//! * Whatever is left when the connection ends goes back: direct mail to the line, the rest to the
+//!   store.
 
-use super::connection::{Connection, Target, Transaction};
+use super::addresses::Slot;
+use super::connection::{Connection, Target};
 use super::core::{Event, Opening};
 use super::line::Job;
 use super::load::load;
 use super::shared::Shared;
-use super::addresses::Slot;
 use crate::mail::message::Lane;
 use crate::observe::delivery::Over;
 use crate::policy::site::route::Hop;
@@ -38,7 +39,11 @@ pub enum Order {
 }
 
 /// Opens a connection and works until it ends. The dispatcher is told of the end in any case.
-pub async fn run<S: Store>(shared: Arc<Shared<S>>, opening: Opening, mut orders: mpsc::Receiver<Order>) {
+pub async fn run<S: Store>(
+    shared: Arc<Shared<S>>,
+    opening: Opening,
+    mut orders: mpsc::Receiver<Order>,
+) {
     let link = opening.link;
     match open(&shared, &opening).await {
         Err(why) => shared.tell(Event::NotOpened(link, why)).await,
@@ -85,7 +90,9 @@ async fn open<S: Store>(
     let begun = shared.clock.now();
     let mut why = String::new();
     for hop in shared.addresses.order(opening.hops.clone(), begun) {
-        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else { continue };
+        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
+            continue;
+        };
         let target = Target {
             host: hop.host.clone(),
             address: SocketAddr::new(hop.address, shared.config.delivery.port),
@@ -162,10 +169,14 @@ impl<S: Store> Worker<S> {
     /// Deliveries that may still be taken on.
     fn room(&self) -> u32 {
         let waiting: u32 = self.jobs.iter().map(Job::count).sum();
-        self.opening.limits.deliveries_per_connection.saturating_sub(self.used + self.claimed + waiting)
+        self.opening
+            .limits
+            .deliveries_per_connection
+            .saturating_sub(self.used + self.claimed + waiting)
     }
 
-    /// Has the next two jobs ready, where there are any: direct mail first, behind what rode already.
+    /// Has the next two jobs ready, where there are any: direct mail first, behind what rode
+    /// already.
     async fn gather(&mut self) {
         let at = usize::from(self.ridden);
         let is_direct = |job: Option<&Job>| job.is_some_and(|job| job.lane() == Lane::Direct);
@@ -180,7 +191,9 @@ impl<S: Store> Worker<S> {
         {
             // Waits only where there is nothing else to do.
             let next = match loading.try_recv() {
-                Err(mpsc::error::TryRecvError::Empty) if self.jobs.is_empty() => loading.recv().await,
+                Err(mpsc::error::TryRecvError::Empty) if self.jobs.is_empty() => {
+                    loading.recv().await
+                }
                 Err(mpsc::error::TryRecvError::Empty) => return,
                 other => other.ok(),
             };
@@ -230,7 +243,8 @@ impl<S: Store> Worker<S> {
     /// Waits until the site's pace lets a message go.
     async fn pace(&self, lane: Lane) {
         while let Err(at) = self.opening.line.begin(lane, self.shared.clock.now()) {
-            tokio::time::sleep(at.since(self.shared.clock.now()).max(Duration::from_millis(1))).await;
+            tokio::time::sleep(at.since(self.shared.clock.now()).max(Duration::from_millis(1)))
+                .await;
         }
     }
 
@@ -244,7 +258,8 @@ impl<S: Store> Worker<S> {
             }
             self.pace(job.lane()).await;
         }
-        let next = self.rider();
+        let rides = self.may_ride();
+        let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
         self.ridden = ridden;
         let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
@@ -266,18 +281,18 @@ impl<S: Store> Worker<S> {
         let over = Some((over, self.connection.offers_dsn()));
         self.shared.settle(&job.transaction, &verdicts, job.receive, over).await;
         if !self.connection.is_open() {
-            self.trouble = verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
+            self.trouble =
+                verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
         }
     }
 
-    /// The job that may ride with this one's last dot: its leases last, and the pace lets it go.
-    fn rider(&self) -> Option<&Transaction> {
-        let next = self.jobs.front()?;
-        if self.quit || self.shared.is_short(next.trusted_until) {
-            return None;
-        }
-        self.opening.line.begin(next.lane(), self.shared.clock.now()).ok()?;
-        Some(&next.transaction)
+    /// Whether the next job may ride with this one's last dot: its leases last, and the pace lets
+    /// it go.
+    fn may_ride(&self) -> bool {
+        let Some(next) = self.jobs.front() else { return false };
+        !self.quit
+            && !self.shared.is_short(next.trusted_until)
+            && self.opening.line.begin(next.lane(), self.shared.clock.now()).is_ok()
     }
 
     /// A job that was not tried: the connection was gone before it began.

@@ -3,7 +3,8 @@
 //!
 //! # Invariants
 //! * The report's reverse-path is null, so that no report ever causes another (RFC 5321 §4.5.5).
-//! * Where an address or the original's header is not ASCII, the internationalised types are used (RFC 6533).
+//! * Where an address or the original's header is not ASCII, the internationalised types are used
+//!   (RFC 6533).
 //! * No line is longer than 998 bytes but those of the original.
 
 use super::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
@@ -56,7 +57,8 @@ pub struct Report<'a> {
     pub recipients: Vec<Reported<'a>>,
 }
 
-/// Builds the report as a message of the direct lane to the original's reverse-path, under the given id.
+/// Builds the report as a message of the direct lane to the original's reverse-path, under the
+/// given id.
 ///
 /// `None` for an original with a null reverse-path: there is nobody to tell.
 #[must_use]
@@ -99,7 +101,8 @@ pub fn build(
     })
 }
 
-/// The part of the original that goes back: all of it only for a failure, and only where asked (RFC 3461 §4.3).
+/// The part of the original that goes back: all of it only for a failure, and only where asked (RFC
+/// 3461 §4.3).
 fn returned<'a>(report: &Report<'a>) -> &'a [u8] {
     if report.action == Action::Failed && report.head.envelope.ret == Some(Ret::Full) {
         report.original
@@ -173,14 +176,18 @@ impl Writer<'_> {
     fn text(&self, out: &mut String, boundary: &str) -> std::fmt::Result {
         let until = self.report.head.expires_at.rfc5322();
         let news = match self.report.action {
-            Action::Failed => "could not be delivered to the recipients below. It will not be tried again.".into(),
+            Action::Failed => {
+                "could not be delivered to the recipients below. It will not be tried again.".into()
+            }
             Action::Delayed => format!(
                 "has not been delivered yet to the recipients below. You need not do\r\n\
                  anything: attempts go on until {until}."
             ),
-            Action::Relayed => "was passed on to the servers of the recipients below, which do not\r\n\
+            Action::Relayed => {
+                "was passed on to the servers of the recipients below, which do not\r\n\
                                 confirm delivery."
-                .to_string(),
+                    .to_string()
+            }
         };
         write!(out, "--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\n")?;
         if self.is_utf8 {
@@ -252,7 +259,10 @@ fn or<'a>(text: &'a str, instead: &'a str) -> &'a str {
 
 /// One line of printable ASCII, cut to [`DIAGNOSTIC_MAX`].
 fn ascii(text: &str) -> String {
-    text.chars().take(DIAGNOSTIC_MAX).map(|c| if (' '..='~').contains(&c) { c } else { '?' }).collect()
+    text.chars()
+        .take(DIAGNOSTIC_MAX)
+        .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
+        .collect()
 }
 
 #[cfg(test)]
@@ -285,7 +295,12 @@ mod tests {
         message.split().0
     }
 
-    fn report(head: &MessageHead, action: Action, address: &str, original: &[u8]) -> Option<NewMessage> {
+    fn report(
+        head: &MessageHead,
+        action: Action,
+        address: &str,
+        original: &[u8],
+    ) -> Option<NewMessage> {
         let mut recipient = Recipient::new(Mailbox::parse(address).unwrap());
         recipient.orcpt = Some("rfc822;bob+2Bx@example.com".into());
         let recipients = vec![Reported {

@@ -21,7 +21,8 @@ pub enum Ret {
     Headers,
 }
 
-/// `NOTIFY=` of RCPT: when the sender wants a notification (RFC 3461 §4.1). `NEVER` is all three false.
+/// `NOTIFY=` of RCPT: when the sender wants a notification (RFC 3461 §4.1). `NEVER` is all three
+/// false.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notify {
     /// On delivery.

@@ -8,7 +8,9 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Which way a message takes; decided once, stored with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
     /// Straight out, ahead of all bulk mail.

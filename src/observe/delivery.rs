@@ -1,10 +1,10 @@
-//! What became of deliveries: one event per attempt and recipient, with the time split into receive (client to
-//! queue), queue, connect and transmit, so that "where is the time going" has an answer.
+//! What became of deliveries: one event per attempt and recipient, with the time split into receive
+//! (client to queue), queue, connect and transmit, so that "where is the time going" has an answer.
 
 use crate::base::text::printable;
 use crate::base::time::Timestamp;
 use crate::mail::message::MessageHead;
-use crate::store::{Outcome, Settled};
+use crate::policy::verdict::Blame;
 use std::net::IpAddr;
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -28,17 +28,36 @@ pub struct Over<'a> {
     pub transmit: Duration,
 }
 
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Told {
+    /// `delivery.delivered`
+    Delivered,
+    /// `delivery.deferred`, until then.
+    Deferred(Timestamp),
+    /// `delivery.failed`
+    Failed,
+    /// `delivery.expired`
+    Expired,
+}
+
 /// One recipient's attempt.
 #[derive(Debug)]
 pub struct Attempted<'a> {
     /// Its message.
     pub head: &'a MessageHead,
+    /// Its number in the message.
+    pub number: u32,
     /// Its address.
     pub recipient: &'a str,
     /// Attempts, this one included.
     pub attempts: u32,
     /// What came of it.
-    pub settled: &'a Settled,
+    pub outcome: Told,
+    /// Reply or error, safe to print.
+    pub reply: &'a str,
+    /// Whose fault it was.
+    pub blame: Option<Blame>,
     /// When it was settled.
     pub at: Timestamp,
     /// Time from the first byte of DATA to the durable accept, where known.
@@ -53,25 +72,22 @@ fn ms(duration: Duration) -> u64 {
 
 /// `delivery.{delivered,deferred,failed,expired}`
 pub fn delivery_settled(a: &Attempted<'_>) {
-    let event = match a.settled.outcome {
-        Outcome::Delivered => "delivery.delivered",
-        Outcome::Deferred { .. } => "delivery.deferred",
-        Outcome::Failed => "delivery.failed",
-        Outcome::Expired => "delivery.expired",
+    let (event, next) = match a.outcome {
+        Told::Delivered => ("delivery.delivered", String::new()),
+        Told::Deferred(until) => ("delivery.deferred", until.to_string()),
+        Told::Failed => ("delivery.failed", String::new()),
+        Told::Expired => ("delivery.expired", String::new()),
     };
     let total = a.at.since(a.head.accepted_at);
-    let (connect, transmit) = a.over.as_ref().map_or((Duration::ZERO, Duration::ZERO), |o| (o.connect, o.transmit));
+    let (connect, transmit) =
+        a.over.as_ref().map_or((Duration::ZERO, Duration::ZERO), |o| (o.connect, o.transmit));
     let queue = total.saturating_sub(connect).saturating_sub(transmit);
-    let next = match a.settled.outcome {
-        Outcome::Deferred { due_at, .. } => due_at.to_string(),
-        _ => String::new(),
-    };
     let host = a.over.as_ref().map_or_else(String::new, |o| format!("{}[{}]", o.host, o.address));
     info!(
         target: "bulkhead",
         message = event,
         id = %a.head.id,
-        number = a.settled.lease.delivery.number,
+        number = a.number,
         lane = a.head.origin.lane.as_str(),
         tenant = a.head.origin.tenant,
         from = printable(a.head.envelope.reverse_path.as_str().as_bytes(), 320),
@@ -86,9 +102,9 @@ pub fn delivery_settled(a: &Attempted<'_>) {
         connect_ms = ms(connect),
         transmit_ms = ms(transmit),
         total_ms = ms(total + a.receive.unwrap_or_default()),
-        blame = a.settled.blame.map_or("", |b| b.as_str()),
+        blame = a.blame.map_or("", |b| b.as_str()),
         next,
-        reply = a.settled.reply,
+        reply = a.reply,
     );
 }
 

@@ -2,3 +2,5 @@
 
 pub mod delivery;
 pub mod log;
+pub mod node;
+pub mod receive;

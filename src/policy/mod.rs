@@ -1,4 +1,5 @@
-//! Layer 2: every decision, as pure functions and state machines. Time and randomness are arguments.
+//! Layer 2: every decision, as pure functions and state machines. Time and randomness are
+//! arguments.
 
 pub mod classify;
 pub mod retry;

@@ -22,7 +22,13 @@ impl Schedule {
     /// `expires_at`, so that giving up is not put off by a long wait.
     ///
     /// The jitter spreads what failed together, so that it does not come back together.
-    pub fn next(&self, attempts: u32, now: Timestamp, expires_at: Timestamp, rng: &mut Rng) -> Timestamp {
+    pub fn next(
+        &self,
+        attempts: u32,
+        now: Timestamp,
+        expires_at: Timestamp,
+        rng: &mut Rng,
+    ) -> Timestamp {
         let index = usize::try_from(attempts).unwrap_or(usize::MAX).saturating_sub(1);
         let wait = self.waits.get(index).or(self.waits.last()).copied().unwrap_or(self.expire);
         let factor = 1.0 + self.jitter * (rng.f64() * 2.0 - 1.0);

@@ -1,20 +1,24 @@
 //! Chooses which scheduled queues fill a connection next.
 //!
-//! Input: one site's queues with mail due, as counts; how many deliveries the connection has room for. Output: how
-//! many to claim from which queue. No IO, no clock, no randomness: same turns, same plan.
+//! Input: one site's queues with mail due, as counts; how many deliveries the connection has room
+//! for. Output: how many to claim from which queue. No IO, no clock, no randomness: same turns,
+//! same plan.
 //!
 //! # Strategy
-//! * *Tenants take turns*, each by its weight (deficit round robin), so that a newsletter of 500,000 cannot
-//!   delay one of 200.
+//! * *Tenants take turns*, each by its weight (deficit round robin), so that a newsletter of
+//!   500,000 cannot delay one of 200.
 //! * *A tenant's campaigns take turns*, then the campaign's domains.
-//! * *One plan is one claim*: it fills the room as far as there is mail, so that connections are used well.
+//! * *One plan is one claim*: it fills the room as far as there is mail, so that connections are
+//!   used well.
 //!
 //! # Invariants
 //! * A plan never asks for more than the room, or than a queue has (`prop_plan_is_within_bounds`).
-//! * While several tenants have mail, what each gets follows the weights (`prop_shares_follow_weights`).
+//! * While several tenants have mail, what each gets follows the weights
+//!   (`prop_shares_follow_weights`).
 //!
 //! # Absent
-//! Recipients, bodies, due times, connections: this module sees counts only, so a plan costs the queues it names.
+//! Recipients, bodies, due times, connections: this module sees counts only, so a plan costs the
+//! queues it names.
 
 use crate::base::id::QueueId;
 use std::collections::VecDeque;
@@ -64,9 +68,10 @@ impl Turns {
         let Some(tenant) = tenant else { return };
         match tenant.campaigns.iter_mut().find(|c| c.name == campaign) {
             Some(found) => found.queues.push_back(queue),
-            None => tenant
-                .campaigns
-                .push_back(Campaign { name: campaign.to_string(), queues: VecDeque::from([queue]) }),
+            None => tenant.campaigns.push_back(Campaign {
+                name: campaign.to_string(),
+                queues: VecDeque::from([queue]),
+            }),
         }
     }
 
@@ -76,8 +81,9 @@ impl Turns {
         self.tenants.is_empty()
     }
 
-    /// Plans up to `room` deliveries. `due` says how many a queue has that no other connection was promised;
-    /// a queue with none leaves the line and comes back by [`Turns::add`]. The second value holds those that left.
+    /// Plans up to `room` deliveries. `due` says how many a queue has that no other connection was
+    /// promised; a queue with none leaves the line and comes back by [`Turns::add`]. The second
+    /// value holds those that left.
     pub fn plan(&mut self, room: u32, due: impl Fn(QueueId) -> u32) -> (Plan, Vec<QueueId>) {
         let (mut plan, mut gone) = (Plan::new(), Vec::new());
         let mut room = room;

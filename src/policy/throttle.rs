@@ -1,12 +1,12 @@
 //! How many may go now, and when the next one may: a generic cell rate algorithm that can be asked.
 //!
-//! Unlike a limiter that only says yes or no, it tells *when*, so that nothing polls; and it keeps its state
-//! when its rate is changed, so that a reload does not hand out the burst again.
+//! Unlike a limiter that only says yes or no, it tells *when*, so that nothing polls; and it keeps
+//! its state when its rate is changed, so that a reload does not hand out the burst again.
 //!
 //! # Invariant
 //! In no window of the rate's length do more than `count` go, at any place of the window
-//! (`prop_never_above_the_rate`). A small burst makes up for late timers; it is paid for by a slightly
-//! slower pace.
+//! (`prop_never_above_the_rate`). A small burst makes up for late timers; it is paid for by a
+//! slightly slower pace.
 
 use super::site::Rate;
 use crate::base::time::Timestamp;
@@ -49,7 +49,8 @@ impl Throttle {
     #[must_use]
     pub fn available(&self, now: Timestamp, wanted: u32) -> u32 {
         let now_us = micros(now);
-        let ahead = now_us.saturating_add(self.tolerance_us).saturating_sub(self.due_us.max(now_us));
+        let ahead =
+            now_us.saturating_add(self.tolerance_us).saturating_sub(self.due_us.max(now_us));
         if self.due_us > now_us.saturating_add(self.tolerance_us) {
             return 0;
         }

@@ -1,9 +1,10 @@
 //! From a reply (or its absence) to an outcome, and whose fault it is.
 //!
 //! # Invariants
-//! * Only what the receiving host said about this message or recipient fails it for good; a lost connection, a
-//!   greeting or an EHLO never does.
-//! * After the last dot without a reply the outcome is unknown: tried again late (RFC 1047), never failed.
+//! * Only what the receiving host said about this message or recipient fails it for good; a lost
+//!   connection, a greeting or an EHLO never does.
+//! * After the last dot without a reply the outcome is unknown: tried again late (RFC 1047), never
+//!   failed.
 
 use crate::smtp::client::{Attempt, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};
@@ -132,12 +133,14 @@ fn judge_reply(stage: Stage, reply: &Reply) -> Verdict {
 
 /// Old servers say 552 for "too many recipients": to be taken as 452 (RFC 5321 §4.5.3.1.10).
 fn means_too_many(stage: Stage, reply: &Reply) -> bool {
-    stage == Stage::Rcpt && reply.code == 552 && reply.enhanced.is_none_or(|e| e == EnhancedCode(5, 5, 3))
+    stage == Stage::Rcpt
+        && reply.code == 552
+        && reply.enhanced.is_none_or(|e| e == EnhancedCode(5, 5, 3))
 }
 
 /// By the reply's subject (RFC 3463 §3), else by the stage.
 fn blame(stage: Stage, reply: &Reply) -> Blame {
-    if reply.code == 421 {
+    if reply.code == 421 || means_too_many(stage, reply) {
         return Blame::Site;
     }
     match (reply.enhanced.map(|e| (e.1, e.2)), stage) {
@@ -158,10 +161,16 @@ fn blame(stage: Stage, reply: &Reply) -> Blame {
 mod tests {
     use super::*;
 
-    fn ruled(stage: Stage, code: u16, enhanced: Option<(u8, u16, u16)>) -> (Ruling, Option<Blame>, String) {
+    fn ruled(
+        stage: Stage,
+        code: u16,
+        enhanced: Option<(u8, u16, u16)>,
+    ) -> (Ruling, Option<Blame>, String) {
         let enhanced = enhanced.map(|(a, b, c)| EnhancedCode(a, b, c));
-        let verdict =
-            judge(&Attempt::Reply { stage, reply: Reply { code, enhanced, text: "why".into(), lines: Vec::new() } });
+        let verdict = judge(&Attempt::Reply {
+            stage,
+            reply: Reply { code, enhanced, text: "why".into(), lines: Vec::new() },
+        });
         (verdict.ruling, verdict.blame, verdict.status.to_string())
     }
 
@@ -198,7 +207,8 @@ mod tests {
     #[test]
     fn a_lost_connection_fails_nothing() {
         for in_doubt in [false, true] {
-            let lost = Attempt::Lost { stage: Stage::Dot, error: "connection reset".into(), in_doubt };
+            let lost =
+                Attempt::Lost { stage: Stage::Dot, error: "connection reset".into(), in_doubt };
             let want = if in_doubt { Ruling::InDoubt } else { Ruling::Retry };
             assert_eq!(judge(&lost).ruling, want);
         }

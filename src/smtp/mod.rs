@@ -1,4 +1,7 @@
 //! Layer 1: both ends of the protocol (RFC 5321) as state machines: bytes in, bytes and events out.
 
-pub mod reply;
 pub mod client;
+pub mod command;
+pub mod data;
+pub mod reply;
+pub mod server;

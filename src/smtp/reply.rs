@@ -1,4 +1,5 @@
-//! A reply (RFC 5321 §4.2) with its enhanced status code (RFC 3463), and how it is read from the wire.
+//! A reply (RFC 5321 §4.2) with its enhanced status code (RFC 3463), and how it is read from the
+//! wire.
 //!
 //! # Invariants
 //! * The reader takes any split of the input, and gives the same replies.
@@ -158,7 +159,8 @@ impl ReplyReader {
 impl Reply {
     /// Joins the texts of a reply's lines.
     fn from_lines(code: u16, lines: &[Vec<u8>]) -> Self {
-        let enhanced = lines.first().and_then(|line| split_enhanced(code, line)).map(|(code, _)| code);
+        let enhanced =
+            lines.first().and_then(|line| split_enhanced(code, line)).map(|(code, _)| code);
         let mut raw = Vec::new();
         for line in lines {
             // Each line repeats the code (RFC 2034 §4).
@@ -206,7 +208,8 @@ mod tests {
         let (mut reader, mut replies, mut rest) = (ReplyReader::default(), Vec::new(), input);
         let mut sizes = sizes.iter().copied().cycle();
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(sizes.next().unwrap_or(rest.len()).clamp(1, rest.len()));
+            let (piece, after) =
+                rest.split_at(sizes.next().unwrap_or(rest.len()).clamp(1, rest.len()));
             let mut piece = piece;
             while let Some(reply) = reader.read(&mut piece)? {
                 replies.push(reply);
@@ -234,7 +237,10 @@ mod tests {
     #[test]
     fn names_what_is_not_a_reply() {
         for bad in ["hello\r\n", "99 x\r\n", "600 x\r\n", "2500 x\r\n", "\r\n", "150 x\r\n"] {
-            assert!(matches!(read_all(bad.as_bytes(), &[]), Err(ReplyError::NotAReply(_))), "{bad:?}");
+            assert!(
+                matches!(read_all(bad.as_bytes(), &[]), Err(ReplyError::NotAReply(_))),
+                "{bad:?}"
+            );
         }
         assert_eq!(read_all(b"250-a\r\n251 b\r\n", &[]), Err(ReplyError::MixedCodes(250, 251)));
         assert_eq!(read_all(&b"250-x\r\n".repeat(65), &[]), Err(ReplyError::TooLong));

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! * A reader that asks again with the revision it got sees every queue that changed in between.
-//! * `oldest` and `next_due` are never later than the truth; both are exact again once the queue ran empty.
+//! * `oldest` and `next_due` are never later than the truth; both are exact again once the queue
+//!   ran empty.
 //! * Everything before a queue's `scan_from` is leased, so that a claim does not look at it again.
 //!
 //! # Absent
@@ -217,8 +218,8 @@ impl Tally {
         waits.then_some(Scan { from: entry.scan_from, arrivals: entry.arrivals })
     }
 
-    /// Notes that everything up to `to` is leased now and that nothing else is due before `next_due`,
-    /// unless a delivery arrived since `scan` was taken.
+    /// Notes that everything up to `to` is leased now and that nothing else is due before
+    /// `next_due`, unless a delivery arrived since `scan` was taken.
     pub(super) fn scanned(
         &mut self,
         queue: QueueId,
@@ -254,7 +255,8 @@ impl Tally {
         self.queues.get(&queue).map(|entry| Arc::clone(&entry.now.key))
     }
 
-    /// See [`super::Store::backlog`]. Empty queues are forgotten once told to a reader that follows changes.
+    /// See [`super::Store::backlog`]. Empty queues are forgotten once told to a reader that follows
+    /// changes.
     pub(super) fn since(&mut self, since: Revision) -> Backlog {
         self.given = true;
         let changed: Vec<QueueId> = self

@@ -18,7 +18,8 @@ impl Matcher {
     /// Checks the filter.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] where it names no possible message: better than a deletion that finds nothing.
+    /// [`StoreError::Failed`] where it names no possible message: better than a deletion that finds
+    /// nothing.
     pub(super) fn new(filter: Filter) -> Result<Self, StoreError> {
         let message = match filter.message.as_deref() {
             None => None,

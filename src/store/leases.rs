@@ -82,8 +82,8 @@ impl Leases {
         self.next_end
     }
 
-    /// Takes out the leases that have run out. Looks at all of them only when one may have: about once in
-    /// the time that leases last.
+    /// Takes out the leases that have run out. Looks at all of them only when one may have: about
+    /// once in the time that leases last.
     pub(super) fn expire(&mut self, now: Timestamp) -> Vec<Held> {
         if now < self.next_end {
             return Vec::new();

@@ -1,8 +1,8 @@
-//! The queue in memory: the model that other engines are held against, and an engine for trials that keeps
-//! nothing over a restart.
+//! The queue in memory: the model that other engines are held against, and an engine for trials
+//! that keeps nothing over a restart.
 //!
-//! Plain maps behind one lock; every rule of [`Store`] in its simplest form. Reading it is reading the
-//! specification.
+//! Plain maps behind one lock; every rule of [`Store`] in its simplest form. Reading it is reading
+//! the specification.
 
 use super::filter::Matcher;
 use super::leases::Held;

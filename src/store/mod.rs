@@ -1,19 +1,22 @@
 //! The queue: what was answered `250` and is not settled yet.
 //!
-//! One trait, several engines, one conformance suite (`store::conformance`). [`memory`] is the model and the
-//! specification; [`sqlite`] is the embedded default.
+//! One trait, several engines, one conformance suite (`store::conformance`). [`memory`] is the
+//! model and the specification; [`sqlite`] is the embedded default.
 //!
 //! # Words
-//! A *delivery* is one recipient of a message, the row of the queue. A *scheduled queue* is the deliveries of
-//! one lane, tenant, campaign and domain, by due time. A *lease* is a claim on deliveries by this node.
+//! A *delivery* is one recipient of a message, the row of the queue. A *scheduled queue* is the
+//! deliveries of one lane, tenant, campaign and domain, by due time. A *lease* is a claim on
+//! deliveries by this node.
 //!
 //! # States of a delivery, and how each is left
-//! * **ready**: accepted, never tried. Leased by `claim` (or born leased by `accept`); held; deleted.
-//! * **leased**: a connection has it. Left by `settle`, by `release`, by the end of the lease or of the process.
+//! * **ready**: accepted, never tried. Leased by `claim` (or born leased by `accept`); held;
+//!   deleted.
+//! * **leased**: a connection has it. Left by `settle`, by `release`, by the end of the lease or of
+//!   the process.
 //! * **deferred**: tried, waits for its due time. As ready.
 //! * **held**: waits for an operator. Left by `change`.
-//! * **settled**: delivered, failed, expired or deleted: gone; on record in `show` while the message has
-//!   other deliveries.
+//! * **settled**: delivered, failed, expired or deleted: gone; on record in `show` while the
+//!   message has other deliveries.
 
 pub mod memory;
 pub mod sqlite;
@@ -28,8 +31,8 @@ mod row;
 mod shared;
 
 use crate::base::address::Domain;
-pub use crate::base::id::QueueId;
 use crate::base::id::MessageId;
+pub use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::mail::envelope::Recipient;
 use crate::mail::message::{Lane, MessageHead, NewMessage};
@@ -39,15 +42,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A store. Clones share one queue. Futures may be dropped at any time: what was begun is then done or not.
+/// A store. Clones share one queue. Futures may be dropped at any time: what was begun is then done
+/// or not.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Takes a message into the queue. When it returns, the message survives SIGKILL and power loss.
+    /// Takes a message into the queue. When it returns, the message survives SIGKILL and power
+    /// loss.
     ///
-    /// With `lease`, its deliveries are born leased to this node for that long, unless everything is held
-    /// ([`Store::hold_all`]): then `Accepted::claimed` is `None`.
+    /// With `lease`, its deliveries are born leased to this node for that long, unless everything
+    /// is held ([`Store::hold_all`]): then `Accepted::claimed` is `None`.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::Full`], [`StoreError::Failed`]: the message is not in the queue.
+    /// [`StoreError::Busy`], [`StoreError::Full`], [`StoreError::Failed`]: the message is not in
+    /// the queue.
     fn accept(
         &self,
         message: NewMessage,
@@ -56,9 +62,9 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Leases up to `claim.limit` deliveries, and groups them by message.
     ///
-    /// From each queue in turn, oldest due first. A delivery is in at most one live lease; the fence of one
-    /// claimed again is greater than before. Fewer than asked for, or none, is no error: the rest is not due,
-    /// leased, or held.
+    /// From each queue in turn, oldest due first. A delivery is in at most one live lease; the
+    /// fence of one claimed again is greater than before. Fewer than asked for, or none, is no
+    /// error: the rest is not due, leased, or held.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is leased then.
@@ -74,8 +80,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
 
-    /// Records outcomes and takes in the notifications they cause, all in one commit. The leases end.
-    /// Gives back the leases that were stale: their outcomes were not recorded.
+    /// Records outcomes and takes in the notifications they cause, all in one commit. The leases
+    /// end. Gives back the leases that were stale: their outcomes were not recorded.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was recorded, the leases stand.
@@ -84,13 +90,15 @@ pub trait Store: Clone + Send + Sync + 'static {
         settlement: Settlement,
     ) -> impl Future<Output = Result<Vec<Lease>, StoreError>> + Send;
 
-    /// Ends leases without an outcome; the deliveries are due as before. Stale leases are passed over.
+    /// Ends leases without an outcome; the deliveries are due as before. Stale leases are passed
+    /// over.
     ///
     /// # Errors
     /// [`StoreError`]; the leases then end by themselves.
     fn release(&self, leases: Vec<Lease>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The bytes of messages with live deliveries, in the order asked for; missing ones are left out.
+    /// The bytes of messages with live deliveries, in the order asked for; missing ones are left
+    /// out.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
@@ -99,9 +107,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         messages: Vec<MessageId>,
     ) -> impl Future<Output = Result<Vec<(MessageId, Bytes)>, StoreError>> + Send;
 
-    /// The scheduled queues that changed after `since` (all of them for [`Revision::START`]). From memory:
-    /// cost follows the number of changed queues, not of deliveries. Empty queues that had been reported
-    /// appear once, with zero counts.
+    /// The scheduled queues that changed after `since` (all of them for [`Revision::START`]). From
+    /// memory: cost follows the number of changed queues, not of deliveries. Empty queues that had
+    /// been reported appear once, with zero counts.
     fn backlog(&self, since: Revision) -> Backlog;
 
     /// Waits until the backlog is at another revision than `seen`.
@@ -127,8 +135,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         message: MessageId,
     ) -> impl Future<Output = Result<Option<MessageRecord>, StoreError>> + Send;
 
-    /// Holds, releases, makes due or deletes the deliveries that match, a bounded slice a call, from `after` on;
-    /// call again with `Changed::next` until that is `None`. Leased deliveries are left alone and counted.
+    /// Holds, releases, makes due or deletes the deliveries that match, a bounded slice a call,
+    /// from `after` on; call again with `Changed::next` until that is `None`. Leased deliveries are
+    /// left alone and counted.
     ///
     /// # Errors
     /// [`StoreError`]; this slice was not changed.
@@ -139,8 +148,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         after: Option<Cursor>,
     ) -> impl Future<Output = Result<Changed, StoreError>> + Send;
 
-    /// Holds (or no longer holds) all deliveries, those to come too. Survives a restart. While it is on,
-    /// `claim` gives nothing.
+    /// Holds (or no longer holds) all deliveries, those to come too. Survives a restart. While it
+    /// is on, `claim` gives nothing.
     ///
     /// # Errors
     /// [`StoreError`]; as before.
@@ -197,7 +206,8 @@ pub struct Lease {
 pub struct Claim {
     /// Queues and how many from each at most, in this order.
     pub queues: Vec<(QueueId, u32)>,
-    /// Only those due at or before this time. A time later than now takes bulk mail that still gathers.
+    /// Only those due at or before this time. A time later than now takes bulk mail that still
+    /// gathers.
     pub due_until: Timestamp,
     /// Instead: those that expired at or before this time, whatever their due time, held ones too.
     pub expired_at: Option<Timestamp>,
@@ -240,8 +250,8 @@ pub struct Settlement {
     pub at: Timestamp,
     /// One per delivery.
     pub outcomes: Vec<Settled>,
-    /// Notifications that these outcomes cause (RFC 3464), accepted in the same commit. An outcome that turns
-    /// out stale does not keep them out.
+    /// Notifications that these outcomes cause (RFC 3464), accepted in the same commit. An outcome
+    /// that turns out stale does not keep them out.
     pub notices: Vec<NewMessage>,
 }
 
@@ -315,8 +325,8 @@ pub struct QueueBacklog {
     pub bytes: u64,
     /// No delivery was accepted before this; may be earlier than the truth.
     pub oldest: Timestamp,
-    /// No unleased delivery is due before this; may be earlier than the truth. [`Timestamp::NEVER`] where
-    /// nothing waits.
+    /// No unleased delivery is due before this; may be earlier than the truth. [`Timestamp::NEVER`]
+    /// where nothing waits.
     pub next_due: Timestamp,
 }
 
@@ -388,8 +398,8 @@ pub struct Cursor {
 /// A page of a list.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// What matched, at most as many as asked for; may be few or none on a page that is not the last, since a
-    /// page also ends after a bounded number of rows looked at.
+    /// What matched, at most as many as asked for; may be few or none on a page that is not the
+    /// last, since a page also ends after a bounded number of rows looked at.
     pub deliveries: Vec<DeliveryRecord>,
     /// Where to go on; `None` at the end.
     pub next: Option<Cursor>,

@@ -1,8 +1,8 @@
 //! Numbers for scheduled queues.
 //!
-//! A queue gets its number when its first delivery arrives and keeps it while it has any. Queues that became
-//! empty are remembered for a while, since most come back soon, then forgotten: a relay that ran for
-//! years does not keep the names of all its past campaigns.
+//! A queue gets its number when its first delivery arrives and keeps it while it has any. Queues
+//! that became empty are remembered for a while, since most come back soon, then forgotten: a relay
+//! that ran for years does not keep the names of all its past campaigns.
 //!
 //! # Invariants
 //! * A number is given once: what still holds an old one can never mean another queue by it.
@@ -29,7 +29,8 @@ impl Names {
         Self { last: earlier.last, ..Self::default() }
     }
 
-    /// The number of `key` and the one copy of its name; a new number where it has none (then `true`).
+    /// The number of `key` and the one copy of its name; a new number where it has none (then
+    /// `true`).
     pub(super) fn intern(&mut self, key: &QueueKey) -> (QueueId, Arc<QueueKey>, bool) {
         if let Some((key, id)) = self.ids.get_key_value(key) {
             return (*id, Arc::clone(key), false);
@@ -56,8 +57,8 @@ impl Names {
         self.idle.push_back((id, key));
     }
 
-    /// Forgets queues that have been empty longest, while more than enough are remembered, at most `max`;
-    /// those for which `lives` says so stay.
+    /// Forgets queues that have been empty longest, while more than enough are remembered, at most
+    /// `max`; those for which `lives` says so stay.
     pub(super) fn forget(
         &mut self,
         max: usize,

@@ -7,7 +7,8 @@ use crate::mail::message::MessageHead;
 use crate::policy::verdict::Blame;
 use std::sync::Arc;
 
-/// The latest due time that is a point in time; [`Timestamp::NEVER`] is the place of held deliveries.
+/// The latest due time that is a point in time; [`Timestamp::NEVER`] is the place of held
+/// deliveries.
 const LATEST: Timestamp = Timestamp(i64::MAX - 1);
 
 /// What a delivery without a lease is.

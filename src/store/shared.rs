@@ -1,7 +1,7 @@
 //! What an engine knows without asking its disk: leases and backlog, kept in step.
 //!
-//! The lock is held for moments only, never over a read or write of the disk, so that [`Store::backlog`]
-//! may be called from async code.
+//! The lock is held for moments only, never over a read or write of the disk (but for the recovery
+//! after a failed write), so that [`Store::backlog`] may be called from async code.
 //!
 //! [`Store::backlog`]: super::Store::backlog
 

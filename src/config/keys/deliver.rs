@@ -115,6 +115,19 @@ pub(super) const DELIVERY: Section = Section {
             "How long a connection is kept for the next message.",
             |c, v| set(&mut c.delivery.idle_timeout, v.duration("0s", "5m")),
         ),
+        key(
+            "memory",
+            Is("\"256 MiB\""),
+            "Bytes of messages on their way out that are kept in memory; the others wait on disk.",
+            |c, v| set(&mut c.delivery.memory, v.size("1 MiB", "1 TiB")),
+        ),
+        key(
+            "shutdown_timeout",
+            Is("\"30s\""),
+            "A node that is stopped lets transactions under way end for so long. What is cut off then may be \
+             delivered twice.",
+            |c, v| set(&mut c.delivery.shutdown_timeout, v.duration("0s", "1h")),
+        ),
     ],
 };
 

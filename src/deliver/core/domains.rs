@@ -1,4 +1,5 @@
-//! Where each domain's mail goes: asked of DNS when first needed, and again when the answer has aged.
+//! Where each domain's mail goes: asked of DNS when first needed, and again when the answer has
+//! aged.
 
 use super::queues::Place;
 use super::{Alarm, Command, Core};
@@ -49,7 +50,7 @@ enum Answer {
 
 impl Core {
     /// Asks for the domain's MX unless it is known and fresh.
-    pub(super) fn expect(&mut self, domain: Domain, now: Timestamp) {
+    pub(super) fn look_up(&mut self, domain: Domain, now: Timestamp) {
         let entry = self.domains.entry(domain.clone()).or_insert_with(|| Entry {
             answer: Answer::None,
             asking: false,
@@ -71,7 +72,12 @@ impl Core {
     }
 
     /// Puts a direct message on its ways: one job for each site that its recipients are at.
-    pub(super) fn direct(&mut self, handoff: Handoff, room: &Arc<OwnedSemaphorePermit>, now: Timestamp) {
+    pub(super) fn direct(
+        &mut self,
+        handoff: Handoff,
+        room: &Arc<OwnedSemaphorePermit>,
+        now: Timestamp,
+    ) {
         let Handoff { claimed, body, receive } = handoff;
         let Claimed { head, deliveries, trusted_until } = claimed;
         if self.draining || self.all_held {
@@ -82,7 +88,10 @@ impl Core {
         let mut by_domain: BTreeMap<Domain, Vec<Delivery>> = BTreeMap::new();
         for delivery in deliveries {
             let domain = delivery.recipient.mailbox.domain().cloned();
-            by_domain.entry(domain.unwrap_or_else(|| self.config.hostname.clone())).or_default().push(delivery);
+            by_domain
+                .entry(domain.unwrap_or_else(|| self.config.hostname.clone()))
+                .or_default()
+                .push(delivery);
         }
         let mut by_site: BTreeMap<SiteId, (Arc<Route>, Vec<Delivery>)> = BTreeMap::new();
         let job = |deliveries| Job {
@@ -93,7 +102,7 @@ impl Core {
             room: Arc::clone(room),
         };
         for (domain, deliveries) in by_domain {
-            self.expect(domain.clone(), now);
+            self.look_up(domain.clone(), now);
             let Some(entry) = self.domains.get_mut(&domain) else { continue };
             match &entry.answer {
                 Answer::None => {
@@ -107,7 +116,8 @@ impl Core {
                 }
                 Answer::At(site, route) => {
                     // Only domains with the very same route share a transaction.
-                    let at_site = by_site.entry(*site).or_insert_with(|| (Arc::clone(route), Vec::new()));
+                    let at_site =
+                        by_site.entry(*site).or_insert_with(|| (Arc::clone(route), Vec::new()));
                     if at_site.0 == *route {
                         at_site.1.extend(deliveries);
                     } else {
@@ -223,12 +233,12 @@ impl Core {
 
     /// Domains whose DNS fails now, with mail waiting: name and reason.
     pub(super) fn failing_domains(&self) -> impl Iterator<Item = (&Domain, &str)> {
-        self.domains.iter().filter(|(_, entry)| !entry.queues.is_empty()).filter_map(|(domain, entry)| {
-            match &entry.answer {
+        self.domains.iter().filter(|(_, entry)| !entry.queues.is_empty()).filter_map(
+            |(domain, entry)| match &entry.answer {
                 Answer::Failing(why) => Some((domain, why.as_str())),
                 _ => None,
-            }
-        })
+            },
+        )
     }
 }
 
@@ -248,17 +258,21 @@ fn dead(domain: &Domain, resolution: &Resolution) -> Verdict {
         Resolution::NullMx => {
             (EnhancedCode(5, 1, 10), Blame::Recipient, format!("{domain} takes no mail (null MX)"))
         }
-        Resolution::Loop => {
-            (EnhancedCode(5, 4, 6), Blame::Site, format!("mail for {domain} loops back to this node"))
-        }
+        Resolution::Loop => (
+            EnhancedCode(5, 4, 6),
+            Blame::Site,
+            format!("mail for {domain} loops back to this node"),
+        ),
         Resolution::Forbidden(addresses) => (
             EnhancedCode(5, 4, 4),
             Blame::Site,
             format!("{domain} has only private addresses ({addresses}): not connected to"),
         ),
-        Resolution::NoSuchDomain | Resolution::Hosts(_) | Resolution::Temporary(_) => {
-            (EnhancedCode(5, 1, 2), Blame::Recipient, format!("{domain} does not exist or has no mail host"))
-        }
+        Resolution::NoSuchDomain | Resolution::Hosts(_) | Resolution::Temporary(_) => (
+            EnhancedCode(5, 1, 2),
+            Blame::Recipient,
+            format!("{domain} does not exist or has no mail host"),
+        ),
     };
     Verdict { ruling: Ruling::Fail, blame: Some(blame), status, text, is_reply: false }
 }

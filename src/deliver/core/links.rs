@@ -38,11 +38,18 @@ pub(super) enum LinkState {
 }
 
 impl Core {
-    pub(super) fn add_link(&mut self, site: SiteId, route: Arc<Route>, lane: Lane, room: u32) -> LinkId {
+    pub(super) fn add_link(
+        &mut self,
+        site: SiteId,
+        route: Arc<Route>,
+        lane: Lane,
+        room: u32,
+    ) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let state = LinkState::Opening;
-        self.links.insert(id, Link { site, route, address: None, lane, state, room, useful: false });
+        self.links
+            .insert(id, Link { site, route, address: None, lane, state, room, useful: false });
         if let Some(site) = self.sites.get_mut(&site) {
             site.links.insert(id);
         }
@@ -94,7 +101,13 @@ impl Core {
         }
     }
 
-    pub(super) fn closed(&mut self, id: LinkId, done: u32, trouble: Option<String>, now: Timestamp) {
+    pub(super) fn closed(
+        &mut self,
+        id: LinkId,
+        done: u32,
+        trouble: Option<String>,
+        now: Timestamp,
+    ) {
         let useful = done > 0 || self.links.get(&id).is_some_and(|l| l.useful);
         let Some(site) = self.remove_link(id) else { return };
         self.success(site, done, now);

@@ -1,24 +1,29 @@
 //! The dispatcher's decisions: events in, commands out; no IO, no clock.
 //!
-//! Input: [`Event`]s (a direct message, DNS answers, what connections report) and the backlog's changes, each with
-//! the time. Output: [`Command`]s, drained by the shell in `deliver::dispatcher`.
+//! Input: [`Event`]s (a direct message, DNS answers, what connections report) and the backlog's
+//! changes, each with the time. Output: [`Command`]s, drained by the shell in
+//! `deliver::dispatcher`.
 //!
 //! # Strategy
-//! * *Direct first.* A direct message joins the [`Line`] of its site, and the first connection that is free
-//!   takes it; if none is idle a new one is opened too. Bulk mail never holds the connections reserved for it.
-//! * *Pull, not push.* A connection asks for bulk mail when it has room; [`Turns`] says which queues fill it. So
-//!   mail waits in the store, not behind a slow host.
-//! * *As few connections as do the work*: one per connection's worth of waiting deliveries, up to the limit.
-//! * *A shut gate leaves mail where it is.* An unreachable site or a failing DNS is probed with growing pauses; what
-//!   is queued for it goes on at once when it answers.
+//! * *Direct first.* A direct message joins the [`Line`] of its site, and the first connection that
+//!   is free takes it; if none is idle a new one is opened too. Bulk mail never holds the
+//!   connections reserved for it.
+//! * *Pull, not push.* A connection asks for bulk mail when it has room; [`Turns`] says which
+//!   queues fill it. So mail waits in the store, not behind a slow host.
+//! * *As few connections as do the work*: one per connection's worth of waiting deliveries, up to
+//!   the limit.
+//! * *A shut gate leaves mail where it is.* An unreachable site or a failing DNS is probed with
+//!   growing pauses; what is queued for it goes on at once when it answers.
 //!
 //! # Invariants
-//! * Connections of a site, opening ones included, never exceed its limit; those busy with bulk mail never exceed the
-//!   limit less the reserve (`core::tests`).
-//! * Work follows changes: no event costs more than the queues, routes and connections of the sites it touches.
+//! * Connections of a site, opening ones included, never exceed its limit; those busy with bulk
+//!   mail never exceed the limit less the reserve (`core::tests`).
+//! * Work follows changes: no event costs more than the queues, routes and connections of the sites
+//!   it touches.
 //!
 //! # Absent
-//! Limits per address (`deliver::addresses`: held by the connections themselves), the pace of messages (the line).
+//! Limits per address (`deliver::addresses`: held by the connections themselves), the pace of
+//! messages (the line).
 
 mod domains;
 mod links;
@@ -26,8 +31,6 @@ mod queues;
 mod sites;
 #[cfg(test)]
 mod tests;
-
-
 
 use super::line::{Job, Line};
 use crate::base::address::Domain;
@@ -66,7 +69,7 @@ pub enum Event {
     /// A direct message was accepted; the room that it takes in memory.
     Direct(Handoff, Arc<OwnedSemaphorePermit>),
     /// DNS answered.
-    Resolved(Domain, Arc<Resolution>),
+    Resolved(Domain, Resolution),
     /// A connection stands and now looks for work.
     Opened(LinkId, IpAddr),
     /// None of the addresses could be connected to; or all were at their limit (`why` is empty).
@@ -172,7 +175,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Nothing known yet. Rules that name a domain ask for its MX at once, so that their limits hold from the start.
+    /// Nothing known yet. Rules that name a domain ask for its MX at once, so that their limits
+    /// hold from the start.
     #[must_use]
     pub fn new(config: Arc<Config>, rng: Rng, now: Timestamp) -> Self {
         let directory = Directory::new(config.sites.default.clone(), config.sites.rules.clone());
@@ -196,7 +200,7 @@ impl Core {
         core.alarm(now.after(SWEEP), Alarm::Sweep);
         for rule in &config.sites.rules {
             if let Ok(domain) = Domain::parse(&rule.name) {
-                core.expect(domain, now);
+                core.look_up(domain, now);
             }
         }
         core
@@ -205,7 +209,7 @@ impl Core {
     /// Takes in an event.
     pub fn handle(&mut self, event: Event, now: Timestamp) {
         match event {
-            Event::Expected(domain) => self.expect(domain, now),
+            Event::Expected(domain) => self.look_up(domain, now),
             Event::Direct(handoff, room) => self.direct(handoff, &room, now),
             Event::Resolved(domain, resolution) => self.resolved(domain, &resolution, now),
             Event::Opened(link, address) => self.opened(link, address),
@@ -227,8 +231,8 @@ impl Core {
         }
     }
 
-    /// Carries out alarms up to `now`, and finds work for the sites that something happened to. To be called after
-    /// each batch of events and the backlog of then; the commands are complete.
+    /// Carries out alarms up to `now`, and finds work for the sites that something happened to. To
+    /// be called after each batch of events and the backlog of then; the commands are complete.
     pub fn step(&mut self, now: Timestamp) -> Vec<Command> {
         self.recheck(now);
         while self.alarms.first().is_some_and(|(at, _)| *at <= now) {

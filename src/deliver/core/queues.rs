@@ -1,4 +1,5 @@
-//! Scheduled queues as the dispatcher sees them: counts, due times, and whether they stand in line at a site.
+//! Scheduled queues as the dispatcher sees them: counts, due times, and whether they stand in line
+//! at a site.
 
 use super::{Alarm, BATCH, Command, Core, LEASE};
 use crate::base::id::QueueId;
@@ -14,7 +15,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A queue that gave less than it seemed to have is asked again after this, unless it changes before.
+/// A queue that gave less than it seemed to have is asked again after this, unless it changes
+/// before.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// One scheduled queue.
@@ -47,8 +49,8 @@ pub(super) enum Place {
 }
 
 impl Queue {
-    /// Deliveries worth a plan now. Of those tried before, only a batch at a time is believed to be due, since the
-    /// count does not tell.
+    /// Deliveries worth a plan now. Of those tried before, only a batch at a time is believed to be
+    /// due, since the count does not tell.
     pub(super) fn due(&self, now: Timestamp, early: Duration) -> u32 {
         if self.backlog.next_due > now.after(early) || self.paused_until > now {
             return 0;
@@ -71,7 +73,8 @@ impl Core {
         match self.queues.get_mut(&id) {
             Some(queue) => {
                 // New mail, or an earlier time: worth asking at once.
-                if backlog.next_due < queue.backlog.next_due || backlog.ready > queue.backlog.ready {
+                if backlog.next_due < queue.backlog.next_due || backlog.ready > queue.backlog.ready
+                {
                     queue.paused_until = Timestamp(0);
                 }
                 queue.backlog = backlog;
@@ -79,7 +82,7 @@ impl Core {
             None if total == 0 => return,
             None => {
                 let domain = backlog.key.domain.clone();
-                self.expect(domain.clone(), now);
+                self.look_up(domain.clone(), now);
                 let place = self.place_of(&domain);
                 if let Some(entry) = self.domains.get_mut(&domain) {
                     entry.queues.insert(id);
@@ -118,7 +121,9 @@ impl Core {
 
     /// The queue's domain was placed, perhaps elsewhere than before.
     pub(super) fn move_queue(&mut self, id: QueueId, now: Timestamp) {
-        let Some(domain) = self.queues.get(&id).map(|q| q.backlog.key.domain.clone()) else { return };
+        let Some(domain) = self.queues.get(&id).map(|q| q.backlog.key.domain.clone()) else {
+            return;
+        };
         let place = self.place_of(&domain);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let old = std::mem::replace(&mut queue.place, place.clone());
@@ -146,14 +151,14 @@ impl Core {
         match queue.place.clone() {
             Place::At(site, _) => {
                 let domain = queue.backlog.key.domain.clone();
-                self.expect(domain, now);
+                self.look_up(domain, now);
                 self.stand_in_line(id, now);
                 self.touched.insert(site);
             }
             Place::Dead(verdict) => self.give_up(id, &verdict, now),
             Place::Unknown(_) => {
                 let domain = queue.backlog.key.domain.clone();
-                self.expect(domain, now);
+                self.look_up(domain, now);
             }
         }
     }

@@ -132,7 +132,13 @@ impl Core {
     }
 
     /// A direct job is next at its site.
-    pub(super) fn join_line(&mut self, id: SiteId, route: Arc<Route>, mut job: Job, now: Timestamp) {
+    pub(super) fn join_line(
+        &mut self,
+        id: SiteId,
+        route: Arc<Route>,
+        mut job: Job,
+        now: Timestamp,
+    ) {
         let Some(site) = self.sites.get_mut(&id) else { return };
         if site.shut_until > now {
             let verdict = shut(&site.why);
@@ -147,8 +153,10 @@ impl Core {
     pub(super) fn join_site(&mut self, place: &Place, queue: QueueId) {
         let Place::At(id, route) = place else { return };
         let Some(site) = self.sites.get_mut(id) else { return };
-        let lines =
-            site.routes.entry(route.addresses.clone()).or_insert_with(|| Lines::new(Arc::clone(route)));
+        let lines = site
+            .routes
+            .entry(route.addresses.clone())
+            .or_insert_with(|| Lines::new(Arc::clone(route)));
         lines.queues.insert(queue);
         self.recount(queue);
     }
@@ -180,8 +188,8 @@ impl Core {
         queue.counted = fresh;
     }
 
-    /// Puts a queue in line at its route where it has something due; where it only gathers, it waits for the
-    /// route to have a connection's worth, and then all that gather there come in.
+    /// Puts a queue in line at its route where it has something due; where it only gathers, it
+    /// waits for the route to have a connection's worth, and then all that gather there come in.
     pub(super) fn stand_in_line(&mut self, id: QueueId, now: Timestamp) {
         self.recount(id);
         let Some(queue) = self.queues.get(&id) else { return };
@@ -235,7 +243,8 @@ impl Core {
         let mut wanted: Vec<Arc<Route>> = site.line.routes();
         let lines = site.routes.values().filter(|lines| !lines.direct.is_empty());
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
-        let opening = self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
+        let opening =
+            self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
         for route in wanted.into_iter().skip(opening) {
             if !self.open(id, &route, Lane::Direct, now) {
                 return;
@@ -261,7 +270,9 @@ impl Core {
         for (route, count) in wanted {
             let Some(site) = self.sites.get(&id) else { return };
             let at_it = self.count_links(site, |l| {
-                l.lane == Lane::Bulk && l.state != LinkState::Idle && l.route.addresses == route.addresses
+                l.lane == Lane::Bulk
+                    && l.state != LinkState::Idle
+                    && l.route.addresses == route.addresses
             });
             for _ in u64::try_from(at_it).unwrap_or(u64::MAX)..count {
                 if !self.open(id, &route, Lane::Bulk, now) {
@@ -298,7 +309,8 @@ impl Core {
             return false;
         }
         let hops = hops(&route.hosts, self.config.delivery.hosts_max, &mut self.rng);
-        let (site_name, limits, line) = (Arc::clone(&site.name), site.limits.clone(), Arc::clone(&site.line));
+        let (site_name, limits, line) =
+            (Arc::clone(&site.name), site.limits.clone(), Arc::clone(&site.line));
         let link = self.add_link(id, Arc::clone(route), lane, limits.deliveries_per_connection);
         self.commands.push(Command::Open(Opening { link, site: site_name, limits, hops, line }));
         true
@@ -386,7 +398,8 @@ impl Core {
                 .map(|q| q.backlog.key.domain.to_string())
                 .collect();
             let throttled = site.line.next_at(Lane::Bulk, now) > now;
-            let (gate, until) = match (site.shut_until > now, throttled || site.enough_until > now) {
+            let (gate, until) = match (site.shut_until > now, throttled || site.enough_until > now)
+            {
                 (true, _) => (Gate::Broken, Some(site.shut_until)),
                 (false, true) => (Gate::Throttled, None),
                 (false, false) if site.failures > 0 => (Gate::Broken, None),

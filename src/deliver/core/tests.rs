@@ -1,11 +1,11 @@
-//! A small world around the core: counts in place of a store, connections that do as they are told, time that is moved
-//! by hand. Everything follows from a seed.
+//! A small world around the core: counts in place of a store, connections that do as they are told,
+//! time that is moved by hand. Everything follows from a seed.
 
 use super::*;
-use crate::config::Place;
+use crate::base::address::{Mailbox, ReversePath};
 use crate::base::id::MessageId;
 use crate::base::random::{Rng, from_seed};
-use crate::base::address::{Mailbox, ReversePath};
+use crate::config::Place;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::{NewMessage, Origin};
 use crate::policy::site::{MxHost, Rate};
@@ -137,8 +137,13 @@ impl World {
             due_at: self.now,
             fence: 1,
         };
-        let delivery =
-            Delivery { lease, recipient, attempts: 0, delay_notified: false, last_reply: String::new() };
+        let delivery = Delivery {
+            lease,
+            recipient,
+            attempts: 0,
+            delay_notified: false,
+            last_reply: String::new(),
+        };
         let claimed = Claimed {
             head: Arc::new(message.split().0),
             trusted_until: Timestamp::NEVER,
@@ -167,7 +172,8 @@ impl World {
     /// Brings the core up to date and does what it says, until it says nothing more.
     fn settle(&mut self) {
         for _ in 0..1_000 {
-            let queues = std::mem::take(&mut self.changed).into_iter().map(|q| self.counts(q)).collect();
+            let queues =
+                std::mem::take(&mut self.changed).into_iter().map(|q| self.counts(q)).collect();
             let backlog = Backlog { revision: Revision(1), all_held: false, queues };
             self.core.backlog(backlog, self.now);
             let commands = self.core.step(self.now);
@@ -200,7 +206,7 @@ impl World {
         let now = self.now;
         match command {
             Command::Resolve(domain) => {
-                let answer = Arc::new((self.dns)(&domain));
+                let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
             Command::Open(opening) if self.reachable => {
@@ -223,7 +229,8 @@ impl World {
                 self.core.handle(Event::NotOpened(opening.link, "refused".into()), now);
             }
             Command::Claim(link, claim) => {
-                let got = if self.links.contains_key(&link) { self.take(&claim) } else { HashMap::new() };
+                let got =
+                    if self.links.contains_key(&link) { self.take(&claim) } else { HashMap::new() };
                 let plan = claim.queues.clone();
                 let lane = self.stock[&plan[0].0].key.lane;
                 if let Some(fake) = self.links.get_mut(&link) {
@@ -282,7 +289,8 @@ impl World {
 
     /// One busy connection, drawn at random, gets its work done.
     fn some_link_works(&mut self, rng: &mut Rng) {
-        let busy: Vec<LinkId> = self.links.iter().filter(|(_, l)| !l.has.is_empty()).map(|(id, _)| *id).collect();
+        let busy: Vec<LinkId> =
+            self.links.iter().filter(|(_, l)| !l.has.is_empty()).map(|(id, _)| *id).collect();
         if let Some(link) = rng.choice(busy) {
             self.work(link);
         }

@@ -1,8 +1,8 @@
 //! The sites known now: MX rollup.
 //!
-//! Domains are of one site where they have the same set of MX names, or the same set of addresses behind
-//! different names (some receivers give each domain an MX name of its own on the same hosts), or an MX host of one
-//! provider. A fact of DNS: computed here, never stored in the queue.
+//! Domains are of one site where they have the same set of MX names, or the same set of addresses
+//! behind different names (some receivers give each domain an MX name of its own on the same
+//! hosts), or an MX host of one provider. A fact of DNS: computed here, never stored in the queue.
 //!
 //! # Invariants
 //! * A domain is of one site; domains with equal MX names or equal addresses are of the same one.
@@ -86,7 +86,8 @@ impl Directory {
         keys.push(Key::Hosts(names));
         keys.push(Key::Addresses(route.addresses.clone()));
         let known = keys.iter().find_map(|key| self.by_key.get(key).copied());
-        let (site, is_new) = known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
+        let (site, is_new) =
+            known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
         self.learn(site, keys);
         let ruled = self.apply(site, rule.as_ref());
         Placed { site, changed: is_new || ruled }

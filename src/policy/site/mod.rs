@@ -1,7 +1,7 @@
 //! Sites: which domains share their MX hosts, under which name, with which limits.
 //!
-//! [`Directory`] gives each resolved domain its site, [`provider`] knows the big receivers, [`route`] says which
-//! addresses of a site to try in which order.
+//! [`Directory`] gives each resolved domain its site, [`provider`] knows the big receivers,
+//! [`route`] says which addresses of a site to try in which order.
 
 mod directory;
 pub mod provider;
@@ -36,7 +36,8 @@ pub struct Limits {
     pub rate: Option<Rate>,
 }
 
-/// Limits given for a site in the configuration; `None` leaves the value to the provider's or the default.
+/// Limits given for a site in the configuration; `None` leaves the value to the provider's or the
+/// default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiteRule {
     /// A domain that the site serves, or a suffix of the names of its MX hosts; lower case.
@@ -75,7 +76,8 @@ pub enum Resolution {
     NoSuchDomain,
     /// We are its best MX host, so that sending would come back to us: `554 5.4.6`.
     Loop,
-    /// Only addresses that we must not connect to (private, loopback): `554 5.4.4`, with the addresses.
+    /// Only addresses that we must not connect to (private, loopback): `554 5.4.4`, with the
+    /// addresses.
     Forbidden(String),
     /// SERVFAIL, time-out, broken answer: `451 4.4.3`, try again later.
     Temporary(String),

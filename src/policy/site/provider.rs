@@ -1,6 +1,8 @@
-//! Receivers that serve many domains under MX names of one operator, and the limits they are known to welcome.
+//! Receivers that serve many domains under MX names of one operator, and the limits they are known
+//! to welcome.
 //!
-//! Limits come from the receivers' own postmaster pages where they publish any; `[sites."NAME"]` overrides them.
+//! Limits come from the receivers' own postmaster pages where they publish any; `[sites."NAME"]`
+//! overrides them.
 
 use super::{Limits, Rate, SiteRule};
 
@@ -110,7 +112,8 @@ pub fn limits(default: &Limits, provider: Option<&Provider>, rule: Option<&SiteR
 
 /// Bulk mail keeps at least one connection, whatever the three sources add up to.
 fn settled(mut limits: Limits) -> Limits {
-    limits.reserved_for_direct = limits.reserved_for_direct.min(limits.connections.saturating_sub(1));
+    limits.reserved_for_direct =
+        limits.reserved_for_direct.min(limits.connections.saturating_sub(1));
     limits
 }
 
@@ -162,6 +165,9 @@ mod tests {
         assert_eq!(limits(&default, google, None).connections, 10);
         let rule = SiteRule { connections: Some(1), ..SiteRule::default() };
         let got = limits(&default, google, Some(&rule));
-        assert_eq!((got.connections, got.reserved_for_direct, got.deliveries_per_connection), (1, 0, 50));
+        assert_eq!(
+            (got.connections, got.reserved_for_direct, got.deliveries_per_connection),
+            (1, 0, 50)
+        );
     }
 }

@@ -17,7 +17,8 @@ impl Route {
     /// The route over these hosts.
     #[must_use]
     pub fn new(hosts: Vec<MxHost>) -> Self {
-        let mut addresses: Vec<IpAddr> = hosts.iter().flat_map(|h| h.addresses.iter().copied()).collect();
+        let mut addresses: Vec<IpAddr> =
+            hosts.iter().flat_map(|h| h.addresses.iter().copied()).collect();
         addresses.sort_unstable();
         addresses.dedup();
         Self { hosts, addresses }
@@ -39,8 +40,8 @@ pub struct Hop {
     pub address: IpAddr,
 }
 
-/// At most `most` addresses: hosts by preference, in random order among equals; a host's address families in
-/// turns, so that one broken family costs one attempt and not all of them.
+/// At most `most` addresses: hosts by preference, in random order among equals; a host's address
+/// families in turns, so that one broken family costs one attempt and not all of them.
 #[must_use]
 pub fn hops(hosts: &[MxHost], most: usize, rng: &mut Rng) -> Vec<Hop> {
     let mut order: Vec<(u16, u32, &MxHost)> =
@@ -48,7 +49,8 @@ pub fn hops(hosts: &[MxHost], most: usize, rng: &mut Rng) -> Vec<Hop> {
     order.sort_by_key(|(preference, random, _)| (*preference, *random));
     let mut all = Vec::new();
     for (_, _, host) in order {
-        let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) = host.addresses.iter().partition(|ip| ip.is_ipv6());
+        let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) =
+            host.addresses.iter().partition(|ip| ip.is_ipv6());
         rng.shuffle(&mut v6);
         rng.shuffle(&mut v4);
         let longest = v6.len().max(v4.len());
@@ -62,7 +64,6 @@ pub fn hops(hosts: &[MxHost], most: usize, rng: &mut Rng) -> Vec<Hop> {
     all.truncate(most);
     all
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -79,7 +80,10 @@ mod tests {
     fn families_of_a_host_take_turns() {
         let hosts = [host(10, "a", &["192.0.2.1", "192.0.2.2", "2001:db8::1"])];
         let got = hops(&hosts, 9, &mut from_seed(1));
-        assert_eq!(got.iter().map(|h| h.address.is_ipv6()).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(
+            got.iter().map(|h| h.address.is_ipv6()).collect::<Vec<_>>(),
+            [true, false, false]
+        );
     }
 
     proptest! {

@@ -9,7 +9,8 @@ pub(super) struct Stuffer {
 }
 
 impl Stuffer {
-    /// Appends up to about `most` bytes of `body`, the same one at each call; at its end the lone dot, and true.
+    /// Appends up to about `most` bytes of `body`, the same one at each call; at its end the lone
+    /// dot, and true.
     pub(super) fn put(&mut self, body: &[u8], most: usize, out: &mut Vec<u8>) -> bool {
         let end = body.len().min(self.at.saturating_add(most));
         out.reserve(end.saturating_sub(self.at) + 8);

@@ -28,7 +28,8 @@ impl Needs {
         let ascii = outgoing.body.is_ascii();
         let address = |r: &&Recipient| r.mailbox.is_utf8();
         let sender = outgoing.envelope.reverse_path.mailbox();
-        let utf8_address = sender.is_some_and(|m| m.is_utf8()) || outgoing.recipients.iter().any(address);
+        let utf8_address =
+            sender.is_some_and(|m| m.is_utf8()) || outgoing.recipients.iter().any(address);
         let utf8_header = outgoing.envelope.smtputf8 && !ascii && !header_is_ascii(outgoing.body);
         Self {
             size: outgoing.body.len() as u64,
@@ -42,7 +43,8 @@ impl Needs {
         if let Some(Some(most)) = extensions.size
             && self.size > most
         {
-            let text = format!("the message has {} bytes, the receiving host takes {most}", self.size);
+            let text =
+                format!("the message has {} bytes, the receiving host takes {most}", self.size);
             return Err((EnhancedCode(5, 3, 4), text));
         }
         if self.utf8 && !extensions.smtputf8 {
@@ -72,7 +74,9 @@ pub(super) fn mail(outgoing: &Outgoing<'_>, extensions: &Extensions, out: &mut V
         out.extend_from_slice(format!(" SIZE={}", outgoing.body.len()).as_bytes());
     }
     // 8-bit mail that was not declared goes out declared, where that can be said.
-    if extensions.eight_bit_mime && (envelope.body == BodyType::EightBitMime || !outgoing.body.is_ascii()) {
+    if extensions.eight_bit_mime
+        && (envelope.body == BodyType::EightBitMime || !outgoing.body.is_ascii())
+    {
         out.extend_from_slice(b" BODY=8BITMIME");
     }
     if extensions.smtputf8 && (envelope.smtputf8 || Needs::of(outgoing).utf8) {
@@ -99,10 +103,14 @@ pub(super) fn rcpt(recipient: &Recipient, extensions: &Extensions, out: &mut Vec
     out.push(b'>');
     if extensions.dsn {
         if let Some(notify) = recipient.notify {
-            let wanted = [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
-            let words: Vec<&str> = wanted.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+            let wanted =
+                [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
+            let words: Vec<&str> =
+                wanted.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
             out.extend_from_slice(b" NOTIFY=");
-            out.extend_from_slice(if words.is_empty() { "NEVER".into() } else { words.join(",") }.as_bytes());
+            out.extend_from_slice(
+                if words.is_empty() { "NEVER".into() } else { words.join(",") }.as_bytes(),
+            );
         }
         if let Some(orcpt) = &recipient.orcpt {
             out.extend_from_slice(b" ORCPT=");

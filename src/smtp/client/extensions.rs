@@ -36,7 +36,9 @@ impl Extensions {
                 "DSN" => found.dsn = true,
                 "STARTTLS" => found.starttls = true,
                 // 0 means: no fixed limit.
-                "SIZE" => found.size = Some(words.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0)),
+                "SIZE" => {
+                    found.size = Some(words.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0))
+                }
                 "LIMITS" => words.for_each(|limit| found.limit(limit)),
                 _ => {}
             }
@@ -61,7 +63,14 @@ mod tests {
 
     #[test]
     fn reads_keywords_in_any_case_and_skips_the_unknown() {
-        let lines = ["mx.test hello", "Pipelining", "SIZE 1000", "XFOO", "limits RCPTMAX=5 mailmax=7 x", "DSN"];
+        let lines = [
+            "mx.test hello",
+            "Pipelining",
+            "SIZE 1000",
+            "XFOO",
+            "limits RCPTMAX=5 mailmax=7 x",
+            "DSN",
+        ];
         let got = Extensions::parse(&lines.map(String::from));
         let want = Extensions {
             pipelining: true,

@@ -5,7 +5,8 @@ use crate::base::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
 use proptest::prelude::*;
 
-const EHLO: &[u8] = b"220 mx.test\r\n250-mx.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 1000\r\n";
+const EHLO: &[u8] =
+    b"220 mx.test\r\n250-mx.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 1000\r\n";
 const LOCKSTEP: &[u8] = b"220 mx.test\r\n250 mx.test\r\n";
 
 /// Owns what an [`Outgoing`] borrows.
@@ -43,7 +44,12 @@ fn said(c: &mut Conversation) -> String {
 }
 
 /// Sends one message; the peer gives these replies, each when everything before was said.
-fn send(c: &mut Conversation, mail: &Mail, replies: &[&str], next: Option<&Mail>) -> (String, String) {
+fn send(
+    c: &mut Conversation,
+    mail: &Mail,
+    replies: &[&str],
+    next: Option<&Mail>,
+) -> (String, String) {
     let mut heard = String::new();
     let mut replies = replies.iter();
     mail.with(|out| {
@@ -80,8 +86,12 @@ fn short(attempt: &Attempt) -> String {
 #[test]
 fn the_envelope_goes_in_one_write_and_the_message_in_another() {
     let mut c = ready(EHLO);
-    let (heard, result) =
-        send(&mut c, &mail(&["a@x.test"]), &["250 ok", "250 ok", "354 go", "250 2.0.0 stored"], None);
+    let (heard, result) = send(
+        &mut c,
+        &mail(&["a@x.test"]),
+        &["250 ok", "250 ok", "354 go", "250 2.0.0 stored"],
+        None,
+    );
     assert_eq!(
         heard,
         "MAIL FROM:<s@example.net> SIZE=20\r\nRCPT TO:<a@x.test>\r\nDATA\r\n\
@@ -95,18 +105,27 @@ fn the_envelope_goes_in_one_write_and_the_message_in_another() {
 fn the_next_envelope_rides_on_the_last_dot() {
     let mut c = ready(EHLO);
     let (first, second) = (mail(&["a@x.test"]), mail(&["b@x.test"]));
-    let (heard, _) = send(&mut c, &first, &["250 ok", "250 ok", "354 go", "250 first"], Some(&second));
-    assert!(heard.ends_with("\r\n.\r\nMAIL FROM:<s@example.net> SIZE=20\r\nRCPT TO:<b@x.test>\r\nDATA\r\n"));
+    let (heard, _) =
+        send(&mut c, &first, &["250 ok", "250 ok", "354 go", "250 first"], Some(&second));
+    assert!(
+        heard.ends_with(
+            "\r\n.\r\nMAIL FROM:<s@example.net> SIZE=20\r\nRCPT TO:<b@x.test>\r\nDATA\r\n"
+        )
+    );
     c.receive(b"250 ok\r\n250 ok\r\n354 go\r\n");
     let (heard, result) = send(&mut c, &second, &["250 second"], None);
-    assert_eq!((heard.as_str(), result.as_str()), ("Subject: x\r\n\r\n..dot\r\n.\r\n", "end of data: 250 second"));
+    assert_eq!(
+        (heard.as_str(), result.as_str()),
+        ("Subject: x\r\n\r\n..dot\r\n.\r\n", "end of data: 250 second")
+    );
 }
 
 #[test]
 fn a_refused_message_does_not_touch_the_one_that_rode_along() {
     let mut c = ready(EHLO);
     let (first, second) = (mail(&["a@x.test"]), mail(&["b@x.test"]));
-    let (_, result) = send(&mut c, &first, &["250 ok", "250 ok", "354 go", "554 spam"], Some(&second));
+    let (_, result) =
+        send(&mut c, &first, &["250 ok", "250 ok", "354 go", "554 spam"], Some(&second));
     assert_eq!(result, "end of data: 554 spam");
     c.receive(b"250 ok\r\n250 ok\r\n354 go\r\n");
     assert_eq!(send(&mut c, &second, &["250 second"], None).1, "end of data: 250 second");
@@ -117,19 +136,29 @@ fn each_recipient_has_a_reply_of_its_own() {
     let mut c = ready(EHLO);
     let m = mail(&["a@x.test", "b@x.test", "c@x.test"]);
     let replies = ["250 ok", "250 ok", "550 5.1.1 who", "451 later", "354 go", "250 stored"];
-    assert_eq!(send(&mut c, &m, &replies, None).1, "end of data: 250 stored | RCPT: 550 5.1.1 who | RCPT: 451 later");
+    assert_eq!(
+        send(&mut c, &m, &replies, None).1,
+        "end of data: 250 stored | RCPT: 550 5.1.1 who | RCPT: 451 later"
+    );
 }
 
 #[test]
 fn without_pipelining_each_command_waits() {
     let mut c = ready(LOCKSTEP);
     let m = mail(&["a@x.test", "b@x.test"]);
-    let (heard, result) = send(&mut c, &m, &["250 ok", "550 no", "250 ok", "354 go", "250 stored"], None);
-    assert!(heard.starts_with("MAIL FROM:<s@example.net>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n"));
+    let (heard, result) =
+        send(&mut c, &m, &["250 ok", "550 no", "250 ok", "354 go", "250 stored"], None);
+    assert!(heard.starts_with(
+        "MAIL FROM:<s@example.net>\r\nRCPT TO:<a@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n"
+    ));
     assert_eq!(result, "RCPT: 550 no | end of data: 250 stored");
     // Nobody accepted: no DATA, and the next transaction clears the table first.
-    assert_eq!(send(&mut c, &m, &["250 ok", "550 no", "550 no"], None).1, "RCPT: 550 no | RCPT: 550 no");
-    let (heard, _) = send(&mut c, &m, &["250 ok", "250 ok", "250 ok", "250 ok", "354 go", "250 stored"], None);
+    assert_eq!(
+        send(&mut c, &m, &["250 ok", "550 no", "550 no"], None).1,
+        "RCPT: 550 no | RCPT: 550 no"
+    );
+    let (heard, _) =
+        send(&mut c, &m, &["250 ok", "250 ok", "250 ok", "250 ok", "354 go", "250 stored"], None);
     assert!(heard.starts_with("RSET\r\nMAIL"), "{heard}");
 }
 
@@ -137,7 +166,8 @@ fn without_pipelining_each_command_waits() {
 fn data_accepted_for_nobody_gets_nothing() {
     let mut c = ready(EHLO);
     let m = mail(&["a@x.test"]);
-    let (heard, result) = send(&mut c, &m, &["250 ok", "550 no", "354 go", "554 no valid recipients"], None);
+    let (heard, result) =
+        send(&mut c, &m, &["250 ok", "550 no", "354 go", "554 no valid recipients"], None);
     assert!(heard.ends_with("DATA\r\n.\r\n"), "{heard}");
     assert_eq!(result, "RCPT: 550 no");
     assert!(c.is_open());
@@ -159,7 +189,10 @@ fn a_421_ends_it_and_leaves_the_rider_untouched() {
     let mut c = ready(EHLO);
     let (first, second) = (mail(&["a@x.test", "b@x.test"]), mail(&["c@x.test"]));
     let replies = ["250 ok", "250 ok", "421 4.3.2 closing"];
-    assert_eq!(send(&mut c, &first, &replies, None).1, "RCPT: 421 4.3.2 closing | RCPT: 421 4.3.2 closing");
+    assert_eq!(
+        send(&mut c, &first, &replies, None).1,
+        "RCPT: 421 4.3.2 closing | RCPT: 421 4.3.2 closing"
+    );
     assert!(!c.is_open());
     let mut c = ready(EHLO);
     let replies = ["250 ok", "250 ok", "250 ok", "354 go", "421 closing"];
@@ -198,7 +231,9 @@ fn a_lost_connection_is_in_doubt_only_after_the_dot() {
 #[test]
 fn replies_out_of_step_end_the_conversation() {
     let m = mail(&["a@x.test"]);
-    for replies in [&["354 go"][..], &["250 ok", "250 ok", "250 ok"], &["hello"], &["250-a\r\n251 b"]] {
+    for replies in
+        [&["354 go"][..], &["250 ok", "250 ok", "250 ok"], &["hello"], &["250-a\r\n251 b"]]
+    {
         let mut c = ready(EHLO);
         let (_, result) = send(&mut c, &m, replies, None);
         assert!(result.contains("reply"), "{replies:?}: {result}");
@@ -223,7 +258,10 @@ fn a_refusal_in_the_middle_of_a_large_message_counts() {
         }
         assert_eq!(c.stage(), Stage::Body);
         c.receive(b"552 too big\r\n");
-        assert_eq!(c.take().unwrap().iter().map(short).collect::<Vec<_>>(), ["end of data: 552 too big"]);
+        assert_eq!(
+            c.take().unwrap().iter().map(short).collect::<Vec<_>>(),
+            ["end of data: 552 too big"]
+        );
         assert!(!c.is_open());
     });
 }
@@ -237,9 +275,11 @@ fn what_the_peer_lacks_is_known_before_a_byte_is_sent() {
     let mut eight = mail(&["a@x.test"]);
     eight.envelope.body = BodyType::EightBitMime;
     eight.body = "Subject: ö\r\n".into();
-    for (m, opening, result) in
-        [(&big, EHLO, "unable 5.3.4"), (&wide, EHLO, "unable 5.6.7"), (&eight, LOCKSTEP, "unable 5.6.3")]
-    {
+    for (m, opening, result) in [
+        (&big, EHLO, "unable 5.3.4"),
+        (&wide, EHLO, "unable 5.6.7"),
+        (&eight, LOCKSTEP, "unable 5.6.3"),
+    ] {
         let mut c = ready(opening);
         assert_eq!(send(&mut c, m, &[], None), (String::new(), result.to_string()));
         assert!(c.is_open());
@@ -255,7 +295,9 @@ fn parameters_go_to_those_who_know_them() {
     m.recipients[1].notify = Some(Notify { success: true, delay: true, failure: false });
     m.recipients[1].orcpt = Some("rfc822;b@x.test".into());
     m.body = "Subject: ö\r\n".into();
-    let mut c = ready(b"220 x\r\n250-x\r\n250-PIPELINING\r\n250-DSN\r\n250-8BITMIME\r\n250 LIMITS RCPTMAX=1\r\n");
+    let mut c = ready(
+        b"220 x\r\n250-x\r\n250-PIPELINING\r\n250-DSN\r\n250-8BITMIME\r\n250 LIMITS RCPTMAX=1\r\n",
+    );
     let (heard, result) = send(&mut c, &m, &["250 ok", "250 ok", "354 go", "250 ok"], None);
     assert!(heard.starts_with(
         "MAIL FROM:<s@example.net> BODY=8BITMIME RET=HDRS ENVID=QQ\r\nRCPT TO:<a@x.test> NOTIFY=NEVER\r\nDATA\r\n"
@@ -276,7 +318,11 @@ fn the_opening_says_where_it_failed() {
     ] {
         let mut c = Conversation::new("relay.test", false);
         c.receive(heard);
-        assert!(matches!(c.opening(), Opening::Failed(s, Some(_), _) if *s == stage), "{:?}", c.opening());
+        assert!(
+            matches!(c.opening(), Opening::Failed(s, Some(_), _) if *s == stage),
+            "{:?}",
+            c.opening()
+        );
     }
     let mut c = Conversation::new("relay.test", false);
     c.receive(b"220 x\r\n502 what\r\n250 x\r\n");

@@ -58,7 +58,8 @@ impl Grouped {
         self.groups.iter().flat_map(|group| &group.deliveries).map(|d| d.lease).collect()
     }
 
-    /// The head of a message: from what is here, else from the database. `None` where it cannot be read.
+    /// The head of a message: from what is here, else from the database. `None` where it cannot be
+    /// read.
     fn head(&self, db: &Connection, id: MessageId) -> Result<Option<Arc<MessageHead>>> {
         match self.places.get(&id).and_then(|place| self.groups.get(*place)) {
             Some(group) => Ok(Some(Arc::clone(&group.head))),

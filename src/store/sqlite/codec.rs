@@ -93,8 +93,8 @@ fn lane(row: &rusqlite::Row<'_>, column: usize) -> Result<Lane> {
     text(row, column)?.parse().map_err(|e: String| unreadable(column, e))
 }
 
-/// `id, accepted_at, expires_at, lane, reason, tenant, campaign, client, reverse_path, body_type, smtputf8,
-/// ret, envid, size, recipient_count` of `messages`.
+/// `id, accepted_at, expires_at, lane, reason, tenant, campaign, client, reverse_path, body_type,
+/// smtputf8, ret, envid, size, recipient_count` of `messages`.
 pub(super) fn head(row: &rusqlite::Row<'_>) -> Result<MessageHead> {
     let reverse_path = ReversePath::parse(text(row, 8)?).map_err(|e| unreadable(8, e))?;
     let full: Option<bool> = row.get(11)?;

@@ -10,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Counts what is queued into `shared`, keeping the leases whose deliveries are still in place, and gives
-/// back the names of all queues. One pass over the deliveries.
+/// Counts what is queued into `shared`, keeping the leases whose deliveries are still in place, and
+/// gives back the names of all queues. One pass over the deliveries.
 pub(super) fn load(db: &Connection, shared: &Shared, earlier: &Names) -> Result<Names> {
     let keys = queues(db)?;
     let found = count(db, &keys)?;

@@ -1,4 +1,5 @@
-//! Reading: pages of deliveries, one message, bodies. For reader connections, and for the writer's own needs.
+//! Reading: pages of deliveries, one message, bodies. For reader connections, and for the writer's
+//! own needs.
 
 use super::codec::{self, row_columns};
 use crate::base::id::MessageId;
@@ -94,8 +95,8 @@ pub(super) struct Found {
     pub(super) state: State,
 }
 
-/// Shows `visit` the deliveries that match, in order, from `after` on, until it breaks off or enough was
-/// looked at. Gives back where to go on; `None` at the end.
+/// Shows `visit` the deliveries that match, in order, from `after` on, until it breaks off or
+/// enough was looked at. Gives back where to go on; `None` at the end.
 pub(super) fn scan(
     db: &Connection,
     shared: &Shared,

@@ -1,4 +1,5 @@
-//! Opening the database file: who may, with which settings, and only in the version this build knows.
+//! Opening the database file: who may, with which settings, and only in the version this build
+//! knows.
 
 use crate::store::StoreError;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -55,6 +56,17 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
+/// The page size is taken by a new database alone; the log's size is bounded after a checkpoint.
+fn settings(db: &Connection, page_size: u32, wal_pages: u32) -> rusqlite::Result<()> {
+    db.pragma_update(None, "page_size", page_size)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "wal_autocheckpoint", wal_pages)?;
+    db.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    db.pragma_update(None, "cache_size", -32_768)?;
+    db.pragma_update(None, "temp_store", "MEMORY")
+}
+
 /// A connection that writes; creates the file where there is none.
 pub(super) fn open_writer(
     dir: &Path,
@@ -66,21 +78,12 @@ pub(super) fn open_writer(
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = connect(&path, flags)?;
-    let settings = format!(
-        "PRAGMA page_size = {page_size};
-         PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = FULL;
-         PRAGMA wal_autocheckpoint = {wal_pages};
-         PRAGMA journal_size_limit = 67108864;
-         PRAGMA cache_size = -32768;
-         PRAGMA temp_store = MEMORY;"
-    );
-    db.execute_batch(&settings).map_err(|e| cannot_open(&path, &e.to_string()))?;
+    settings(&db, page_size, wal_pages).map_err(|e| failed(&path, &e))?;
     let create = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    if create.map_err(|e| cannot_open(&path, &e.to_string()))? == 0 {
+    if create.map_err(|e| failed(&path, &e))? == 0 {
         let schema =
             format!("BEGIN; {SCHEMA}; INSERT INTO meta VALUES ('schema', {VERSION}); COMMIT;");
-        db.execute_batch(&schema).map_err(|e| cannot_open(&path, &e.to_string()))?;
+        db.execute_batch(&schema).map_err(|e| failed(&path, &e))?;
     }
     check_version(&db, &path)?;
     Ok(db)
@@ -92,15 +95,14 @@ pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = connect(&path, flags)?;
     db.execute_batch("PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;")
-        .map_err(|e| cannot_open(&path, &e.to_string()))?;
+        .map_err(|e| failed(&path, &e))?;
     check_version(&db, &path)?;
     Ok(db)
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let db =
-        Connection::open_with_flags(path, flags).map_err(|e| cannot_open(path, &e.to_string()))?;
-    db.busy_timeout(BUSY).map_err(|e| cannot_open(path, &e.to_string()))?;
+    let db = Connection::open_with_flags(path, flags).map_err(|e| failed(path, &e))?;
+    db.busy_timeout(BUSY).map_err(|e| failed(path, &e))?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(db)
 }
@@ -117,7 +119,16 @@ fn check_version(db: &Connection, path: &Path) -> Result<(), StoreError> {
                  use the build that wrote it, or another data_dir"
             ),
         )),
-        Err(error) => Err(cannot_open(path, &format!("no queue in it ({error})"))),
+        Err(error) => Err(failed(path, &error)),
+    }
+}
+
+fn failed(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let text = || format!("cannot open queue {}: {error}", path.display());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => cannot_open(path, &error.to_string()),
+        Some(ErrorCode::DiskFull) => StoreError::Full(text()),
+        _ => StoreError::Failed(text()),
     }
 }
 

@@ -136,7 +136,8 @@ fn defer(
 pub(super) struct End<'a> {
     pub(super) state: State,
     pub(super) at: Timestamp,
-    /// What is to be shown as the last reply and whose fault it was; `None`: those of the last attempt.
+    /// What is to be shown as the last reply and whose fault it was; `None`: those of the last
+    /// attempt.
     pub(super) reply: Option<(&'a str, Option<Blame>)>,
 }
 

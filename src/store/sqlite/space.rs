@@ -22,8 +22,8 @@ impl Floor {
         Self { min, checked_at: None, free: u64::MAX }
     }
 
-    /// Why no new mail is taken now. Asks `probe` at most once a second; while that fails, mail is taken
-    /// (a write would tell soon enough).
+    /// Why no new mail is taken now. Asks `probe` at most once a second; while that fails, mail is
+    /// taken (a write would tell soon enough).
     pub(super) fn refuses(
         &mut self,
         now: Timestamp,

@@ -1,9 +1,9 @@
 //! What one transaction is made of.
 //!
 //! # Invariants
-//! * Nothing of a job is to be seen in leases or backlog before its commit, but for leases that end with it:
-//!   those are taken away when the job runs, so that no second job of the batch can use them, and put back
-//!   if the commit fails.
+//! * Nothing of a job is to be seen in leases or backlog before its commit, but for leases that end
+//!   with it: those are taken away when the job runs, so that no second job of the batch can use
+//!   them, and put back if the commit fails.
 
 use crate::base::id::MessageId;
 use crate::store::leases::Held;
@@ -26,8 +26,8 @@ pub(super) trait Write: Send {
         0
     }
 
-    /// Does its part of the transaction; may be called again after a roll-back. A request that is wrong in
-    /// itself notes that and gives `Ok`, having written nothing.
+    /// Does its part of the transaction; may be called again after a roll-back. A request that is
+    /// wrong in itself notes that and gives `Ok`, having written nothing.
     ///
     /// # Errors
     /// Of the database: the whole transaction fails.
@@ -40,7 +40,8 @@ pub(super) trait Write: Send {
 /// Kinds of jobs, in the order in which they run within one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// An operator's: before new mail, so that it never meets deliveries that are born leased beside it.
+    /// An operator's: before new mail, so that it never meets deliveries that are born leased
+    /// beside it.
     Change,
     /// An outcome.
     Settle,

@@ -1,13 +1,13 @@
 //! The one thread that writes: natural group commit.
 //!
-//! It takes what waits, does it in one transaction, commits (one sync of the log), and answers all. It never
-//! waits for company: while one commit is under way, the next batch gathers by itself.
+//! It takes what waits, does it in one transaction, commits (one sync of the log), and answers all.
+//! It never waits for company: while one commit is under way, the next batch gathers by itself.
 //!
 //! # Invariants
 //! * Nobody is answered `Ok` before the commit that covers it is on disk.
 //! * Leases and backlog show only what is committed.
-//! * After a sync that failed nothing is taken for granted: the connection is opened anew, SQLite recovers
-//!   from its log, and what is kept in memory is worked out again.
+//! * After a sync that failed nothing is taken for granted: the connection is opened anew, SQLite
+//!   recovers from its log, and what is kept in memory is worked out again.
 //! * Claims write nothing and cost no commit.
 
 use super::Options;
@@ -33,7 +33,7 @@ const BATCH_MAX: usize = 256;
 /// Bytes of messages in one transaction, about.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// How far the recorded greatest id may lag behind.
-const ID_LAG_MAX: Duration = Duration::from_secs(10);
+pub(super) const ID_LAG_MAX: Duration = Duration::from_secs(10);
 
 /// A job that runs within transactions, boxed.
 type Job = Box<dyn Write>;
@@ -55,12 +55,12 @@ pub(super) struct Writer {
     dir: PathBuf,
     options: Options,
     /// `None` after a failure, until it can be opened again.
-    db: Option<Connection>,
-    shared: Arc<Shared>,
+    pub(super) db: Option<Connection>,
+    pub(super) shared: Arc<Shared>,
     names: Names,
     floor: Floor,
     /// Greatest id seen; below zero for none.
-    last_id: Arc<AtomicI64>,
+    pub(super) last_id: Arc<AtomicI64>,
     /// As recorded in the database.
     saved_id: Option<MessageId>,
 }
@@ -71,10 +71,10 @@ impl Writer {
         dir: PathBuf,
         options: Options,
         shared: Arc<Shared>,
-        last_id: Arc<AtomicI64>,
     ) -> Result<Self, StoreError> {
         let floor = Floor::new(options.free_space_min);
         let names = Names::default();
+        let last_id = Arc::new(AtomicI64::new(-1));
         let (db, saved_id) = (None, None);
         let mut writer = Self { dir, options, db, shared, names, floor, last_id, saved_id };
         writer.reopen()?;
@@ -144,7 +144,8 @@ impl Writer {
         }
     }
 
-    /// One transaction, or two: when space runs out, the second without new mail, since outcomes free space.
+    /// One transaction, or two: when space runs out, the second without new mail, since outcomes
+    /// free space.
     fn write(&mut self, mut jobs: Vec<Job>) {
         let free = || space::free(&self.dir);
         if let Some(why) = self.floor.refuses(self.shared.clock.now(), free) {

@@ -1,0 +1,181 @@
+//! Connections to receiving hosts: TCP, and TLS on top where both sides want it.
+
+use super::tls;
+use crate::base::address::Domain;
+use crate::base::time::{Timestamp, human};
+use crate::config::{Config, Delivery, Tls};
+use rustls::ProtocolVersion;
+use rustls_pki_types::ServerName;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long a host whose TLS failed is spoken to in clear text at once.
+const BROKEN: Duration = Duration::from_secs(3_600);
+/// Hosts remembered so.
+const BROKEN_MAX: usize = 10_000;
+
+/// A connection, encrypted or not.
+#[derive(Debug)]
+pub enum Stream {
+    /// Clear text.
+    Plain(TcpStream),
+    /// TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// `1.2` or `1.3`, where TLS is on.
+    #[must_use]
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => match stream.get_ref().1.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+                _ => Some("1.2"),
+            },
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Makes connections. Clones share what is remembered of hosts.
+#[derive(Clone)]
+pub struct Dialer {
+    config: Arc<Config>,
+    tls: TlsConnector,
+    broken: Arc<Mutex<HashMap<IpAddr, Timestamp>>>,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").finish_non_exhaustive()
+    }
+}
+
+impl Dialer {
+    /// A dialer by the configuration's `[delivery]`.
+    ///
+    /// # Errors
+    /// TLS cannot be set up at all.
+    pub fn new(config: Arc<Config>) -> Result<Self, String> {
+        let tls = tls::client_config().map_err(|error| format!("cannot set up TLS: {error}"))?;
+        Ok(Self { config, tls: tls.into(), broken: Arc::default() })
+    }
+
+    /// `[delivery]`
+    #[must_use]
+    pub fn config(&self) -> &Delivery {
+        &self.config.delivery
+    }
+
+    /// Our name in EHLO.
+    #[must_use]
+    pub fn hostname(&self) -> &Domain {
+        &self.config.hostname
+    }
+
+    /// TLS is to be used where it is offered.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
+        self.config.delivery.tls == Tls::Opportunistic
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// Why not, in a few words.
+    pub async fn connect(&self, address: SocketAddr) -> Result<TcpStream, String> {
+        let patience = self.config.delivery.connect_timeout;
+        let stream = match timeout(patience, TcpStream::connect(address)).await {
+            Ok(connected) => connected.map_err(|error| error.kind().to_string())?,
+            Err(_) => return Err(format!("timed out after {}", human(patience))),
+        };
+        stream.set_nodelay(true).map_err(|error| error.kind().to_string())?;
+        Ok(stream)
+    }
+
+    /// The TLS handshake, under the host's name.
+    ///
+    /// # Errors
+    /// Why not; the connection is of no use any more.
+    pub async fn start_tls(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let patience = self.config.delivery.connect_timeout;
+        let address = stream.peer_addr().map_err(|error| error.kind().to_string())?;
+        let name = ServerName::try_from(host.to_string()).unwrap_or(address.ip().into());
+        match timeout(patience, self.tls.connect(name, stream)).await {
+            Ok(done) => done.map_err(|error| format!("TLS handshake: {error}")),
+            Err(_) => Err(format!("TLS handshake timed out after {}", human(patience))),
+        }
+    }
+
+    /// TLS with this host failed lately.
+    #[must_use]
+    pub fn tls_is_broken(&self, address: IpAddr, now: Timestamp) -> bool {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.get(&address).is_some_and(|until| *until > now)
+    }
+
+    /// Remembers that TLS with this host failed.
+    pub fn note_broken_tls(&self, address: IpAddr, now: Timestamp) {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if broken.len() >= BROKEN_MAX {
+            broken.retain(|_, until| *until > now);
+        }
+        if broken.len() < BROKEN_MAX {
+            broken.insert(address, now.after(BROKEN));
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Layer 4: names and sockets: where mail for a domain goes, and how to get there.
+
+pub mod dial;
+pub mod dns;
+mod tls;

@@ -1,0 +1,43 @@
+//! A node's own life: started, draining, drained.
+
+use crate::config::Config;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// `node.started`
+pub fn started(config: &Config) {
+    let listen: Vec<String> = config.listen.iter().map(|l| l.address.to_string()).collect();
+    info!(
+        target: "bulkhead",
+        message = "node.started",
+        version = env!("CARGO_PKG_VERSION"),
+        hostname = %config.hostname,
+        listen = listen.join(" "),
+        data_dir = %config.data_dir.display(),
+    );
+}
+
+/// `node.draining`: it was told to stop.
+pub fn draining(limit: Duration) {
+    info!(target: "bulkhead", message = "node.draining", limit_s = limit.as_secs());
+}
+
+/// `node.drained`: it stops now. Not clean: transactions under way were cut off; what became of
+/// them is not known.
+pub fn drained(took: Duration, clean: bool) {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    if clean {
+        info!(target: "bulkhead", message = "node.drained", took_ms, clean);
+    } else {
+        warn!(target: "bulkhead", message = "node.drained", took_ms, clean);
+    }
+}
+
+/// `store.memory`: nothing survives a restart.
+pub fn memory_engine() {
+    warn!(
+        target: "bulkhead",
+        message = "store.memory",
+        note = "the queue is kept in memory alone: everything accepted is lost when this process ends",
+    );
+}

@@ -1,0 +1,7 @@
+//! Layer 5: the receiving side: listeners, sessions, and the way of a message into the store.
+
+mod intake;
+mod listener;
+mod session;
+
+pub use intake::Ingress;

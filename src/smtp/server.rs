@@ -1,0 +1,437 @@
+//! The server's side of a session (RFC 5321), without IO: bytes in, replies and [`Step`]s out.
+//!
+//! # States
+//! ```text
+//! Commands ──DATA──▶ Data ──CRLF.CRLF──▶ Answering ──answer()──▶ Commands
+//!     │  ▲───────────── BDAT chunk ───────▶ (LAST) Answering
+//!     └── QUIT, 421, nonsense ──▶ Closed
+//! ```
+//! # Invariants
+//! * Replies come in the order of the commands, and are flushed when no more input is at hand (RFC
+//!   2920 §3.2).
+//! * Memory is bounded: one command line, one message, one reply for each command at hand.
+//! * A message that could be read in two ways is refused and ends the session, whoever sends it.
+//!
+//! # Absent
+//! Lanes, tenants, the queue: the shell answers for the message once it has taken it.
+
+mod replies;
+#[cfg(test)]
+mod tests;
+
+use super::command::{self, COMMAND_MAX, Command, Mail, Refusal};
+use super::data::{ChunkReader, DataLimits, DataReader, Fault, has_stray_bytes};
+use crate::base::address::Domain;
+use crate::mail::envelope::{Envelope, Recipient};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What all sessions have in common.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name.
+    pub hostname: Domain,
+    /// Bytes of one message (RFC 1870).
+    pub message_size: usize,
+    /// Bytes of one of its lines.
+    pub line_length: usize,
+    /// Recipients of one message (RFC 9422).
+    pub recipients: usize,
+    /// Messages in one session (RFC 9422).
+    pub messages: u32,
+    /// Commands in one session.
+    pub commands: u32,
+    /// Errors in one session.
+    pub errors: u32,
+}
+
+/// A whole message.
+#[derive(Debug)]
+pub struct Received {
+    /// As the client gave it.
+    pub envelope: Envelope,
+    /// Its name in EHLO or HELO.
+    pub helo: String,
+    /// For the trace field: `SMTP`, `ESMTP`, `UTF8SMTP`.
+    pub protocol: &'static str,
+    /// The bytes, dots taken off.
+    pub body: Vec<u8>,
+}
+
+/// What the shell is to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Flush the output and read.
+    Read,
+    /// A recipient at this domain was accepted: its MX will be needed.
+    Recipient(Domain),
+    /// Take the message, then [`Session::answer`].
+    Message(Box<Received>),
+    /// Flush the output and close.
+    Close,
+}
+
+#[derive(Debug)]
+enum State {
+    Commands,
+    /// The rest of a command line that was too long.
+    LongLine,
+    Data(DataReader),
+    /// This much of a chunk is still to come.
+    Chunk {
+        left: u64,
+        last: bool,
+    },
+    /// The same, of a chunk that nobody wants; then this is answered.
+    Unwanted {
+        left: u64,
+        answer: Refusal,
+    },
+    Answering,
+    Closed,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    settings: Arc<Settings>,
+    client: IpAddr,
+    may_relay: bool,
+    output: Vec<u8>,
+    state: State,
+    helo: Option<String>,
+    extended: bool,
+    envelope: Option<Envelope>,
+    body: Vec<u8>,
+    /// Since the first BDAT of a message.
+    chunks: Option<ChunkReader>,
+    /// The message is refused for want of room, whatever else comes of it.
+    overflow: Option<Refusal>,
+    commands: u32,
+    errors: u32,
+    /// Refused recipients; counted apart, since one bad list has many.
+    refused: usize,
+    messages: u32,
+}
+
+impl Session {
+    /// A session with a client that may relay to anyone, or to no one. The greeting is in the
+    /// output.
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, client: IpAddr, may_relay: bool) -> Self {
+        let mut session = Self {
+            settings,
+            client,
+            may_relay,
+            output: Vec::with_capacity(512),
+            state: State::Commands,
+            helo: None,
+            extended: false,
+            envelope: None,
+            body: Vec::new(),
+            chunks: None,
+            overflow: None,
+            commands: 0,
+            errors: 0,
+            refused: 0,
+            messages: 0,
+        };
+        session.greet();
+        session
+    }
+
+    /// Replies to be written; the shell takes them out.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// True while the client sends a message.
+    #[must_use]
+    pub fn is_in_message(&self) -> bool {
+        matches!(self.state, State::Data(_) | State::Chunk { .. }) || self.chunks.is_some()
+    }
+
+    /// Bytes of the message so far.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Takes from the front of `input`. Gives how much was taken; to be called again, with the
+    /// rest, until it says [`Step::Read`] or [`Step::Close`].
+    pub fn step(&mut self, input: &[u8]) -> (usize, Step) {
+        let mut at = 0;
+        loop {
+            let rest = input.get(at..).unwrap_or_default();
+            let (taken, step) = match &mut self.state {
+                State::Closed => return (input.len(), Step::Close),
+                State::Answering => return (at, Step::Read),
+                State::Commands | State::LongLine => self.read_line(rest),
+                State::Data(reader) => {
+                    let (taken, done) = reader.read(rest, &mut self.body);
+                    let fault = reader.fault();
+                    (taken, if done { self.end_data(fault) } else { Some(Step::Read) })
+                }
+                State::Chunk { .. } | State::Unwanted { .. } => self.read_chunk(rest),
+            };
+            at += taken;
+            if let Some(step) = step {
+                return (at, step);
+            }
+        }
+    }
+
+    /// One command line, if it is all there.
+    fn read_line(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        let Some(end) = memchr::memchr(b'\n', input) else {
+            if input.len() < COMMAND_MAX && !matches!(self.state, State::LongLine) {
+                return (0, Some(Step::Read));
+            }
+            self.state = State::LongLine;
+            return (input.len(), Some(Step::Read));
+        };
+        let line = input.get(..end).unwrap_or_default();
+        let step = if matches!(self.state, State::LongLine) || line.len() >= COMMAND_MAX {
+            self.state = State::Commands;
+            self.refuse(&Refusal::new(500, (5, 5, 2), "Line too long"));
+            None
+        } else {
+            match line.strip_suffix(b"\r").filter(|line| !has_stray_bytes(line)) {
+                Some(line) => self.command(line),
+                None => {
+                    // A client that ends lines in another way could mean another end of data, too.
+                    self.refuse(&Refusal::new(
+                        500,
+                        (5, 5, 2),
+                        "Lines end in CRLF; no bare CR, LF or NUL",
+                    ));
+                    self.state = State::Closed;
+                    None
+                }
+            }
+        };
+        (end + 1, step)
+    }
+
+    fn command(&mut self, line: &[u8]) -> Option<Step> {
+        self.commands += 1;
+        if self.commands > self.settings.commands {
+            self.abort(&Refusal::new(421, (4, 7, 0), "Too many commands"));
+            return None;
+        }
+        match command::parse(line) {
+            Ok(Command::Rcpt(recipient)) => return self.rcpt(recipient),
+            Ok(Command::Bdat { size, last }) => self.bdat(size, last),
+            Ok(command) => self.simple(command),
+            Err(refusal) => self.refuse(&refusal),
+        }
+        None
+    }
+
+    fn simple(&mut self, command: Command) {
+        match command {
+            Command::Ehlo(name) => self.hello(name, true),
+            Command::Helo(name) => self.hello(name, false),
+            Command::Mail(mail) => self.mail(mail),
+            Command::Data => self.data(),
+            Command::Rset => {
+                self.reset();
+                self.say(250, (2, 0, 0), "Reset");
+            }
+            Command::Noop => self.say(250, (2, 0, 0), "Ok"),
+            Command::Vrfy => self.say(252, (2, 1, 5), "Not verified; send the message and see"),
+            Command::Help => {
+                self.say(214, (2, 0, 0), "EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")
+            }
+            Command::Quit => {
+                self.say(221, (2, 0, 0), "Bye");
+                self.state = State::Closed;
+            }
+            Command::OtherProtocol => {
+                self.abort(&Refusal::new(421, (4, 7, 0), "This is SMTP"));
+            }
+            Command::NotDone | Command::Rcpt(_) | Command::Bdat { .. } => {
+                self.refuse(&Refusal::new(502, (5, 5, 1), "Command not implemented"));
+            }
+        }
+    }
+
+    fn hello(&mut self, name: String, extended: bool) {
+        self.reset();
+        (self.helo, self.extended) = (Some(name), extended);
+        if extended { self.say_extensions() } else { self.say_plain(250) }
+    }
+
+    fn mail(&mut self, mail: Mail) {
+        let refusal = if self.helo.is_none() {
+            Refusal::new(503, (5, 5, 1), "Say EHLO first")
+        } else if self.envelope.is_some() {
+            Refusal::new(503, (5, 5, 1), "MAIL was already given; RSET to begin anew")
+        } else if self.messages >= self.settings.messages {
+            return self.abort(&Refusal::new(
+                421,
+                (4, 7, 0),
+                "Too many messages in this session, reconnect",
+            ));
+        } else if mail.size.is_some_and(|size| size > self.settings.message_size as u64) {
+            self.too_big()
+        } else if !mail.smtputf8 && mail.reverse_path.mailbox().is_some_and(|m| m.is_utf8()) {
+            Refusal::new(553, (5, 6, 7), "Address is not ASCII; SMTPUTF8 is needed")
+        } else {
+            let mut envelope = Envelope::from(mail.reverse_path);
+            (envelope.body, envelope.smtputf8) = (mail.body, mail.smtputf8);
+            (envelope.ret, envelope.envid) = (mail.ret, mail.envid);
+            self.envelope = Some(envelope);
+            return self.say(250, (2, 1, 0), "Ok");
+        };
+        self.refuse(&refusal);
+    }
+
+    fn rcpt(&mut self, recipient: Recipient) -> Option<Step> {
+        let Some(envelope) = self.envelope.as_mut().filter(|_| self.chunks.is_none()) else {
+            self.refuse(&Refusal::new(503, (5, 5, 1), "Say MAIL first"));
+            return None;
+        };
+        let refusal = if !self.may_relay {
+            Refusal::new(550, (5, 7, 1), format!("Relaying not permitted for {}", self.client))
+        } else if envelope.recipients.len() >= self.settings.recipients {
+            Refusal::new(452, (4, 5, 3), "Too many recipients")
+        } else if recipient.mailbox.is_utf8() && !envelope.smtputf8 {
+            Refusal::new(553, (5, 6, 7), "Address is not ASCII; SMTPUTF8 is needed")
+        } else {
+            let domain = recipient.mailbox.domain().cloned();
+            envelope.recipients.push(recipient);
+            self.say(250, (2, 1, 5), "Ok");
+            return domain.map(Step::Recipient);
+        };
+        self.refuse_recipient(&refusal);
+        None
+    }
+
+    fn data(&mut self) {
+        match &self.envelope {
+            None => self.refuse(&Refusal::new(503, (5, 5, 1), "Say MAIL first")),
+            Some(_) if self.chunks.is_some() => {
+                self.refuse(&Refusal::new(503, (5, 5, 1), "BDAT was begun; end it with LAST"));
+            }
+            Some(envelope) if envelope.recipients.is_empty() => {
+                self.refuse(&Refusal::new(554, (5, 5, 1), "No valid recipients"));
+            }
+            Some(_) => {
+                self.state = State::Data(DataReader::new(self.data_limits()));
+                self.say_plain(354);
+            }
+        }
+    }
+
+    fn data_limits(&self) -> DataLimits {
+        DataLimits { size: self.settings.message_size, line: self.settings.line_length }
+    }
+
+    fn bdat(&mut self, size: u64, last: bool) {
+        let has_recipients = self.envelope.as_ref().map(|envelope| !envelope.recipients.is_empty());
+        let answer = match has_recipients {
+            None => Refusal::new(503, (5, 5, 1), "Say MAIL first"),
+            Some(false) => Refusal::new(554, (5, 5, 1), "No valid recipients"),
+            Some(true) => {
+                let limits = self.data_limits();
+                self.chunks.get_or_insert_with(|| ChunkReader::new(limits));
+                self.state = State::Chunk { left: size, last };
+                return;
+            }
+        };
+        self.state = State::Unwanted { left: size, answer };
+    }
+
+    fn read_chunk(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        let (State::Chunk { left, .. } | State::Unwanted { left, .. }) = &mut self.state else {
+            return (0, None);
+        };
+        let taken = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= taken as u64;
+        let left = *left;
+        if let (State::Chunk { .. }, Some(reader)) = (&self.state, &mut self.chunks) {
+            reader.read(input.get(..taken).unwrap_or_default(), &mut self.body);
+        }
+        if left > 0 {
+            return (taken, Some(Step::Read));
+        }
+        (taken, self.end_chunk())
+    }
+
+    fn end_chunk(&mut self) -> Option<Step> {
+        match std::mem::replace(&mut self.state, State::Commands) {
+            State::Unwanted { answer, .. } => self.refuse(&answer),
+            State::Chunk { last, .. } => {
+                let reader = self.chunks.as_mut()?;
+                if last {
+                    reader.finish(&mut self.body);
+                }
+                let (fault, size) = (reader.fault(), reader.size());
+                if last || fault.is_some() || self.overflow.is_some() {
+                    return self.end_data(fault);
+                }
+                self.say(250, (2, 0, 0), &format!("{size} bytes so far"));
+            }
+            other => self.state = other,
+        }
+        None
+    }
+
+    /// The message is all there, or is given up.
+    fn end_data(&mut self, fault: Option<Fault>) -> Option<Step> {
+        self.state = State::Commands;
+        self.messages += 1;
+        if let Some(fault) = fault {
+            let refusal = self.fault(fault);
+            self.reset();
+            self.refuse(&refusal);
+            if fault.is_smuggling() {
+                self.state = State::Closed;
+            }
+            return None;
+        }
+        if let Some(refusal) = self.overflow.take() {
+            self.reset();
+            self.refuse(&refusal);
+            return None;
+        }
+        let envelope = self.envelope.take()?;
+        let body = std::mem::take(&mut self.body);
+        self.reset();
+        self.state = State::Answering;
+        let protocol = match (self.extended, envelope.smtputf8) {
+            (true, true) => "UTF8SMTP",
+            (true, false) => "ESMTP",
+            (false, _) => "SMTP",
+        };
+        let helo = self.helo.clone().unwrap_or_default();
+        Some(Step::Message(Box::new(Received { envelope, helo, protocol, body })))
+    }
+
+    /// There is no room for the message: what is left of it is read and forgotten, then this is the
+    /// answer.
+    pub fn overflow(&mut self, refusal: Refusal) {
+        self.body = Vec::new();
+        self.overflow = Some(refusal);
+    }
+
+    /// Answers for the message that was taken out.
+    pub fn answer(&mut self, answer: &Refusal) {
+        self.state = State::Commands;
+        if answer.code < 400 { self.put(answer) } else { self.refuse(answer) }
+    }
+
+    /// Says this and ends the session.
+    pub fn abort(&mut self, refusal: &Refusal) {
+        self.put(refusal);
+        self.state = State::Closed;
+    }
+
+    fn reset(&mut self) {
+        self.envelope = None;
+        self.body = Vec::new();
+        self.chunks = None;
+        self.overflow = None;
+    }
+}

@@ -1,0 +1,260 @@
+//! Dialogues with a session: what the client says, and the codes of all replies.
+
+use super::*;
+use proptest::prelude::*;
+
+fn session(may_relay: bool) -> Session {
+    let settings = Settings {
+        hostname: Domain::parse("relay.test").unwrap(),
+        message_size: 1_000,
+        line_length: 100,
+        recipients: 3,
+        messages: 5,
+        commands: 60,
+        errors: 6,
+    };
+    Session::new(Arc::new(settings), "192.0.2.7".parse().unwrap(), may_relay)
+}
+
+/// What was said and taken, in order: replies as they are, messages as `<sender>|recipients|body`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    replies: String,
+    messages: Vec<String>,
+    domains: Vec<String>,
+    closed: bool,
+}
+
+/// Plays the client's bytes in pieces of these sizes.
+fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
+    let mut heard = Heard::default();
+    let mut sizes = sizes.iter().copied().cycle();
+    let (mut buffer, mut at) = (Vec::new(), 0);
+    loop {
+        let (taken, step) = session.step(&buffer);
+        buffer.drain(..taken);
+        heard.replies += &String::from_utf8(std::mem::take(session.output())).unwrap();
+        match step {
+            Step::Read if at == input.len() => return heard,
+            Step::Read => {
+                let end = (at + sizes.next().unwrap_or(input.len()).max(1)).min(input.len());
+                buffer.extend_from_slice(&input[at..end]);
+                at = end;
+            }
+            Step::Recipient(domain) => heard.domains.push(domain.to_string()),
+            Step::Message(m) => {
+                let to: Vec<&str> =
+                    m.envelope.recipients.iter().map(|r| r.mailbox.as_str()).collect();
+                let body = String::from_utf8_lossy(&m.body).into_owned();
+                heard.messages.push(format!("{}|{}|{body}", m.envelope.reverse_path, to.join(",")));
+                session.answer(&Refusal::new(250, (2, 0, 0), "Queued"));
+            }
+            Step::Close => {
+                heard.closed = true;
+                return heard;
+            }
+        }
+    }
+}
+
+/// The codes of the replies, a line of several as one.
+fn codes(heard: &Heard) -> String {
+    let lines = heard.replies.lines().filter(|line| line.as_bytes().get(3) == Some(&b' '));
+    lines.map(|line| line[..3].to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn dialogue(input: &str) -> (String, Heard) {
+    let heard = play(&mut session(true), input.as_bytes(), &[]);
+    (codes(&heard), heard)
+}
+
+const HELLO: &str = "EHLO web1\r\n";
+const ENVELOPE: &str = "MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\n";
+
+#[test]
+fn takes_a_message_with_all_commands_in_one_go() {
+    let (codes, heard) =
+        dialogue(&format!("{HELLO}{ENVELOPE}RCPT TO:<c@z.test>\r\nDATA\r\n..x\r\n.\r\nQUIT\r\n"));
+    assert_eq!(codes, "220 250 250 250 250 354 250 221");
+    assert_eq!(heard.messages, ["a@x.test|b@y.test,c@z.test|.x\r\n"]);
+    assert_eq!(heard.domains, ["y.test", "z.test"]);
+    assert!(heard.closed);
+}
+
+#[test]
+fn offers_what_it_does() {
+    let (_, heard) = dialogue(HELLO);
+    assert_eq!(
+        heard.replies,
+        "220 relay.test ESMTP Bulkhead\r\n250-relay.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n\
+         250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n\
+         250 LIMITS MAILMAX=5 RCPTMAX=3\r\n"
+    );
+}
+
+#[test]
+fn takes_chunks() {
+    let (codes, heard) =
+        dialogue(&format!("{HELLO}{ENVELOPE}BDAT 5\r\na\r\n.\rBDAT 4 LAST\r\n\nbQU"));
+    assert_eq!(codes, "220 250 250 250 250 250");
+    // What has no line end at its end gets one.
+    assert_eq!(heard.messages, ["a@x.test|b@y.test|a\r\n.\r\nbQU\r\n"]);
+    let (codes, heard) = dialogue(&format!("{HELLO}{ENVELOPE}BDAT 0 LAST\r\nNOOP\r\n"));
+    assert_eq!((codes.as_str(), heard.messages.len()), ("220 250 250 250 250 250", 1));
+}
+
+#[test]
+fn unwanted_chunks_are_read_and_forgotten() {
+    let (codes, heard) = dialogue(&format!("{HELLO}BDAT 6\r\nQUIT\r\nNOOP\r\n"));
+    assert_eq!((codes.as_str(), heard.closed), ("220 250 503 250", false));
+    let (codes, _) = dialogue(&format!(
+        "{HELLO}{ENVELOPE}BDAT 3\r\nabcDATA\r\nRCPT TO:<x@y.test>\r\nRSET\r\nDATA\r\n"
+    ));
+    assert_eq!(codes, "220 250 250 250 250 503 503 250 503");
+}
+
+#[test]
+fn commands_have_an_order() {
+    for (input, want) in [
+        (
+            format!("MAIL FROM:<a@x.test>\r\n{HELLO}RCPT TO:<b@y.test>\r\nDATA\r\n"),
+            "220 503 250 503 503",
+        ),
+        (
+            format!("{HELLO}MAIL FROM:<>\r\nDATA\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\n"),
+            "220 250 250 554 503 250 250",
+        ),
+        (format!("{HELLO}{ENVELOPE}EHLO again\r\nDATA\r\n"), "220 250 250 250 250 503"),
+        (
+            "HELO web1\r\nVRFY x\r\nEXPN x\r\nHELP\r\nNOOP x\r\nSTARTTLS\r\n".to_string(),
+            "220 250 252 502 214 250 502",
+        ),
+    ] {
+        assert_eq!(dialogue(&input).0, want, "{input}");
+    }
+}
+
+#[test]
+fn strangers_relay_to_nobody() {
+    let mut session = session(false);
+    let heard = play(&mut session, format!("{HELLO}{ENVELOPE}DATA\r\n").as_bytes(), &[]);
+    assert_eq!(codes(&heard), "220 250 250 550 554");
+    assert!(heard.replies.contains("550 5.7.1 Relaying not permitted for 192.0.2.7\r\n"));
+}
+
+#[test]
+fn limits_hold() {
+    let (codes, heard) = dialogue(&format!(
+        "{HELLO}MAIL FROM:<a@x.test> SIZE=1001\r\n{ENVELOPE}RCPT TO:<c@y.test>\r\nRCPT TO:<d@y.test>\r\nRCPT TO:<e@y.test>\r\n"
+    ));
+    assert_eq!(codes, "220 250 552 250 250 250 250 452");
+    assert!(heard.replies.ends_with("452 4.5.3 Too many recipients\r\n"));
+    let big = "12345678\r\n".repeat(101);
+    let (codes, heard) = dialogue(&format!("{HELLO}{ENVELOPE}DATA\r\n{big}.\r\nNOOP\r\n"));
+    assert_eq!(
+        (codes.as_str(), heard.messages.len(), heard.closed),
+        ("220 250 250 250 354 552 250", 0, false)
+    );
+    let (codes, _) =
+        dialogue(&format!("{HELLO}{ENVELOPE}BDAT 1010\r\n{big}BDAT 1 LAST\r\nxNOOP\r\n"));
+    assert_eq!(codes, "220 250 250 250 552 503 250");
+    let (codes, heard) = dialogue(&format!(
+        "{HELLO}{}",
+        "MAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nDATA\r\n.\r\n".repeat(6)
+    ));
+    assert!(codes.ends_with("250 421") && heard.messages.len() == 5 && heard.closed, "{codes}");
+    let (codes, heard) = dialogue(&"NOOP\r\n".repeat(70));
+    assert!(codes.ends_with("250 421") && heard.closed);
+}
+
+#[test]
+fn long_lines_are_dropped_in_bounded_memory() {
+    let mut session = session(true);
+    let line = vec![b'x'; 3 * COMMAND_MAX];
+    let (taken, _) = session.step(&line);
+    assert_eq!(taken, line.len());
+    let heard = play(&mut session, b"\r\nNOOP\r\n", &[]);
+    assert!(codes(&heard).ends_with("500 250"), "{}", heard.replies);
+}
+
+#[test]
+fn nonsense_ends_the_session() {
+    for input in [
+        "GET / HTTP/1.1\r\nHost: x\r\n",
+        "POST / HTTP/1.1\r\n",
+        "EHLO x\nMAIL FROM:<>\r\n",
+        "EHLO x\rMAIL FROM:<>\r\n",
+        "NOOP\0\r\n",
+    ] {
+        let (_, heard) = dialogue(input);
+        assert!(heard.closed && heard.replies.lines().count() == 2, "{input:?}: {}", heard.replies);
+    }
+    let (codes, heard) = dialogue(&"WHAT\r\n".repeat(20));
+    assert_eq!(codes, "220 500 500 500 500 500 500 421");
+    assert!(heard.closed);
+}
+
+#[test]
+fn a_message_that_could_be_read_in_two_ways_ends_the_session() {
+    for end in ["\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.\n", "\r.\r", "\r\n\0.\r\n"] {
+        let input = format!(
+            "{HELLO}{ENVELOPE}DATA\r\none{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<v@y.test>\r\nDATA\r\ntwo\r\n.\r\nNOOP\r\n"
+        );
+        let (codes, heard) = dialogue(&input);
+        assert_eq!(codes, "220 250 250 250 354 550", "{end:?}");
+        assert!(heard.closed && heard.messages.is_empty(), "{end:?}: {:?}", heard.messages);
+    }
+}
+
+#[test]
+fn a_want_of_room_is_told_at_the_end() {
+    let mut session = session(true);
+    let begin = format!("{HELLO}{ENVELOPE}DATA\r\nabc\r\n");
+    play(&mut session, begin.as_bytes(), &[]);
+    assert!(session.is_in_message() && session.body_len() == 5);
+    session.overflow(Refusal::new(452, (4, 3, 1), "No room"));
+    let heard = play(&mut session, b"more\r\n.\r\nNOOP\r\n", &[]);
+    assert_eq!((codes(&heard).as_str(), heard.messages.len()), ("452 250", 0));
+}
+
+#[test]
+fn addresses_beyond_ascii_need_smtputf8() {
+    let (codes, heard) = dialogue(&format!(
+        "{HELLO}MAIL FROM:<jörg@x.test>\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<jörg@x.test>\r\nRSET\r\n\
+         MAIL FROM:<jörg@x.test> SMTPUTF8\r\nRCPT TO:<jörg@x.test>\r\nDATA\r\n.\r\n"
+    ));
+    assert_eq!(codes, "220 250 553 250 553 250 250 250 354 250");
+    assert_eq!(heard.messages, ["jörg@x.test|jörg@x.test|"]);
+}
+
+fn input() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just("EHLO x\r\n"),
+        Just("MAIL FROM:<a@b.test>\r\n"),
+        Just("RCPT TO:<c@d.test>\r\n"),
+        Just("DATA\r\n"),
+        Just("BDAT 3\r\n"),
+        Just("BDAT 2 LAST\r\n"),
+        Just("abc"),
+        Just(".\r\n"),
+        Just("\r\n"),
+        Just("RSET\r\n"),
+        Just("x\n"),
+        Just("QUIT\r\n"),
+        Just("\0"),
+        Just("GET / HTTP/1.1\r\n")
+    ];
+    proptest::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+proptest! {
+    #[test]
+    fn any_split_gives_the_same(input in input(), sizes in proptest::collection::vec(1usize..12, 1..9)) {
+        prop_assert_eq!(play(&mut session(true), &input, &sizes), play(&mut session(true), &input, &[]));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(input: Vec<u8>, sizes in proptest::collection::vec(1usize..12, 1..9)) {
+        play(&mut session(true), &input, &sizes);
+    }
+}
