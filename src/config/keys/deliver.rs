@@ -124,7 +124,8 @@ pub(super) const DELIVERY: Section = Section {
         key(
             "shutdown_timeout",
             Is("\"30s\""),
-            "A node that is stopped lets transactions under way end for so long. What is cut off then may be \
+            "A node that is stopped lets transactions under way end for so long. What is cut off \
+             then may be \
              delivered twice.",
             |c, v| set(&mut c.delivery.shutdown_timeout, v.duration("0s", "1h")),
         ),

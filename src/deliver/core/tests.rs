@@ -479,7 +479,10 @@ proptest! {
         seed: u64,
         connections in 1u32..6,
         worth in 1u32..40,
-        queues in proptest::collection::vec((any::<bool>(), 0u8..8, 1usize..200, 0i64..60_000), 1..20),
+        queues in proptest::collection::vec(
+            (any::<bool>(), 0u8..8, 1usize..200, 0i64..60_000),
+            1..20,
+        ),
         direct in 0usize..30,
     ) {
         let mut rng = from_seed(seed);
