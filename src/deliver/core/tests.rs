@@ -349,6 +349,17 @@ fn opens_a_connection_per_connections_worth() {
 }
 
 #[test]
+fn a_slow_receiver_gets_more_connections_bit_by_bit() {
+    let mut world = World::new(config(10, 2, 100), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 200, START);
+    for second in 0..10 {
+        world.settle();
+        assert_eq!(world.links.len(), (2 + second).min(8), "after {second} s");
+        world.now = START.after(Duration::from_secs(second as u64 + 1));
+    }
+}
+
+#[test]
 fn domains_of_a_site_share_its_connections() {
     let mut world = World::new(config(10, 2, 100), 1);
     for n in 0..200 {
