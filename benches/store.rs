@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench store [-- DIR [PAGE_SIZE [WAL_PAGES]]]`: DIR is where the queue goes, since
 //! the disk decides; default: the system's folder for temporary files.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // A measurement: it reads the clock and gives up loudly.
+// A measurement: it reads the clock and gives up loudly.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use bulkhead::base::address::{Mailbox, ReversePath};
 use bulkhead::base::id::IdGenerator;

@@ -208,7 +208,7 @@ fn one_message_is_shown_whole() {
 fn deliveries_are_held_released_retried_and_deleted() {
     let bench = Bench::held();
     bench.node.ok(&["queue", "hold", "--domain", "e.test"]);
-    bench.node.ok(&["queue", "delete", "--recipient", "r5@d.test"]);
+    bench.node.ok(&["queue", "delete", "--yes", "--recipient", "r5@d.test"]);
     bench.node.ok(&["queue", "release", "--all"]);
     bench.sink.wait_for_count(2);
     assert!(stays(Duration::from_millis(300), || bench.sink.count() == 2));

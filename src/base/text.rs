@@ -48,7 +48,8 @@ fn push(out: &mut String, c: char) {
 
 /// Invisible characters that change how their neighbours are shown.
 fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || c == '\u{feff}'
 }
 
 #[cfg(test)]

@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(got.untried, [t.deliveries[3].lease]);
         assert_eq!(got.settlement.notices.len(), 1);
         let report = String::from_utf8_lossy(&got.settlement.notices[0].body).into_owned();
-        assert!(report.contains("rfc822; b@x.test") && !report.contains("rfc822; a@x.test"));
+        assert!(report.contains("rfc822;b@x.test") && !report.contains("rfc822;a@x.test"));
     }
 
     #[test]

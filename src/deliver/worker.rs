@@ -27,6 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Jobs that a connection has ready; with fewer, and no more to come, it asks for more.
+const AT_HAND: usize = 8;
+
 /// What the dispatcher tells a connection.
 #[derive(Debug)]
 pub enum Order {
@@ -175,7 +178,7 @@ impl<S: Store> Worker<S> {
             .saturating_sub(self.used + self.claimed + waiting)
     }
 
-    /// Has the next two jobs ready, where there are any: direct mail first, behind what rode
+    /// Has the next jobs ready, where there are any: direct mail first, behind what rode
     /// already.
     async fn gather(&mut self) {
         let at = usize::from(self.ridden);
@@ -186,7 +189,7 @@ impl<S: Store> Worker<S> {
         {
             self.jobs.insert(at, job);
         }
-        while self.jobs.len() < 2
+        while self.jobs.len() < AT_HAND
             && let Some(loading) = &mut self.loading
         {
             // Waits only where there is nothing else to do.
@@ -210,7 +213,8 @@ impl<S: Store> Worker<S> {
     /// Before this connection runs out of work, so that the next can ride on the last dot.
     async fn ask_for_more(&mut self) {
         let room = self.room();
-        if self.loading.is_none() && self.jobs.is_empty() && !self.asked && !self.quit && room > 1 {
+        let low = self.loading.is_none() && self.jobs.len() < AT_HAND;
+        if low && !self.asked && !self.quit && room > 1 {
             self.asked = true;
             self.tell_wants(room - 1, false).await;
         }

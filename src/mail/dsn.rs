@@ -214,7 +214,7 @@ impl Writer<'_> {
         }
         write!(out, "\r\n")?;
         if let Some(envid) = &self.report.head.envelope.envid {
-            write!(out, "Original-Envelope-Id: {envid}\r\n")?;
+            write!(out, "Original-Envelope-Id: {}\r\n", ascii(&from_xtext(envid)))?;
         }
         write!(out, "Reporting-MTA: dns; {}\r\n", self.hostname)?;
         write!(out, "Arrival-Date: {}\r\n", self.report.head.accepted_at.rfc5322())?;
@@ -233,10 +233,13 @@ impl Writer<'_> {
             Action::Relayed => "relayed",
         };
         if let Some(orcpt) = &r.recipient.orcpt {
-            write!(out, "Original-Recipient: {orcpt}\r\n")?;
+            let (kind, address) = orcpt.split_once(';').unwrap_or(("rfc822", orcpt));
+            let address = from_xtext(address);
+            let address = if self.is_utf8 { address } else { ascii(&address) };
+            write!(out, "Original-Recipient: {kind};{address}\r\n")?;
         }
         let kind = if r.recipient.mailbox.is_utf8() { "utf-8" } else { "rfc822" };
-        write!(out, "Final-Recipient: {kind}; {}\r\n", r.recipient.mailbox)?;
+        write!(out, "Final-Recipient: {kind};{}\r\n", r.recipient.mailbox)?;
         write!(out, "Action: {action}\r\nStatus: {}\r\n", r.status)?;
         if !r.remote.is_empty() {
             write!(out, "Remote-MTA: dns; {}\r\n", ascii(r.remote))?;
@@ -255,6 +258,27 @@ impl Writer<'_> {
 
 fn or<'a>(text: &'a str, instead: &'a str) -> &'a str {
     if text.is_empty() { instead } else { text }
+}
+
+/// What was meant by xtext (RFC 3461 §4); control characters stay as they were written.
+fn from_xtext(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = code.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (first, byte.filter(|b| !b.is_ascii_control())) {
+            (b'+', Some(byte)) => {
+                out.push(byte);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_string())
 }
 
 /// One line of printable ASCII, cut to [`DIAGNOSTIC_MAX`].
@@ -334,8 +358,8 @@ mod tests {
             "Content-Type: text/rfc822-headers",
             "Original-Envelope-Id: QQ314159",
             "Reporting-MTA: dns; relay.example",
-            "Original-Recipient: rfc822;bob+2Bx@example.com",
-            "Final-Recipient: rfc822; bob@example.com",
+            "Original-Recipient: rfc822;bob+x@example.com",
+            "Final-Recipient: rfc822;bob@example.com",
             "Action: failed",
             "Status: 5.1.1",
             "Remote-MTA: dns; mx.example.com",
@@ -366,7 +390,7 @@ mod tests {
         assert!(made.envelope.smtputf8 && made.envelope.body == BodyType::EightBitMime);
         let text = std::str::from_utf8(&made.body).unwrap();
         assert!(text.contains("Content-Type: message/global-delivery-status\r\n"));
-        assert!(text.contains("Final-Recipient: utf-8; jörg@example.com\r\n"));
+        assert!(text.contains("Final-Recipient: utf-8;jörg@example.com\r\n"));
     }
 
     #[test]

@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn strips_whole_fields_and_only_in_the_header() {
-        let message = "Date: x\r\nX-Newsletter: a\r\n b\r\n\tc\r\nMessage-ID: y\r\nx-newsletter: d\r\n\r\nX-Newsletter: e\r\n";
+        let message = "Date: x\r\nX-Newsletter: a\r\n b\r\n\tc\r\nMessage-ID: y\r\n\
+                       x-newsletter: d\r\n\r\nX-Newsletter: e\r\n";
         let got = stamp(message, &["x-newsletter"], None);
         assert!(
             got.ends_with("+0000\r\nDate: x\r\nMessage-ID: y\r\n\r\nX-Newsletter: e\r\n"),

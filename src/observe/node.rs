@@ -38,6 +38,6 @@ pub fn memory_engine() {
     warn!(
         target: "bulkhead",
         message = "store.memory",
-        note = "the queue is kept in memory alone: everything accepted is lost when this process ends",
+        note = "the queue is in memory alone: what was accepted is lost when this process ends",
     );
 }

@@ -55,9 +55,11 @@ mod tests {
         #[test]
         fn waits_stay_within_the_jitter(seed: u64, attempts in 1u32..50) {
             let base = schedule().waits[(attempts as usize - 1).min(2)];
-            let next = schedule().next(attempts, Timestamp(0), Timestamp(i64::MAX), &mut from_seed(seed));
+            let mut rng = from_seed(seed);
+            let next = schedule().next(attempts, Timestamp(0), Timestamp(i64::MAX), &mut rng);
             let waited = next.since(Timestamp(0));
-            prop_assert!(waited >= base.mul_f64(0.79) && waited <= base.mul_f64(1.21), "{waited:?}");
+            let (least, most) = (base.mul_f64(0.79), base.mul_f64(1.21));
+            prop_assert!(waited >= least && waited <= most, "{waited:?}");
         }
 
         #[test]

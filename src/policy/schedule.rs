@@ -220,7 +220,10 @@ mod tests {
         }
 
         #[test]
-        fn prop_shares_follow_weights(weights in proptest::collection::vec(1u32..5, 2..6), room in 1u32..100) {
+        fn prop_shares_follow_weights(
+            weights in proptest::collection::vec(1u32..5, 2..6),
+            room in 1u32..100,
+        ) {
             let mut turns = Turns::default();
             for (i, weight) in weights.iter().enumerate() {
                 turns.add(QueueId(i64::try_from(i).unwrap()), &i.to_string(), "", *weight);

@@ -17,9 +17,14 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 /// How long direct deliveries are born leased: as long as the dispatcher's own leases.
 const LEASE: Duration = Duration::from_secs(2 * 3_600);
+
+/// How long a client waits for the disk. What is stored after all, later, is delivered; the client then sends it
+/// again: better twice than never.
+const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The receiving side of a node.
 pub struct Ingress<S> {
@@ -153,7 +158,8 @@ impl<S: Store> Ingress<S> {
         let (id, body) = (message.id, message.body.clone());
         let told = tell::Accepting::of(&message);
         let lease = (message.origin.lane == Lane::Direct).then_some(LEASE);
-        let accepted = match self.store.accept(message, lease).await {
+        let stored = timeout(STORE_PATIENCE, self.store.accept(message, lease)).await;
+        let accepted = match stored.unwrap_or(Err(StoreError::Busy)) {
             Ok(accepted) => accepted,
             Err(error) => {
                 let refusal = unstored(&error);

@@ -54,7 +54,6 @@ struct Shell<'a, S> {
 impl<S: Store> Shell<'_, S> {
     async fn serve(mut self, may_relay: bool) -> std::io::Result<()> {
         self.stream.set_nodelay(true)?;
-        // Looking at a byte, since a socket may be called readable with none there.
         if !may_relay && timeout(EARLY, self.stream.peek(&mut [0])).await.is_ok() {
             self.session.output().clear();
             self.session.abort(&Refusal::new(554, (5, 5, 0), "You talk before the greeting"));

@@ -431,14 +431,20 @@ mod tests {
         }
 
         #[test]
-        fn nothing_that_looks_like_a_command_makes_it_panic(line in "(MAIL FROM|RCPT TO):?<?[\"\\\\<>@:,a. ]{0,12}>? ?(SIZE|NOTIFY|ORCPT|ENVID)?=?[a-z;+0-9]{0,5}") {
-            _ = parse(line.as_bytes());
+        fn nothing_that_looks_like_a_command_makes_it_panic(
+            path in "(MAIL FROM|RCPT TO):?<?[\"\\\\<>@:,a. ]{0,12}>?",
+            parameter in " ?(SIZE|NOTIFY|ORCPT|ENVID)?=?[a-z;+0-9]{0,5}",
+        ) {
+            _ = parse(format!("{path}{parameter}").as_bytes());
         }
 
         /// Where smtp-proto has no known trap (quotes, literals, bare postmaster), both read the
         /// same addresses.
         #[test]
-        fn agrees_with_another_parser(local in "[a-z0-9.+-]{1,12}", domain in "[a-z0-9-]{1,8}(\\.[a-z0-9-]{1,8}){0,2}") {
+        fn agrees_with_another_parser(
+            local in "[a-z0-9.+-]{1,12}",
+            domain in "[a-z0-9-]{1,8}(\\.[a-z0-9-]{1,8}){0,2}",
+        ) {
             let line = format!("RCPT TO:<{local}@{domain}>");
             let wire = format!("{line}\r\n");
             let theirs = smtp_proto::Request::parse(&mut wire.as_bytes().iter());

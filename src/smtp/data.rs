@@ -424,7 +424,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_gives_the_same(wire in wire(), sizes in proptest::collection::vec(1usize..9, 1..9)) {
+        fn any_split_gives_the_same(
+            wire in wire(),
+            sizes in proptest::collection::vec(1usize..9, 1..9),
+        ) {
             prop_assert_eq!(read(&wire, &sizes), read(&wire, &[]));
         }
 
@@ -433,7 +436,9 @@ mod tests {
             let (ours, naive) = (read(&wire, &[]), naive(&wire));
             // The naive one sees all bytes before it judges; which of several faults is told may
             // differ.
-            let plain = |read: Read| read.map(|(body, fault, rest)| (body, fault.map(Fault::is_smuggling), rest));
+            let plain = |read: Read| {
+                read.map(|(body, fault, rest)| (body, fault.map(Fault::is_smuggling), rest))
+            };
             prop_assert_eq!(plain(ours), plain(naive));
         }
     }

@@ -258,7 +258,10 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(input: Vec<u8>, sizes in proptest::collection::vec(1usize..9, 1..9)) {
+        fn no_bytes_make_it_panic(
+            input: Vec<u8>,
+            sizes in proptest::collection::vec(1usize..9, 1..9),
+        ) {
             _ = read_all(&input, &sizes);
         }
     }

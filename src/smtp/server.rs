@@ -223,6 +223,8 @@ impl Session {
             Ok(Command::Rcpt(recipient)) => return self.rcpt(recipient),
             Ok(Command::Bdat { size, last }) => self.bdat(size, last),
             Ok(command) => self.simple(command),
+            // A bad address in a long list is a bad recipient, not nonsense.
+            Err(refusal) if is_rcpt(line) => self.refuse_recipient(&refusal),
             Err(refusal) => self.refuse(&refusal),
         }
         None
@@ -434,4 +436,8 @@ impl Session {
         self.chunks = None;
         self.overflow = None;
     }
+}
+
+fn is_rcpt(line: &[u8]) -> bool {
+    line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT "))
 }

@@ -380,7 +380,8 @@ impl Host {
 
     /// How many command lines began so (in upper case).
     pub fn count_commands(&self, start: &str) -> usize {
-        let begins = |line: &&String| line.to_ascii_uppercase().starts_with(start);
+        let begins =
+            |line: &&String| line.to_ascii_uppercase().starts_with(&start.to_ascii_uppercase());
         self.commands.lock().unwrap().iter().filter(begins).count()
     }
 

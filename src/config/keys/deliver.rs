@@ -124,7 +124,8 @@ pub(super) const DELIVERY: Section = Section {
         key(
             "shutdown_timeout",
             Is("\"30s\""),
-            "A node that is stopped lets transactions under way end for so long. What is cut off then may be \
+            "A node that is stopped lets transactions under way end for so long. What is cut off \
+             then may be \
              delivered twice.",
             |c, v| set(&mut c.delivery.shutdown_timeout, v.duration("0s", "1h")),
         ),
@@ -230,10 +231,10 @@ pub(super) const RETRY_DIRECT: Section = Section {
             set(&mut c.retry.direct.jitter, v.share(0.0..=0.5))
         }),
         key("expire", Is("\"5d\""), EXPIRE, |c, v| {
-            set(&mut c.retry.direct.expire, v.duration("1m", "30d"))
+            set(&mut c.retry.direct.expire, v.duration("1s", "30d"))
         }),
         key("delay_notice", Is("\"4h\""), DELAY_NOTICE, |c, v| {
-            set(&mut c.retry.direct.delay_notice, v.duration_or_none("1m", "30d"))
+            set(&mut c.retry.direct.delay_notice, v.duration_or_none("1s", "30d"))
         }),
     ],
 };
@@ -248,10 +249,10 @@ pub(super) const RETRY_BULK: Section = Section {
         }),
         key("jitter", Is("0.2"), JITTER, |c, v| set(&mut c.retry.bulk.jitter, v.share(0.0..=0.5))),
         key("expire", Is("\"2d\""), EXPIRE, |c, v| {
-            set(&mut c.retry.bulk.expire, v.duration("1m", "30d"))
+            set(&mut c.retry.bulk.expire, v.duration("1s", "30d"))
         }),
         key("delay_notice", Is("\"none\""), DELAY_NOTICE, |c, v| {
-            set(&mut c.retry.bulk.delay_notice, v.duration_or_none("1m", "30d"))
+            set(&mut c.retry.bulk.delay_notice, v.duration_or_none("1s", "30d"))
         }),
     ],
 };

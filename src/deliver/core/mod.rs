@@ -52,8 +52,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// How long claimed deliveries are ours; renewed by the connection well before.
 pub const LEASE: Duration = Duration::from_secs(2 * 3_600);
-/// Deliveries claimed in one go.
-const BATCH: u32 = 100;
+/// Deliveries claimed in one go: few enough that other connections find some too.
+const BATCH: u32 = 25;
+/// Mail that has waited so long while all connections were busy gets one more.
+const PRESSED: Duration = Duration::from_secs(1);
 /// How often everything is looked over for mail past its time and for state that nothing needs.
 const SWEEP: Duration = Duration::from_secs(60);
 

@@ -2,7 +2,7 @@
 
 use super::links::LinkState;
 use super::queues::{Place, is_direct};
-use super::{Alarm, Command, Core, Opening};
+use super::{Alarm, Command, Core, Opening, PRESSED};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
@@ -56,6 +56,8 @@ pub(super) struct Lines {
     fresh: u64,
     /// Bulk queues whose mail still gathers.
     gathering: HashSet<QueueId>,
+    /// Since when mail has waited although connections are at it.
+    pressed: Option<Timestamp>,
 }
 
 impl Lines {
@@ -67,6 +69,7 @@ impl Lines {
             queues: HashSet::new(),
             fresh: 0,
             gathering: HashSet::new(),
+            pressed: None,
         }
     }
 }
@@ -211,6 +214,9 @@ impl Core {
                 let key = &queue.backlog.key;
                 let rule = self.config.tenants.iter().find(|t| t.name == key.tenant);
                 let turns = if direct { &mut lines.direct } else { &mut lines.bulk };
+                if turns.is_empty() {
+                    lines.pressed = None;
+                }
                 turns.add(id, &key.tenant, &key.campaign, rule.map_or(1, |t| t.weight));
                 queue.in_line = true;
                 lines.gathering.remove(&id);
@@ -274,12 +280,28 @@ impl Core {
                     && l.state != LinkState::Idle
                     && l.route.addresses == route.addresses
             });
-            for _ in u64::try_from(at_it).unwrap_or(u64::MAX)..count {
+            let at_it = u64::try_from(at_it).unwrap_or(u64::MAX);
+            let count = if at_it >= count { at_it + self.press(id, &route, now) } else { count };
+            for _ in at_it..count {
                 if !self.open(id, &route, Lane::Bulk, now) {
                     break;
                 }
             }
         }
+    }
+
+    /// 1 where a route's mail has waited for a while although connections are at it.
+    fn press(&mut self, id: SiteId, route: &Route, now: Timestamp) -> u64 {
+        let lines = self.sites.get_mut(&id).and_then(|s| s.routes.get_mut(&route.addresses));
+        let Some(lines) = lines else { return 0 };
+        let since = *lines.pressed.get_or_insert(now);
+        let enough = now.since(since) >= PRESSED;
+        if enough {
+            lines.pressed = Some(now);
+        }
+        let next = if enough { now } else { since }.after(PRESSED);
+        self.alarm(next, Alarm::Site(id));
+        u64::from(enough)
     }
 
     /// Opens a connection unless a limit says no.

@@ -349,6 +349,17 @@ fn opens_a_connection_per_connections_worth() {
 }
 
 #[test]
+fn a_slow_receiver_gets_more_connections_bit_by_bit() {
+    let mut world = World::new(config(10, 2, 100), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 200, START);
+    for second in 0..10 {
+        world.settle();
+        assert_eq!(world.links.len(), (2 + second).min(8), "after {second} s");
+        world.now = START.after(Duration::from_secs(second as u64 + 1));
+    }
+}
+
+#[test]
 fn domains_of_a_site_share_its_connections() {
     let mut world = World::new(config(10, 2, 100), 1);
     for n in 0..200 {
@@ -479,7 +490,10 @@ proptest! {
         seed: u64,
         connections in 1u32..6,
         worth in 1u32..40,
-        queues in proptest::collection::vec((any::<bool>(), 0u8..8, 1usize..200, 0i64..60_000), 1..20),
+        queues in proptest::collection::vec(
+            (any::<bool>(), 0u8..8, 1usize..200, 0i64..60_000),
+            1..20,
+        ),
         direct in 0usize..30,
     ) {
         let mut rng = from_seed(seed);

@@ -300,7 +300,8 @@ fn parameters_go_to_those_who_know_them() {
     );
     let (heard, result) = send(&mut c, &m, &["250 ok", "250 ok", "354 go", "250 ok"], None);
     assert!(heard.starts_with(
-        "MAIL FROM:<s@example.net> BODY=8BITMIME RET=HDRS ENVID=QQ\r\nRCPT TO:<a@x.test> NOTIFY=NEVER\r\nDATA\r\n"
+        "MAIL FROM:<s@example.net> BODY=8BITMIME RET=HDRS ENVID=QQ\r\n\
+         RCPT TO:<a@x.test> NOTIFY=NEVER\r\nDATA\r\n"
     ));
     assert_eq!(result, "end of data: 250 ok | not started", "the peer takes one recipient at once");
     m.recipients.remove(0);
@@ -350,7 +351,10 @@ fn tls_starts_afresh_and_nothing_may_be_slipped_in_before() {
 proptest! {
     #[test]
     fn any_replies_give_one_result_per_recipient(
-        replies in proptest::collection::vec("(250|354|421|451|503|550|25)[ -]x(\r\n250 y)?", 0..12),
+        replies in proptest::collection::vec(
+            "(250|354|421|451|503|550|25)[ -]x(\r\n250 y)?",
+            0..12,
+        ),
         recipients in 1usize..5,
         pipelining: bool,
         split in 1usize..40,
@@ -375,7 +379,11 @@ proptest! {
         let attempts = run(split);
         prop_assert_eq!(attempts.len(), recipients);
         if pipelining {
-            let delivered = |a: &[Attempt]| a.iter().filter(|a| matches!(a, Attempt::Reply { stage: Stage::Dot, reply } if reply.is_positive())).count();
+            let at_dot = |a: &&Attempt| match a {
+                Attempt::Reply { stage: Stage::Dot, reply } => reply.is_positive(),
+                _ => false,
+            };
+            let delivered = |a: &[Attempt]| a.iter().filter(at_dot).count();
             prop_assert!(delivered(&attempts) <= recipients);
         }
     }

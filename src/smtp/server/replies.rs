@@ -33,7 +33,8 @@ impl Session {
     pub(super) fn say_extensions(&mut self) {
         let s = &self.settings;
         let text = format!(
-            "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
+            "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+             250-CHUNKING\r\n\
              250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n250 LIMITS MAILMAX={} RCPTMAX={}\r\n",
             s.hostname, s.message_size, s.messages, s.recipients
         );

@@ -86,7 +86,8 @@ fn offers_what_it_does() {
     let (_, heard) = dialogue(HELLO);
     assert_eq!(
         heard.replies,
-        "220 relay.test ESMTP Bulkhead\r\n250-relay.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n\
+        "220 relay.test ESMTP Bulkhead\r\n250-relay.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
+         250-8BITMIME\r\n\
          250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n\
          250 LIMITS MAILMAX=5 RCPTMAX=3\r\n"
     );
@@ -145,7 +146,8 @@ fn strangers_relay_to_nobody() {
 #[test]
 fn limits_hold() {
     let (codes, heard) = dialogue(&format!(
-        "{HELLO}MAIL FROM:<a@x.test> SIZE=1001\r\n{ENVELOPE}RCPT TO:<c@y.test>\r\nRCPT TO:<d@y.test>\r\nRCPT TO:<e@y.test>\r\n"
+        "{HELLO}MAIL FROM:<a@x.test> SIZE=1001\r\n{ENVELOPE}RCPT TO:<c@y.test>\r\n\
+         RCPT TO:<d@y.test>\r\nRCPT TO:<e@y.test>\r\n"
     ));
     assert_eq!(codes, "220 250 552 250 250 250 250 452");
     assert!(heard.replies.ends_with("452 4.5.3 Too many recipients\r\n"));
@@ -198,7 +200,8 @@ fn nonsense_ends_the_session() {
 fn a_message_that_could_be_read_in_two_ways_ends_the_session() {
     for end in ["\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.\n", "\r.\r", "\r\n\0.\r\n"] {
         let input = format!(
-            "{HELLO}{ENVELOPE}DATA\r\none{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<v@y.test>\r\nDATA\r\ntwo\r\n.\r\nNOOP\r\n"
+            "{HELLO}{ENVELOPE}DATA\r\none{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<v@y.test>\r\n\
+             DATA\r\ntwo\r\n.\r\nNOOP\r\n"
         );
         let (codes, heard) = dialogue(&input);
         assert_eq!(codes, "220 250 250 250 354 550", "{end:?}");
@@ -220,7 +223,8 @@ fn a_want_of_room_is_told_at_the_end() {
 #[test]
 fn addresses_beyond_ascii_need_smtputf8() {
     let (codes, heard) = dialogue(&format!(
-        "{HELLO}MAIL FROM:<jörg@x.test>\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<jörg@x.test>\r\nRSET\r\n\
+        "{HELLO}MAIL FROM:<jörg@x.test>\r\nMAIL FROM:<a@x.test>\r\nRCPT TO:<jörg@x.test>\r\n\
+         RSET\r\n\
          MAIL FROM:<jörg@x.test> SMTPUTF8\r\nRCPT TO:<jörg@x.test>\r\nDATA\r\n.\r\n"
     ));
     assert_eq!(codes, "220 250 553 250 553 250 250 250 354 250");
@@ -249,12 +253,19 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_split_gives_the_same(input in input(), sizes in proptest::collection::vec(1usize..12, 1..9)) {
-        prop_assert_eq!(play(&mut session(true), &input, &sizes), play(&mut session(true), &input, &[]));
+    fn any_split_gives_the_same(
+        input in input(),
+        sizes in proptest::collection::vec(1usize..12, 1..9),
+    ) {
+        let play = |sizes| play(&mut session(true), &input, sizes);
+        prop_assert_eq!(play(&sizes), play(&[]));
     }
 
     #[test]
-    fn no_bytes_make_it_panic(input: Vec<u8>, sizes in proptest::collection::vec(1usize..12, 1..9)) {
+    fn no_bytes_make_it_panic(
+        input: Vec<u8>,
+        sizes in proptest::collection::vec(1usize..12, 1..9),
+    ) {
         play(&mut session(true), &input, &sizes);
     }
 }

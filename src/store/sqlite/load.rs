@@ -48,7 +48,8 @@ fn queues(db: &Connection) -> Result<HashMap<QueueId, Arc<QueueKey>>> {
 
 fn count(db: &Connection, keys: &HashMap<QueueId, Arc<QueueKey>>) -> Result<Vec<QueueBacklog>> {
     let mut statement = db.prepare(
-        "SELECT queue, sum(held_due IS NULL AND attempts = 0), sum(held_due IS NULL AND attempts > 0), \
+        "SELECT queue, sum(held_due IS NULL AND attempts = 0), \
+         sum(held_due IS NULL AND attempts > 0), \
          sum(held_due IS NOT NULL), sum(size), min(message), min(due_at) \
          FROM deliveries GROUP BY queue",
     )?;
@@ -78,7 +79,8 @@ fn count(db: &Connection, keys: &HashMap<QueueId, Arc<QueueKey>>) -> Result<Vec<
 
 fn is_there(db: &Connection, row: &Cursor) -> Result<bool> {
     db.prepare_cached(
-        "SELECT 1 FROM deliveries WHERE queue = ?1 AND due_at = ?2 AND message = ?3 AND number = ?4",
+        "SELECT 1 FROM deliveries WHERE queue = ?1 AND due_at = ?2 \
+             AND message = ?3 AND number = ?4",
     )?
     .exists(params![
         row.queue.0,

@@ -115,7 +115,8 @@ fn defer(
         .prepare_cached(
             "UPDATE deliveries SET due_at = ?5, held_due = ?6, attempts = attempts + 1, \
              delay_notified = ?7, last_at = ?8, last_reply = ?9, blame = ?10 \
-             WHERE queue = ?1 AND due_at = ?2 AND message = ?3 AND number = ?4",
+             WHERE queue = ?1 AND due_at = ?2 \
+             AND message = ?3 AND number = ?4",
         )?
         .execute(params![
             row.queue.0,
@@ -150,7 +151,8 @@ pub(super) fn close(tx: &Tx<'_>, row: &Cursor, lone: bool, end: &End<'_>) -> Res
     let deleted = tx
         .db
         .prepare_cached(
-            "DELETE FROM deliveries WHERE queue = ?1 AND due_at = ?2 AND message = ?3 AND number = ?4",
+            "DELETE FROM deliveries WHERE queue = ?1 AND due_at = ?2 \
+             AND message = ?3 AND number = ?4",
         )?
         .execute(params![row.queue.0, row.due_at.0, message, row.delivery.number])?;
     if deleted == 0 {
@@ -180,7 +182,8 @@ fn record(tx: &Tx<'_>, row: &Cursor, end: &End<'_>) -> Result<()> {
             "INSERT INTO settled \
              SELECT message, number, ?5, attempts + ?6, recipient, notify, orcpt, ?7, \
                     coalesce(?8, last_reply), iif(?8 IS NULL, blame, ?9) FROM deliveries \
-             WHERE queue = ?1 AND due_at = ?2 AND message = ?3 AND number = ?4",
+             WHERE queue = ?1 AND due_at = ?2 \
+             AND message = ?3 AND number = ?4",
         )?
         .execute(params![
             row.queue.0,

@@ -137,10 +137,14 @@ async fn a_settled_message_leaves_no_row() {
             f.settle(delivery.lease, Outcome::Delivered).await;
         }
     }
-    for table in ["messages", "bodies", "deliveries", "settled"] {
-        let count = format!("SELECT count(*) FROM {table}");
-        let rows: i64 = raw(&f).query_row(&count, [], |row| row.get(0)).unwrap();
-        assert_eq!(rows, 0, "{table}");
+    for count in [
+        "SELECT count(*) FROM messages",
+        "SELECT count(*) FROM bodies",
+        "SELECT count(*) FROM deliveries",
+        "SELECT count(*) FROM settled",
+    ] {
+        let rows: i64 = raw(&f).query_row(count, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "{count}");
     }
 }
 
