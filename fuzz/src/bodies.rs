@@ -96,8 +96,8 @@ fn read_replies(data: &[u8], piece: usize) -> (Vec<Reply>, Option<ReplyError>) {
     (replies, None)
 }
 
-/// Whatever a server says, and however it is cut: each recipient ends with one outcome, nothing counts
-/// as delivered whose last dot was not sent, and what is sent is clean and bounded.
+/// Whatever a server says, and however it is cut: each recipient ends with one outcome, nothing
+/// counts as delivered whose last dot was not sent, and what is sent is clean and bounded.
 pub fn client(data: &[u8]) {
     let (piece, data) = data.split_first().map_or((1, data), |(n, rest)| (*n, rest));
     let recipient = |text| Recipient::new(Mailbox::parse(text).expect("an address"));

@@ -130,8 +130,8 @@ fn first_difference(sent: &[u8], got: &[u8]) -> String {
     format!("{same} bytes from the end: sent \"{}\", got \"{}\"", window(sent), window(got))
 }
 
-/// Names of whole header fields, in lower case; panics where the bytes are anything else. An empty line may end
-/// them: the message began without a header section.
+/// Names of whole header fields, in lower case; panics where the bytes are anything else. An empty
+/// line may end them: the message began without a header section.
 #[track_caller]
 fn field_names(added: &[u8]) -> Vec<String> {
     let text = std::str::from_utf8(added).expect("added fields are UTF-8");
