@@ -224,7 +224,7 @@ fn ehlo_tells_what_is_offered() {
 
 #[test]
 fn pipelined_commands_are_answered_in_order() {
-    let bench = Bench::new();
+    let bench = Bench::with(|setup| setup.set("limits", "errors", "1000"));
     let mut client = bench.client();
     let mut all = Vec::new();
     for n in 0..50 {

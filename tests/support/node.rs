@@ -42,7 +42,7 @@ impl Setup {
             .set("lanes.bulk", "gather", "\"0s\"")
             .set("delivery", "allow_private", "true")
             .set("store", "free_space_min", "\"1 MiB\"")
-            .set("log", "level", "\"debug\"")
+            .set("log", "level", "\"info,bulkhead=debug\"")
     }
 
     /// Asks this name server and delivers to the port of this sink.
