@@ -80,7 +80,7 @@ pub(super) enum QueueVerb {
     },
     /// Do not send until released; --all holds what is to come, too (mail is still accepted)
     Hold(Targets),
-    /// Send what was held; --all ends `hold --all` and releases everything held singly
+    /// Send what was held; --all ends `hold --all`, what a filter holds stays held
     Release(Targets),
     /// Make deferred deliveries due now
     Retry(Targets),

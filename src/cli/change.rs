@@ -43,8 +43,11 @@ impl Order<'_> {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
         if printer.json {
-            printer
-                .json(&serde_json::json!({ "changed": counts.count, "leased": counts.leased }))?;
+            let counts = match request {
+                Request::ReleaseAll => serde_json::json!({ "still_held": counts.count }),
+                _ => serde_json::json!({ "changed": counts.count, "leased": counts.leased }),
+            };
+            printer.json(&counts)?;
         } else {
             writeln!(printer.out, "{}", said(&request, counts))?;
         }
@@ -90,7 +93,11 @@ fn said(request: &Request, counts: Counts) -> String {
                     `bulkhead queue release --all` ends it"
                 .to_string();
         }
-        Request::ReleaseAll => format!("nothing is held any more; {changed} had been held singly"),
+        Request::ReleaseAll if counts.count == 0 => "nothing is held any more".to_string(),
+        Request::ReleaseAll => format!(
+            "the hold on everything has ended; {changed} held by a filter stay held \
+             (`bulkhead queue release --state held`)"
+        ),
         Request::Change { action: Action::Hold, .. } => format!("held {changed}"),
         Request::Change { action: Action::Release, .. } => format!("released {changed}"),
         Request::Change { action: Action::Retry, .. } => format!("{changed} due now"),
@@ -151,7 +158,8 @@ mod tests {
         );
         assert_eq!(
             said(&Request::ReleaseAll, counts(3, 0)),
-            "nothing is held any more; 3 deliveries had been held singly"
+            "the hold on everything has ended; 3 deliveries held by a filter stay held \
+             (`bulkhead queue release --state held`)"
         );
     }
 }

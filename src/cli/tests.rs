@@ -94,7 +94,7 @@ async fn changes_say_what_they_did() {
         (&true.into(), &299.into())
     );
     let (text, _) = bulkhead(&node, "release --all --json").await;
-    assert_eq!(json(&text), serde_json::json!({ "changed": 99, "leased": 1 }));
+    assert_eq!(json(&text), serde_json::json!({ "still_held": 99 }));
     let (_, done) = bulkhead(&node, "hold --id 000000000001").await;
     assert!(matches!(done, Err(Failure::Trouble(_))));
     let (text, done) = bulkhead(&node, "delete --yes").await;

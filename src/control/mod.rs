@@ -22,7 +22,7 @@
 //! ← {"progress":{"count":4000,"leased":3}}       now and then
 //! ← {"done":{"count":81233,"leased":20}}         changed; on a connection and left alone
 //! → {"verb":"hold_all"}          what is queued and what is to come
-//! → {"verb":"release_all"}       ends that, and releases what was held singly
+//! → {"verb":"release_all"}       ends that; the count: what a filter still holds
 //! ```
 //! Actions are `hold`, `release`, `retry`, `delete`. Words, states and filters are those of
 //! [`crate::store`]; a filter's absent fields match everything. Keys that end in `_ms` hold times

@@ -51,7 +51,7 @@ pub enum Request {
     },
     /// Holds everything, what is to come too.
     HoldAll,
-    /// Ends [`Request::HoldAll`], and releases what was held singly.
+    /// Ends [`Request::HoldAll`]. What was held by a filter stays so; the count tells of how much.
     ReleaseAll,
 }
 

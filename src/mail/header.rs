@@ -35,12 +35,23 @@ impl Field<'_> {
     }
 }
 
-/// The fields of a header section, up to its end or to the first line that is no field (RFC 5322
-/// §2.2).
+/// The fields of a header section (RFC 5322 §2.2). A message whose first line is no field has none;
+/// a mailbox file's `From ` line before them, and broken lines among them, are passed over, as
+/// readers of mail do.
 pub fn fields(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    let mut at = 0;
+    let from_line = message.starts_with(b"From ") || message.starts_with(b">From ");
+    let mut at = if from_line { line_end(message, 0) } else { 0 };
+    let mut begun = false;
     std::iter::from_fn(move || {
-        let name = field_name(message.get(at..)?)?;
+        let name = loop {
+            let rest = message.get(at..).filter(|rest| !rest.is_empty())?;
+            match field_name(rest) {
+                Some(name) => break name,
+                None if !begun || rest.starts_with(b"\r\n") => return None,
+                None => at = line_end(message, at),
+            }
+        };
+        begun = true;
         let start = at;
         at = line_end(message, at);
         while matches!(message.get(at), Some(b' ' | b'\t')) {
@@ -220,6 +231,22 @@ mod tests {
             got.ends_with("+0000\r\nDate: x\r\nMessage-ID: y\r\n\r\nX-Newsletter: e\r\n"),
             "{got}"
         );
+    }
+
+    #[test]
+    fn a_mailbox_line_hides_no_field() {
+        let message = "From ann@example.com Mon May  2 16:07:05 2005\r\nDate: x\r\n\r\nbody\r\n";
+        let got = stamp(message, &[], None);
+        assert!(got.ends_with(message) && got.matches("Date: ").count() == 1, "{got}");
+        assert!(scan(message.as_bytes(), &[]).has_fields);
+    }
+
+    #[test]
+    fn a_broken_line_hides_no_field() {
+        let message = "Subject: x\r\n__\r\nDate: y\r\n\r\nReceived: z\r\n";
+        let found = scan(message.as_bytes(), &[]);
+        assert!(found.has_date && found.hops == 0);
+        assert!(!scan(b"hello\r\nDate: y\r\n\r\n", &[]).has_fields);
     }
 
     #[test]

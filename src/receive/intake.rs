@@ -22,8 +22,8 @@ use tokio::time::timeout;
 /// How long direct deliveries are born leased: as long as the dispatcher's own leases.
 const LEASE: Duration = Duration::from_secs(2 * 3_600);
 
-/// How long a client waits for the disk. What is stored after all, later, is delivered; the client then sends it
-/// again: better twice than never.
+/// How long a client waits for the disk. What is stored after all, later, is delivered; the client
+/// then sends it again: better twice than never.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The receiving side of a node.
