@@ -1,6 +1,7 @@
 //! The floor of free disk space, below which no new mail is taken so that deliveries can go on.
 
 use crate::base::time::Timestamp;
+use rusqlite::Connection;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -44,6 +45,14 @@ impl Floor {
 pub(super) fn free(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes of the database file that hold nothing any more: it does not shrink, its free pages are
+/// filled again.
+pub(super) fn reusable(db: &Connection) -> u64 {
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let pages = pragma("freelist_count").unwrap_or(0);
+    pages.saturating_mul(pragma("page_size").unwrap_or(0))
 }
 
 #[cfg(test)]

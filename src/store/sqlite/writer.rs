@@ -147,7 +147,7 @@ impl Writer {
     /// One transaction, or two: when space runs out, the second without new mail, since outcomes
     /// free space.
     fn write(&mut self, mut jobs: Vec<Job>) {
-        let free = || space::free(&self.dir);
+        let free = || Ok(space::free(&self.dir)? + self.db.as_ref().map_or(0, space::reusable));
         if let Some(why) = self.floor.refuses(self.shared.clock.now(), free) {
             jobs = self.refuse_mail(jobs, &StoreError::Full(why));
         }

@@ -1,0 +1,233 @@
+//! What the disk does to us: the order of system calls behind a 250, writes and syncs that fail, a disk
+//! that is full.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use support::{Client, Dns, Node, PATIENCE, Setup, Sink, message, tool, wait_until};
+
+struct Bench {
+    dns: Dns,
+    sink: Sink,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (dns, sink) = (Dns::new(), Sink::new());
+        dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
+        sink.host("127.0.0.2");
+        Self { dns, sink }
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::with(&self.dns, &self.sink).retry_every(Duration::from_secs(1))
+    }
+}
+
+/// strace on a running node, with these words; ended when dropped.
+struct Tracer(Child);
+
+impl Tracer {
+    fn attach(node: &Node, words: &[&str]) -> Self {
+        let strace = tool::program("strace");
+        let pid = node.pid().to_string();
+        let mut tracer = Command::new(strace)
+            .args(["-f", "-qq", "-p", &pid])
+            .args(words)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let status = format!("/proc/{pid}/status");
+        wait_until(PATIENCE, "strace is attached", || {
+            assert!(tracer.try_wait().unwrap().is_none(), "strace ended; may it trace here?");
+            let status = std::fs::read_to_string(&status).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        });
+        Self(tracer)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let pid = self.0.id().to_string();
+        _ = Command::new("kill").args(["-INT", &pid]).status();
+        _ = self.0.wait();
+    }
+}
+
+#[test]
+fn no_250_leaves_before_the_sync_that_covers_it() {
+    let bench = Bench::new();
+    let node = bench.setup().start();
+    node.ok(&["queue", "hold", "--all"]);
+    let trace = node.dir().join("trace");
+    let calls = "trace=fdatasync,fsync,recvfrom,read,sendto,write,writev";
+    let tracer = Tracer::attach(&node, &["-s", "9000", "-e", calls, "-o", trace.to_str().unwrap()]);
+    let mut client = Client::hello(node.address());
+    for n in 0..20 {
+        let sent = message::direct(&format!("sync{n}"));
+        assert_eq!(client.mail("a@s.test", &["r@d.test"], &sent).code, 250);
+    }
+    drop(tracer);
+    let text = std::fs::read_to_string(trace).unwrap();
+    let (mut data_seen, mut synced, mut answers) = (false, false, 0);
+    for line in text.lines() {
+        let is_sync = line.contains("fdatasync") || line.contains("fsync");
+        if line.contains(r"\r\n.\r\n") {
+            // The end of a message: only a sync that ends after this counts.
+            (data_seen, synced) = (true, false);
+        } else if is_sync && line.ends_with("= 0") {
+            synced = true;
+        } else if line.contains("Queued as") {
+            assert!(data_seen && synced, "answered before the sync:\n{line}");
+            (data_seen, answers) = (false, answers + 1);
+        }
+    }
+    assert_eq!(answers, 20, "every answer was seen");
+}
+
+/// Sends until `count` messages were accepted; gives how many were not, each with a 4xx.
+fn send_all(node: &Node, count: usize, prefix: &str) -> (Vec<String>, usize) {
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    for n in 0.. {
+        let id = format!("{prefix}-{n}");
+        let reply = Client::hello(node.address()).mail(
+            "a@s.test",
+            &[&format!("{id}@d.test")],
+            &message::direct(&id),
+        );
+        match reply.code / 100 {
+            2 => accepted.push(id),
+            4 => refused += 1,
+            _ => panic!("{}", reply.text),
+        }
+        assert!(refused <= 20, "the node does not recover");
+        if accepted.len() == count {
+            break;
+        }
+    }
+    (accepted, refused)
+}
+
+fn assert_sound(data_dir: &Path) {
+    let script = "import sqlite3,sys; \
+                  print(sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone()[0])";
+    let file = data_dir.join("queue.db");
+    let mut python = Command::new("python3");
+    let said = tool::run(python.args(["-c", script]).arg(file), b"");
+    assert_eq!(said.trim(), "ok");
+}
+
+#[test]
+fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
+    for (call, error, when) in [
+        ("fdatasync", "EIO", 1),
+        ("fdatasync", "EIO", 2),
+        ("fdatasync", "ENOSPC", 3),
+        ("pwrite64", "EIO", 1),
+        ("pwrite64", "EIO", 4),
+        ("pwrite64", "ENOSPC", 7),
+    ] {
+        let bench = Bench::new();
+        let mut node = bench.setup().start();
+        node.ok(&["queue", "hold", "--all"]);
+        let inject = format!("inject={call}:error={error}:when={when}");
+        let trace = format!("trace={call}");
+        let tracer = Tracer::attach(&node, &["-e", &trace, "-e", &inject, "-o", "/dev/null"]);
+        let (accepted, refused) = send_all(&node, 8, "w3");
+        drop(tracer);
+        assert!(refused >= 1, "{inject}: the fault hit nothing");
+        node.kill();
+        node.start();
+        node.ok(&["queue", "release", "--all"]);
+        node.wait_until_empty();
+        for id in &accepted {
+            assert!(!bench.sink.with_id(id).is_empty(), "{inject}: {id} was lost");
+        }
+        node.terminate();
+        assert_sound(node.data_dir());
+    }
+}
+
+/// A file system of its own, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        assert!(tool::is_root(), "this test mounts a tmpfs: run it as root, as tests/run does");
+        let dir = tempfile::TempDir::with_prefix("bulkhead-disk-").unwrap();
+        let size = format!("size={size}");
+        let mut mount = Command::new("mount");
+        tool::run(mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()), b"");
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_new_mail_until_deliveries_have_made_room() {
+    let bench = Bench::new();
+    let disk = SmallDisk::new("64m");
+    let mut node = bench
+        .setup()
+        .set("store", "free_space_min", "\"16 MiB\"")
+        .data_dir(&disk.0.path().join("data"))
+        .start();
+    node.ok(&["queue", "hold", "--all"]);
+    let body = "0123456789abcdef\r\n".repeat(20_000);
+    let mut client = Client::hello(node.address());
+    let mut accepted = Vec::new();
+    let full = loop {
+        let id = format!("full{}", accepted.len());
+        let recipient = format!("{id}@d.test");
+        let reply = client.mail("a@s.test", &[&recipient], &message::message(&id, "", &body));
+        if reply.code != 250 {
+            break reply;
+        }
+        accepted.push(id);
+        assert!(accepted.len() < 300, "the disk does not fill");
+    };
+    assert!(full.text.starts_with("452 4.3.1"), "{}", full.text);
+    node.ok(&["queue", "release", "--all"]);
+    node.wait_until_empty();
+    for id in &accepted {
+        assert_eq!(bench.sink.with_id(id).len(), 1, "{id}");
+    }
+    // It opens by itself.
+    wait_until(Duration::from_secs(5), "mail is taken again", || {
+        let sent = message::message("again", "", &body);
+        Client::hello(node.address()).mail("a@s.test", &["again@d.test"], &sent).code == 250
+    });
+    node.wait_until_empty();
+    node.terminate();
+    assert_sound(node.data_dir());
+}
+
+#[test]
+fn a_stop_loses_and_repeats_nothing_and_a_start_goes_on() {
+    let bench = Bench::new();
+    let mut node = bench.setup().start();
+    let mut client = Client::hello(node.address());
+    for n in 0..200 {
+        let sent = message::newsletter(&format!("stop{n}"));
+        assert_eq!(client.mail("a@s.test", &[&format!("r{n}@d.test")], &sent).code, 250);
+        if n % 67 == 66 {
+            node.terminate();
+            node.start();
+            client = Client::hello(node.address());
+        }
+    }
+    node.wait_until_empty();
+    bench.sink.wait_for_count(200);
+    for n in 0..200 {
+        assert_eq!(bench.sink.with_id(&format!("stop{n}")).len(), 1, "stop{n}");
+    }
+    assert!(node.log().contains("clean=true") && !node.log().contains("clean=false"));
+}
