@@ -1,0 +1,189 @@
+//! Receivers and name servers that misbehave: they cost their own mail time, and nobody else's
+//! anything.
+
+mod support;
+
+use std::time::Duration;
+use support::{
+    Act, Answering, Client, Dns, Host, Node, PATIENCE, Rule, Setup, Sink, Stage, message,
+    wait_until,
+};
+
+/// Two sites: `bad.test` at 127.0.0.2, `good.test` at 127.0.0.3.
+struct Bench {
+    dns: Dns,
+    sink: Sink,
+    bad: std::sync::Arc<Host>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (dns, sink) = (Dns::new(), Sink::new());
+        dns.mx("bad.test", &[(10, "mx.bad.test")]).a("mx.bad.test", "127.0.0.2");
+        dns.mx("good.test", &[(10, "mx.good.test")]).a("mx.good.test", "127.0.0.3");
+        dns.mx("s.test", &[(10, "mx.good.test")]);
+        sink.host("127.0.0.3");
+        let bad = sink.host("127.0.0.2");
+        Self { dns, sink, bad }
+    }
+
+    /// Patience of a second at every stage.
+    fn start(&self) -> Node {
+        let stages = ["greeting", "command", "data", "block", "dot"];
+        let setup = Setup::with(&self.dns, &self.sink).retry_every(Duration::from_secs(1));
+        let short = |setup: Setup, stage: &str| {
+            setup.set("delivery", &format!("{stage}_timeout"), "\"1s\"")
+        };
+        stages.into_iter().fold(setup, short).start()
+    }
+
+    fn send(&self, node: &Node, to: &[&str], id: &str) {
+        let reply = Client::hello(node.address()).mail("a@s.test", to, &message::direct(id));
+        assert_eq!(reply.code, 250, "{}", reply.text);
+    }
+}
+
+fn wait_for_log(node: &Node, what: &str) {
+    wait_until(PATIENCE, &format!("{what:?} in the log"), || node.log().contains(what));
+}
+
+#[test]
+fn a_receiver_that_hangs_stalls_only_its_own_mail() {
+    for (stage, words) in [
+        (Stage::Banner, "greeting: timed out"),
+        (Stage::Ehlo, "EHLO: timed out"),
+        (Stage::Mail, "timed out after 1s (MAIL)"),
+        (Stage::Rcpt, "timed out after 1s (RCPT)"),
+        (Stage::Data, "timed out after 1s (DATA)"),
+        (Stage::Dot, "the outcome is unknown"),
+    ] {
+        let bench = Bench::new();
+        bench.bad.rule(Rule::new(stage, Act::Hang));
+        let node = bench.start();
+        bench.send(&node, &["r@bad.test"], "stalled");
+        bench.send(&node, &["r@good.test"], "passing");
+        bench.sink.wait_for("passing");
+        wait_for_log(&node, words);
+        bench.bad.accept_all();
+        node.wait_until_empty();
+        let copies = bench.sink.to("r@bad.test").iter().filter(|got| got.confirmed).count();
+        assert_eq!(copies, 1, "{words}");
+        assert_eq!(bench.sink.to("a@s.test").len(), 0, "nothing bounced");
+    }
+}
+
+#[test]
+fn an_end_without_a_reply_is_an_unknown_outcome_and_costs_one_copy() {
+    let bench = Bench::new();
+    bench.bad.rule(Rule::new(Stage::Dot, Act::Close).times(1));
+    let node = bench.start();
+    bench.send(&node, &["r@bad.test"], "cut");
+    wait_for_log(&node, "the outcome is unknown");
+    node.wait_until_empty();
+    assert_eq!(bench.bad.count_commands("MAIL FROM"), 2, "the one that was cut, and one more");
+    assert_eq!(bench.sink.with_id("cut").iter().filter(|got| got.confirmed).count(), 1);
+}
+
+#[test]
+fn each_of_many_recipients_gets_its_own_result() {
+    let bench = Bench::new();
+    bench.bad.rule(Rule::reply(Stage::Rcpt, "451 4.2.1 Not now").containing("r36@").times(1));
+    bench.bad.rule(Rule::reply(Stage::Rcpt, "550 5.1.1 Who?").containing("r41@"));
+    let node = bench.start();
+    let list: Vec<String> = (0..50).map(|n| format!("r{n}@bad.test")).collect();
+    let list: Vec<&str> = list.iter().map(String::as_str).collect();
+    bench.send(&node, &list, "many");
+    node.wait_until_empty();
+    for recipient in &list {
+        let want = usize::from(*recipient != "r41@bad.test");
+        assert_eq!(bench.sink.to(recipient).len(), want, "{recipient}");
+    }
+    let report = bench.sink.to("a@s.test").remove(0);
+    let text = String::from_utf8_lossy(&report.body).into_owned();
+    assert!(text.contains("rfc822;r41@bad.test") && !text.contains("r36@"), "{text}");
+}
+
+#[test]
+fn replies_out_of_step_lose_and_repeat_nothing() {
+    for rule in [
+        Rule::new(Stage::Rcpt, Act::ReplyAndClose("421 4.3.2 Going down".into())),
+        Rule::new(Stage::Data, Act::ReplyAndClose("421 4.3.2 Going down".into())),
+        Rule::reply(Stage::Rcpt, "250 2.1.5 Ok\r\n250 2.1.5 Ok"),
+        Rule::new(Stage::Rcpt, Act::Nothing),
+        Rule::reply(Stage::Mail, "354 What?"),
+        Rule::reply(Stage::Data, "250 2.0.0 What?"),
+    ] {
+        let bench = Bench::new();
+        bench.bad.rule(rule.times(1));
+        let node = bench.start();
+        for n in 0..5 {
+            bench.send(&node, &[&format!("r{n}@bad.test")], &format!("step{n}"));
+        }
+        node.wait_until_empty();
+        for n in 0..5 {
+            let confirmed = |got: &support::Delivered| got.confirmed;
+            let copies = bench.sink.with_id(&format!("step{n}")).into_iter().filter(confirmed);
+            assert_eq!(copies.count(), 1, "step{n}");
+        }
+    }
+}
+
+#[test]
+fn replies_without_end_or_sense_are_bounded_and_escaped() {
+    for (stage, act) in [
+        (Stage::Ehlo, Act::Endless("250-and more".into())),
+        (Stage::Rcpt, Act::Reply(format!("451 {}", "x".repeat(1 << 20)))),
+        (Stage::Rcpt, Act::Reply("451 \u{1b}[2J\u{7}\u{9b}31m bell".into())),
+        (Stage::Rcpt, Act::Reply("999 no such code".into())),
+        (Stage::Banner, Act::Drip("220 slow".into(), Duration::from_millis(300))),
+    ] {
+        let bench = Bench::new();
+        bench.bad.rule(Rule::new(stage, act));
+        let node = bench.start();
+        bench.send(&node, &["r@bad.test"], "odd");
+        wait_for_log(&node, "delivery.deferred");
+        let listed = node.ok(&["queue", "list", "--json"]);
+        let log = node.log();
+        assert!(listed.len() < 4_000, "{} bytes of reply are kept", listed.len());
+        let acts = |c: char| c.is_control() && c != '\n';
+        assert!(!log.contains(acts) && !listed.contains(acts), "{log}");
+        bench.send(&node, &["r@good.test"], "fine");
+        bench.sink.wait_for("fine");
+    }
+}
+
+#[test]
+fn a_name_server_that_fails_bounces_nothing() {
+    for answering in [Answering::Never, Answering::ServFail] {
+        let bench = Bench::new();
+        bench.dns.answer(answering);
+        let setup = Setup::with(&bench.dns, &bench.sink).set("dns", "timeout", "\"300ms\"");
+        let node = setup.retry_every(Duration::from_secs(1)).start();
+        bench.send(&node, &["r@good.test"], "dns-direct");
+        let bulk = message::newsletter("dns-bulk");
+        let reply = Client::hello(node.address()).mail("a@s.test", &["b@good.test"], &bulk);
+        assert_eq!(reply.code, 250);
+        wait_for_log(&node, "DNS: ");
+        bench.dns.answer(Answering::Normally);
+        node.wait_until_empty();
+        assert_eq!((bench.sink.with_id("dns-direct").len(), bench.sink.count()), (1, 2));
+    }
+}
+
+#[test]
+fn an_unreachable_receiver_shuts_its_gate_and_opens_it_again() {
+    let bench = Bench::new();
+    bench.dns.mx("late.test", &[(10, "mx.late.test")]).a("mx.late.test", "127.0.0.9");
+    let node = bench.start();
+    let bulk = message::newsletter("late");
+    let reply = Client::hello(node.address()).mail("a@s.test", &["r@late.test"], &bulk);
+    assert_eq!(reply.code, 250);
+    wait_until(PATIENCE, "the gate is shut, and why", || {
+        let sites = node.queue_json()["sites"].clone();
+        let mut sites = sites.as_array().into_iter().flatten();
+        sites.any(|s| s["gate"] == "broken" && s["why"].to_string().contains("connect"))
+    });
+    bench.sink.host("127.0.0.9");
+    bench.sink.wait_for("late");
+    node.wait_until_empty();
+}
