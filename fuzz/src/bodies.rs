@@ -6,12 +6,21 @@
 #![allow(dead_code, unreachable_pub, reason = "each target and the replay use their own part")]
 
 use bulkhead::base::address::{DOMAIN_MAX, Domain, Mailbox, PATH_MAX, ReversePath};
+use bulkhead::base::id::IdGenerator;
 use bulkhead::base::text::printable;
+use bulkhead::base::time::Timestamp;
 use bulkhead::config::{Config, Place};
 use bulkhead::mail::envelope::{Envelope, Recipient};
+use bulkhead::mail::header::{self, Trace};
+use bulkhead::policy::classify::{HeaderRule, Rules, classify};
 use bulkhead::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
+use bulkhead::smtp::command::{self, Command, Refusal};
+use bulkhead::smtp::data::{ChunkReader, DataLimits, DataReader, Fault};
 use bulkhead::smtp::reply::{REPLY_TEXT_MAX, Reply, ReplyError, ReplyReader};
+use bulkhead::smtp::server::{Session, Settings, Step};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A target's body.
 pub type Body = fn(&[u8]);
@@ -20,8 +29,12 @@ pub type Body = fn(&[u8]);
 pub const ALL: &[(&str, Body)] = &[
     ("address", address),
     ("client", client),
+    ("command", command),
     ("config", config),
+    ("data", data),
+    ("header", header),
     ("reply", reply),
+    ("session", session),
     ("text", text),
 ];
 
@@ -162,4 +175,189 @@ pub fn config(data: &[u8]) {
             }
         }
     }
+}
+
+/// A command line is understood or refused with 5xx; what is understood carries nothing that could
+/// become a line of its own at the next hop.
+pub fn command(data: &[u8]) {
+    let clean = |text: &str| assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
+    match command::parse(data) {
+        Err(refusal) => {
+            assert!((400..600).contains(&refusal.code), "{}", refusal.code);
+            assert_eq!(u16::from(refusal.enhanced.0), refusal.code / 100);
+            clean(&refusal.text);
+        }
+        Ok(Command::Ehlo(name) | Command::Helo(name)) => {
+            clean(&name);
+            assert!(!name.is_empty());
+        }
+        Ok(Command::Mail(mail)) => {
+            clean(mail.reverse_path.as_str());
+            clean(mail.envid.as_deref().unwrap_or_default());
+        }
+        Ok(Command::Rcpt(recipient)) => {
+            clean(recipient.mailbox.as_str());
+            let orcpt = recipient.orcpt.as_deref().unwrap_or_default();
+            clean(orcpt);
+            assert!(!orcpt.contains([' ', '<', '>']), "a parameter ends at a blank");
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Limits that small inputs can meet.
+const SMALL: DataLimits = DataLimits { size: 512, line: 64 };
+
+/// Framing by dots and by chunks: the same however it is cut; only CRLF.CRLF ends it; a body
+/// without a fault has CRLF line ends alone; after a fault nothing is kept.
+pub fn data(data: &[u8]) {
+    let whole = read_data(data, data.len().max(1));
+    for piece in [1, 2, 3, 5] {
+        assert_eq!(read_data(data, piece), whole, "in pieces of {piece}");
+    }
+    let (body, end, fault) = whole;
+    check_body(&body, fault);
+    let expected = memchr::memmem::find(data, b"\r\n.\r\n").map(|at| at + 5);
+    let expected = if data.starts_with(b".\r\n") { Some(3) } else { expected };
+    assert_eq!(end, expected, "the end of data is CRLF.CRLF, and nothing else is");
+
+    let chunks = |piece| {
+        let (mut reader, mut body) = (ChunkReader::new(SMALL), Vec::new());
+        data.chunks(piece).for_each(|chunk| reader.read(chunk, &mut body));
+        reader.finish(&mut body);
+        (body, reader.fault())
+    };
+    let whole = chunks(data.len().max(1));
+    for piece in [1, 2, 3, 5] {
+        assert_eq!(chunks(piece), whole, "chunks of {piece}");
+    }
+    check_body(&whole.0, whole.1);
+    if whole.1.is_none() {
+        assert!(whole.0.starts_with(data) && whole.0.len() <= data.len() + 2);
+    }
+}
+
+fn check_body(body: &[u8], fault: Option<Fault>) {
+    assert!(body.len() <= SMALL.size + 2);
+    if fault.is_some() {
+        assert!(body.is_empty(), "what is refused is not kept");
+    }
+    let bare = |pair: &[u8]| (pair[0] == b'\r') != (pair[1] == b'\n');
+    let ends = fault.is_some() || !body.windows(2).any(bare) && !body.contains(&0);
+    assert!(ends, "{}", body.escape_ascii());
+}
+
+/// Body, where the data ended, and what was wrong.
+fn read_data(data: &[u8], piece: usize) -> (Vec<u8>, Option<usize>, Option<Fault>) {
+    let (mut reader, mut body, mut at) = (DataReader::new(SMALL), Vec::new(), 0);
+    for chunk in data.chunks(piece) {
+        let (taken, done) = reader.read(chunk, &mut body);
+        at += taken;
+        if done {
+            return (body, Some(at), reader.fault());
+        }
+        assert_eq!(taken, chunk.len(), "before the end all is taken");
+    }
+    // A body that has not ended may end in half a line end.
+    while body.last() == Some(&b'\r') {
+        body.pop();
+    }
+    (body, None, reader.fault())
+}
+
+/// A message keeps its bytes under the added fields, and the header of any message can be read.
+pub fn header(data: &[u8]) {
+    let (name, hostname) = ("relay.test", Domain::parse("relay.test").expect("a domain"));
+    let at = Timestamp(1_795_394_728_114);
+    let recipient = Mailbox::parse("r@d.test").ok();
+    let trace = Trace {
+        helo: name,
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        hostname: &hostname,
+        protocol: "ESMTP",
+        id: IdGenerator::after(None).next(at),
+        recipient: recipient.as_ref(),
+        at,
+    };
+    let scan = header::scan(data, &[]);
+    let stamped = header::stamped(data, &scan, &trace);
+    assert!(stamped.starts_with(b"Received: ") && stamped.ends_with(data));
+    let strip = ["x-newsletter".to_string()];
+    let stripped = header::stamped(data, &header::scan(data, &strip), &trace);
+    assert!(stripped.len() <= stamped.len());
+    let still = header::fields(&stripped).filter(|field| field.is("X-Newsletter"));
+    assert_eq!(still.count(), 0, "a stripped field is gone");
+    let (mut end, length) = (0, header::header_len(data));
+    assert!(length <= data.len());
+    for field in header::fields(data) {
+        assert!(field.range.start >= end, "fields stand one behind the other");
+        assert!(field.range.end > end && field.range.end <= data.len());
+        end = field.range.end;
+    }
+    let rules = ["X-Newsletter", "List-Unsubscribe: *", "Precedence: bulk"];
+    let headers = rules.map(|rule| HeaderRule::parse(rule).expect("a rule")).to_vec();
+    let found = classify(&data[..length], &Rules { headers, strip: Vec::new() });
+    for text in [&found.reason, &found.campaign] {
+        assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
+        assert!(text.chars().count() < 1_000);
+    }
+}
+
+/// A whole session: the same however it is cut, within its limits, and every reply well formed.
+pub fn session(data: &[u8]) {
+    let whole = converse(data, data.len().max(1));
+    for piece in [1, 3, 17] {
+        assert_eq!(converse(data, piece), whole, "in pieces of {piece}");
+    }
+    let (messages, output) = whole;
+    for (recipients, body) in messages {
+        assert!((1..=3).contains(&recipients), "{recipients} recipients");
+        check_body(&body, None);
+    }
+    assert!(output.ends_with(b"\r\n"));
+    for line in output.split(|b| *b == b'\n') {
+        let Some(line) = line.strip_suffix(b"\r") else {
+            assert!(line.is_empty(), "a reply ends in CRLF");
+            continue;
+        };
+        assert!(line.len() <= 510, "RFC 5321 §4.5.3.1.5");
+        assert!(line[..3].iter().all(u8::is_ascii_digit) && matches!(line[3], b' ' | b'-'));
+        let text = std::str::from_utf8(line).expect("replies are UTF-8");
+        assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
+    }
+}
+
+/// Messages (recipients and body) and all output.
+fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
+    let settings = Settings {
+        hostname: Domain::parse("relay.test").expect("a domain"),
+        message_size: SMALL.size,
+        line_length: SMALL.line,
+        recipients: 3,
+        messages: 5,
+        commands: 40,
+        errors: 8,
+    };
+    let mut session = Session::new(Arc::new(settings), IpAddr::V4(Ipv4Addr::LOCALHOST), true);
+    let (mut messages, mut output, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
+    for input in data.chunks(piece) {
+        buffer.extend_from_slice(input);
+        loop {
+            let (taken, step) = session.step(&buffer);
+            buffer.drain(..taken);
+            output.append(session.output());
+            match step {
+                Step::Read => break,
+                Step::Recipient(_) => {}
+                Step::Message(message) => {
+                    messages.push((message.envelope.recipients.len(), message.body));
+                    session.answer(&Refusal::new(250, (2, 0, 0), "Taken"));
+                }
+                Step::Close => return (messages, output),
+            }
+        }
+        assert!(buffer.len() <= command::COMMAND_MAX, "only part of a command is left for later");
+    }
+    output.append(session.output());
+    (messages, output)
 }

@@ -39,8 +39,11 @@ pub(super) struct Site {
     /// Failures in a row without anything delivered.
     failures: u32,
     shut_until: Timestamp,
-    /// No new connection before this.
+    /// Beyond those that stand, no new connection before this.
     enough_until: Timestamp,
+    /// How many may stand until then: as many as did when one more was refused. One that reaches
+    /// its end is replaced.
+    enough: usize,
     /// Last trouble; empty after a success.
     why: String,
     meter: Meter,
@@ -126,6 +129,7 @@ impl Core {
                 failures: 0,
                 shut_until: Timestamp(0),
                 enough_until: Timestamp(0),
+                enough: 0,
                 why: String::new(),
                 meter: Meter::default(),
             };
@@ -307,7 +311,7 @@ impl Core {
     /// Opens a connection unless a limit says no.
     fn open(&mut self, id: SiteId, route: &Arc<Route>, lane: Lane, now: Timestamp) -> bool {
         let Some(site) = self.sites.get(&id) else { return false };
-        if site.enough_until > now {
+        if site.enough_until > now && site.links.len() >= site.enough {
             self.alarm(site.enough_until, Alarm::Site(id));
             return false;
         }
@@ -356,9 +360,9 @@ impl Core {
         let others = self.count_links(site, |l| l.state != LinkState::Opening);
         let Some(site) = self.sites.get_mut(&id) else { return };
         if why.is_empty() {
-            site.enough_until = now.after(CROWDED);
+            (site.enough_until, site.enough) = (now.after(CROWDED), 0);
         } else if others > 0 {
-            site.enough_until = now.after(ENOUGH);
+            (site.enough_until, site.enough) = (now.after(ENOUGH), others);
             site.why = why;
         } else {
             let pause = SHUT.saturating_mul(1 << site.failures.min(8)).min(SHUT_MAX);
