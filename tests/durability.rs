@@ -1,6 +1,8 @@
 //! What the disk does to us: the order of system calls behind a 250, writes and syncs that fail, a disk
 //! that is full.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod support;
 
 use std::path::Path;
