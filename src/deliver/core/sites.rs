@@ -41,8 +41,8 @@ pub(super) struct Site {
     shut_until: Timestamp,
     /// Beyond those that stand, no new connection before this.
     enough_until: Timestamp,
-    /// How many may stand until then: as many as did when one more was refused. One that reaches its
-    /// end is replaced.
+    /// How many may stand until then: as many as did when one more was refused. One that reaches
+    /// its end is replaced.
     enough: usize,
     /// Last trouble; empty after a success.
     why: String,

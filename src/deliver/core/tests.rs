@@ -500,7 +500,7 @@ proptest! {
         let mut world = World::new(config(connections, 2.min(connections - 1), worth), seed);
         world.dns = |domain| {
             // Two of three domains share a host.
-            let n = domain.as_str().bytes().nth(1).map_or(0, |b| b % 3);
+            let n = domain.as_str().as_bytes().get(1).map_or(0, |b| b % 3);
             Resolution::Hosts(vec![MxHost {
                 preference: 10,
                 name: format!("mx{}.test", n / 2),
