@@ -77,8 +77,11 @@ impl Connection {
         let want = dialer.wants_tls() && !dialer.tls_is_broken(target.address.ip(), clock.now());
         match Self::try_open(dialer, clock, target, want).await {
             Err((Stage::Tls, _)) if want => {
-                dialer.note_broken_tls(target.address.ip(), clock.now());
-                Self::try_open(dialer, clock, target, false).await
+                let plain = Self::try_open(dialer, clock, target, false).await;
+                if plain.is_ok() {
+                    dialer.note_broken_tls(target.address.ip(), clock.now());
+                }
+                plain
             }
             other => other,
         }

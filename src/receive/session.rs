@@ -25,6 +25,9 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// A stranger who talks before the greeting in this time is no mail server.
 const EARLY: Duration = Duration::from_millis(300);
 
+/// How long what a client still sends is read after the last reply.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Serves one client.
 pub(super) async fn run<S: Store>(
     ingress: &Ingress<S>,
@@ -70,8 +73,7 @@ impl<S: Store> Shell<'_, S> {
                     at = 0;
                     self.flush().await?;
                     if !self.read(&mut buffer).await? {
-                        self.flush().await?;
-                        return Ok(());
+                        return self.close().await;
                     }
                 }
                 // The dispatcher asks again where it could not be told.
@@ -82,12 +84,21 @@ impl<S: Store> Shell<'_, S> {
                     self.session.answer(&answer);
                     self.room = None;
                 }
-                Step::Close => {
-                    self.flush().await?;
-                    return self.stream.shutdown().await;
-                }
+                Step::Close => return self.close().await,
             }
         }
+    }
+
+    /// Says the last words. What the client still sends is read for a while: closing on it would
+    /// reset the connection, and the words could be lost.
+    async fn close(&mut self) -> std::io::Result<()> {
+        self.flush().await?;
+        self.stream.shutdown().await?;
+        let mut rest = [0; 4_096];
+        let drained =
+            async { while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+        _ = timeout(LINGER, drained).await;
+        Ok(())
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
@@ -121,13 +132,16 @@ impl<S: Store> Shell<'_, S> {
                 std::future::pending::<()>().await;
             }
         };
+        let timed_out = || Refusal::new(421, (4, 4, 2), "Timed out, closing");
         let refusal = tokio::select! {
+            // In this order: a client that always has something to say is told, too.
             biased;
+            () = stopping => Refusal::new(421, (4, 3, 2), "Node is stopping, reconnect"),
+            () = std::future::ready(()), if patience.is_zero() => timed_out(),
             read = timeout(patience, self.stream.read_buf(buffer)) => match read {
                 Ok(count) => return Ok(count? > 0),
-                Err(_) => Refusal::new(421, (4, 4, 2), "Timed out, closing"),
+                Err(_) => timed_out(),
             },
-            () = stopping => Refusal::new(421, (4, 3, 2), "Node is stopping, reconnect"),
         };
         self.session.abort(&refusal);
         Ok(false)

@@ -224,8 +224,14 @@ impl Session {
             Ok(Command::Bdat { size, last }) => self.bdat(size, last),
             Ok(command) => self.simple(command),
             // A bad address in a long list is a bad recipient, not nonsense.
-            Err(refusal) if is_rcpt(line) => self.refuse_recipient(&refusal),
-            Err(refusal) => self.refuse(&refusal),
+            Err(refusal) if is_verb(line, b"RCPT") => self.refuse_recipient(&refusal),
+            Err(refusal) => {
+                self.refuse(&refusal);
+                // How many bytes of a message follow is not known: none may be read as commands.
+                if is_verb(line, b"BDAT") {
+                    self.state = State::Closed;
+                }
+            }
         }
         None
     }
@@ -438,6 +444,6 @@ impl Session {
     }
 }
 
-fn is_rcpt(line: &[u8]) -> bool {
-    line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT "))
+fn is_verb(line: &[u8], verb: &[u8]) -> bool {
+    line.get(..verb.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(verb))
 }

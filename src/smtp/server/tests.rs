@@ -187,6 +187,7 @@ fn nonsense_ends_the_session() {
         "EHLO x\nMAIL FROM:<>\r\n",
         "EHLO x\rMAIL FROM:<>\r\n",
         "NOOP\0\r\n",
+        "BDAT x LAST\r\nQUIT\r\n",
     ] {
         let (_, heard) = dialogue(input);
         assert!(heard.closed && heard.replies.lines().count() == 2, "{input:?}: {}", heard.replies);
