@@ -72,7 +72,7 @@ fn session(
         *count += 1;
         let id = format!("c{name}-{count}");
         let size = [200, 4_000, 60_000][*count % 3];
-        let field = if *count % 2 == 0 { "X-Newsletter: yes\r\n" } else { "" };
+        let field = if count.is_multiple_of(2) { "X-Newsletter: yes\r\n" } else { "" };
         let sent = message::message(&id, field, &"0123456789\r\n".repeat(size / 12));
         ledger.lock().unwrap().offered.insert(id.clone(), sent.clone());
         say(b"MAIL FROM:<a@s.test>\r\n", "250")?;
