@@ -381,14 +381,20 @@ fn strangers_cannot_relay_by_any_spelling() {
         "victim",
         "victim@D.TEST",
     ];
-    for sender in senders {
+    // Strangers wait a little for their greeting: side by side that is soon over.
+    std::thread::scope(|scope| {
         for recipient in recipients {
-            let mut client = bench.client();
-            let accepted = client.ask(&format!("MAIL FROM:<{sender}>")).code == 250
-                && client.ask(&format!("RCPT TO:<{recipient}>")).code == 250;
-            assert!(!accepted, "<{sender}> → <{recipient}> was taken");
+            let bench = &bench;
+            scope.spawn(move || {
+                for sender in senders {
+                    let mut client = bench.client();
+                    let taken = client.ask(&format!("MAIL FROM:<{sender}>")).code == 250
+                        && client.ask(&format!("RCPT TO:<{recipient}>")).code == 250;
+                    assert!(!taken, "<{sender}> → <{recipient}> was taken");
+                }
+            });
         }
-    }
+    });
     let mut client = bench.client();
     client.command("MAIL FROM:<a@s.test>", 250);
     let refused = client.ask("RCPT TO:<victim@d.test>");
@@ -400,7 +406,15 @@ fn strangers_cannot_relay_by_any_spelling() {
 #[test]
 fn one_client_cannot_take_every_session() {
     let bench = Bench::with(|s| s.set("limits", "sessions_per_address", "5"));
-    let held: Vec<Client> = (0..5).map(|_| Client::connect(bench.node.address())).collect();
+    let mut held = Vec::new();
+    support::wait_until(support::PATIENCE, "five sessions stand", || {
+        // The one that saw the node start may not be over yet.
+        let mut client = Client::connect_silently(bench.node.address());
+        if client.reply().code == 220 {
+            held.push(client);
+        }
+        held.len() == 5
+    });
     let mut refused = Client::connect_silently(bench.node.address());
     assert_eq!(refused.reply().code, 421);
     drop(held);
