@@ -32,6 +32,15 @@ impl Fault {
     pub fn is_smuggling(self) -> bool {
         matches!(self, Self::BareCr | Self::BareLf | Self::Nul)
     }
+
+    /// Of several faults the weightiest is told, wherever in the message each one was found.
+    fn weight(self) -> u8 {
+        match self {
+            Self::BareCr | Self::BareLf | Self::Nul => 2,
+            Self::LongLine => 1,
+            Self::TooBig => 0,
+        }
+    }
 }
 
 /// Most bytes of a message and of one of its lines (with its CRLF).
@@ -62,8 +71,7 @@ impl Check {
     }
 
     fn note(&mut self, fault: Fault) {
-        // What matters most is told: a smuggler's bytes rather than a size.
-        if self.fault.is_none_or(|old| fault.is_smuggling() && !old.is_smuggling()) {
+        if self.fault.is_none_or(|old| fault.weight() > old.weight()) {
             self.fault = Some(fault);
         }
     }
