@@ -1,5 +1,5 @@
-//! What the disk does to us: the order of system calls behind a 250, writes and syncs that fail, a disk
-//! that is full.
+//! What the disk does to us: the order of system calls behind a 250, writes and syncs that fail, a
+//! disk that is full.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -115,7 +115,8 @@ fn send_all(node: &Node, count: usize, prefix: &str) -> (Vec<String>, usize) {
 
 fn assert_sound(data_dir: &Path) {
     let script = "import sqlite3,sys; \
-                  print(sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone()[0])";
+                  db = sqlite3.connect(sys.argv[1]); \
+                  print(db.execute('PRAGMA integrity_check').fetchone()[0])";
     let file = data_dir.join("queue.db");
     let mut python = Command::new("python3");
     let said = tool::run(python.args(["-c", script]).arg(file), b"");
