@@ -5,6 +5,7 @@ use super::session;
 use crate::observe::receive as tell;
 use crate::store::Store;
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +37,7 @@ impl<S: Store> Ingress<S> {
                             drop(place);
                         });
                     }
-                    Err(reply) => turn_away(&stream, reply),
+                    Err(reply) => turn_away(stream, reply),
                 },
                 Err(error) => {
                     tell::accept_failed(&error);
@@ -91,6 +92,9 @@ impl Drop for Place {
 }
 
 /// Says one line, if the socket takes it at once, and closes.
-fn turn_away(stream: &TcpStream, reply: &str) {
-    _ = stream.try_write(reply.as_bytes());
+fn turn_away(stream: TcpStream, reply: &str) {
+    // The runtime does not know yet that a new socket can be written to; the kernel does.
+    if let Ok(mut stream) = stream.into_std() {
+        _ = stream.write(reply.as_bytes());
+    }
 }

@@ -37,7 +37,8 @@ pub(super) async fn run<S: Store>(
 ) {
     let may_relay = ingress.config.relay.networks.contains(peer.ip());
     let session = Session::new(Arc::clone(&ingress.settings), peer.ip().to_canonical(), may_relay);
-    let shell = Shell { ingress, stream, peer, session, stop, begun: None, room: None };
+    let shell =
+        Shell { ingress, stream, peer, session, stop, begun: None, waiting: None, room: None };
     // A connection that breaks needs no more words.
     _ = shell.serve(may_relay).await;
 }
@@ -50,6 +51,8 @@ struct Shell<'a, S> {
     stop: watch::Receiver<bool>,
     /// When the message under way began.
     begun: Option<Timestamp>,
+    /// Since when a whole command is waited for.
+    waiting: Option<Timestamp>,
     /// What it holds of the memory for large messages.
     room: Option<OwnedSemaphorePermit>,
 }
@@ -66,6 +69,9 @@ impl<S: Store> Shell<'_, S> {
         loop {
             let (taken, step) = self.session.step(buffer.get(at..).unwrap_or_default());
             at += taken;
+            if taken > 0 {
+                self.waiting = None;
+            }
             match step {
                 Step::Read => {
                     self.make_room().await;
@@ -123,7 +129,9 @@ impl<S: Store> Shell<'_, S> {
             limits.data_timeout.min(left)
         } else {
             self.begun = None;
-            limits.command_timeout
+            // Of the whole command: a client that drips gains nothing by it.
+            let since = *self.waiting.get_or_insert_with(|| self.ingress.clock.now());
+            limits.command_timeout.saturating_sub(self.ingress.clock.now().since(since))
         };
         let stopping = async {
             // A message under way may still come in.

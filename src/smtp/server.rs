@@ -26,6 +26,9 @@ use crate::mail::envelope::{Envelope, Recipient};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Of a command line that is too long so much is read before the session ends.
+const LINE_DRAINED_MAX: usize = 64 << 10;
+
 /// What all sessions have in common.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -107,7 +110,10 @@ pub struct Session {
     chunks: Option<ChunkReader>,
     /// The message is refused for want of room, whatever else comes of it.
     overflow: Option<Refusal>,
+    /// Bytes of a line that is too long.
+    drained: usize,
     commands: u32,
+    /// Since the last message that was accepted.
     errors: u32,
     /// Refused recipients; counted apart, since one bad list has many.
     refused: usize,
@@ -131,6 +137,7 @@ impl Session {
             body: Vec::new(),
             chunks: None,
             overflow: None,
+            drained: 0,
             commands: 0,
             errors: 0,
             refused: 0,
@@ -170,6 +177,9 @@ impl Session {
                 State::Data(reader) => {
                     let (taken, done) = reader.read(rest, &mut self.body);
                     let fault = reader.fault();
+                    if self.overflow.is_some() {
+                        self.body.clear();
+                    }
                     (taken, if done { self.end_data(fault) } else { Some(Step::Read) })
                 }
                 State::Chunk { .. } | State::Unwanted { .. } => self.read_chunk(rest),
@@ -188,11 +198,16 @@ impl Session {
                 return (0, Some(Step::Read));
             }
             self.state = State::LongLine;
+            self.drained = self.drained.saturating_add(input.len());
+            if self.drained > LINE_DRAINED_MAX {
+                self.abort(&Refusal::new(421, (4, 7, 0), "Line without end"));
+                return (input.len(), None);
+            }
             return (input.len(), Some(Step::Read));
         };
         let line = input.get(..end).unwrap_or_default();
         let step = if matches!(self.state, State::LongLine) || line.len() >= COMMAND_MAX {
-            self.state = State::Commands;
+            (self.state, self.drained) = (State::Commands, 0);
             self.refuse(&Refusal::new(500, (5, 5, 2), "Line too long"));
             None
         } else {
@@ -360,6 +375,9 @@ impl Session {
         let left = *left;
         if let (State::Chunk { .. }, Some(reader)) = (&self.state, &mut self.chunks) {
             reader.read(input.get(..taken).unwrap_or_default(), &mut self.body);
+            if self.overflow.is_some() {
+                self.body.clear();
+            }
         }
         if left > 0 {
             return (taken, Some(Step::Read));
@@ -427,7 +445,12 @@ impl Session {
     /// Answers for the message that was taken out.
     pub fn answer(&mut self, answer: &Refusal) {
         self.state = State::Commands;
-        if answer.code < 400 { self.put(answer) } else { self.refuse(answer) }
+        if answer.code < 400 {
+            self.errors = 0;
+            self.put(answer);
+        } else {
+            self.refuse(answer);
+        }
     }
 
     /// Says this and ends the session.

@@ -177,6 +177,8 @@ fn long_lines_are_dropped_in_bounded_memory() {
     assert_eq!(taken, line.len());
     let heard = play(&mut session, b"\r\nNOOP\r\n", &[]);
     assert!(codes(&heard).ends_with("500 250"), "{}", heard.replies);
+    let heard = play(&mut session, &vec![b'x'; LINE_DRAINED_MAX + 1], &[]);
+    assert!(heard.closed && codes(&heard) == "421", "{}", heard.replies);
 }
 
 #[test]
@@ -217,6 +219,8 @@ fn a_want_of_room_is_told_at_the_end() {
     play(&mut session, begin.as_bytes(), &[]);
     assert!(session.is_in_message() && session.body_len() == 5);
     session.overflow(Refusal::new(452, (4, 3, 1), "No room"));
+    session.step(&b"more\r\n".repeat(20));
+    assert_eq!(session.body_len(), 0, "nothing is kept any more");
     let heard = play(&mut session, b"more\r\n.\r\nNOOP\r\n", &[]);
     assert_eq!((codes(&heard).as_str(), heard.messages.len()), ("452 250", 0));
 }
