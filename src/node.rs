@@ -1,7 +1,7 @@
 //! Layer 7: builds a node from its parts, runs it, stops it.
 //!
 //! # Order
-//! Start: listening sockets, then the store (which may take a moment to count its queue; clients
+//! Start: the control socket, listening sockets, then the store (which may take a moment to count its queue; clients
 //! wait meanwhile), then everything else. Stop: no new sessions, transactions under way end, the
 //! store is closed last. What does not end in time is cut off; nothing is lost by that, only
 //! perhaps repeated.
@@ -11,7 +11,7 @@ use crate::base::id::IdGenerator;
 use crate::base::random;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
-use crate::control::{self, Api};
+use crate::control::{self, Api, ControlSocket};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
 use crate::deliver::dispatcher::Dispatcher;
@@ -45,13 +45,17 @@ const EVENTS: usize = 4_096;
 /// A sentence: why it did not start.
 pub async fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|error| format!("cannot create {}: {error}", config.data_dir.display()))?;
+    // Before the listeners: whoever finds the node listening can ask it things.
+    let socket = control::bind(&config.control.socket).await.map_err(|error| error.to_string())?;
     let listeners: Vec<TcpListener> =
         config.listen.iter().map(|l| listen(l.address)).collect::<Result<_, _>>()?;
     let clock = Clock::system();
     match config.store.engine {
         Engine::Memory => {
             tell::memory_engine();
-            serve(config, MemoryStore::new(clock.clone()), clock, listeners).await
+            serve(config, MemoryStore::new(clock.clone()), clock, listeners, socket).await
         }
         Engine::Sqlite => {
             let options =
@@ -60,7 +64,8 @@ pub async fn run(config: Config) -> Result<(), String> {
             let opened =
                 tokio::task::spawn_blocking(move || SqliteStore::open(&dir, of_store, options));
             let store = opened.await.map_err(|error| format!("cannot open the queue: {error}"))?;
-            serve(config, store.map_err(|error| error.to_string())?, clock, listeners).await
+            let store = store.map_err(|error| error.to_string())?;
+            serve(config, store, clock, listeners, socket).await
         }
     }
 }
@@ -100,10 +105,11 @@ async fn serve<S: Store>(
     store: S,
     clock: Clock,
     listeners: Vec<TcpListener>,
+    socket: ControlSocket,
 ) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let running = start(&config, store, &clock, listeners).await?;
+    let running = start(&config, store, &clock, listeners, socket)?;
     tell::started(&config);
     tokio::select! {
         _ = terminate.recv() => {}
@@ -117,11 +123,12 @@ async fn serve<S: Store>(
     Ok(())
 }
 
-async fn start<S: Store>(
+fn start<S: Store>(
     config: &Arc<Config>,
     store: S,
     clock: &Clock,
     listeners: Vec<TcpListener>,
+    socket: ControlSocket,
 ) -> Result<Running, String> {
     let (events, events_out) = mpsc::channel::<Event>(EVENTS);
     let (direct, direct_out) = mpsc::channel::<Handoff>(HANDOFFS);
@@ -150,7 +157,6 @@ async fn start<S: Store>(
         node: config.hostname.to_string(),
         sites: sites(&core, clock),
     };
-    let socket = control::bind(&config.control.socket).await.map_err(|error| error.to_string())?;
     let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
     let dispatcher = Dispatcher {
         shared,
