@@ -23,10 +23,11 @@ impl Floor {
         Self { min, checked_at: None, free: u64::MAX }
     }
 
-    /// Why no new mail is taken now. Asks `probe` at most once a second; while that fails, mail is
+    /// Why this much new mail, in bytes, is not taken now. Asks `probe` at most once a second; while that fails, mail is
     /// taken (a write would tell soon enough).
     pub(super) fn refuses(
         &mut self,
+        mail: u64,
         now: Timestamp,
         probe: impl FnOnce() -> io::Result<u64>,
     ) -> Option<String> {
@@ -36,7 +37,15 @@ impl Floor {
             self.checked_at = Some(now);
             self.free = probe().unwrap_or(u64::MAX);
         }
-        let low = self.free < self.min;
+        if mail == 0 {
+            return None;
+        }
+        let left = self.free.saturating_sub(needed(mail));
+        let low = left < self.min;
+        if !low {
+            // Counted at once: much mail fits in between two answers.
+            self.free = left;
+        }
         low.then(|| format!("{} MiB free, {} MiB to be kept", self.free >> 20, self.min >> 20))
     }
 }
@@ -45,6 +54,26 @@ impl Floor {
 pub(super) fn free(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Room that mail of so many bytes takes: once in the log, once in the database.
+pub(super) fn needed(mail: u64) -> u64 {
+    mail.saturating_mul(2)
+}
+
+/// Bytes that can be written: free on the disk or in the database, less what the log has still to
+/// move there. Where that is less than `wanted`, the log is emptied first.
+pub(super) fn probe(dir: &Path, db: Option<&Connection>, wanted: u64) -> io::Result<u64> {
+    let measure = || {
+        let log = std::fs::metadata(dir.join("queue.db-wal")).map_or(0, |log| log.len());
+        let free = free(dir)? + db.map_or(0, reusable);
+        io::Result::Ok(free.saturating_sub(log))
+    };
+    let free = measure()?;
+    let Some(db) = db.filter(|_| free < wanted) else { return Ok(free) };
+    // It may fail for want of room; then it is as it was.
+    _ = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    measure()
 }
 
 /// Bytes of the database file that hold nothing any more: it does not shrink, its free pages are
@@ -62,11 +91,13 @@ mod tests {
     #[test]
     fn refuses_below_the_floor_and_opens_again() {
         let mut floor = Floor::new(100);
-        assert!(floor.refuses(Timestamp(0), || Ok(99)).is_some());
-        assert!(floor.refuses(Timestamp(999), || Ok(100)).is_some(), "trusted for a second");
-        assert!(floor.refuses(Timestamp(1_000), || Ok(100)).is_none());
-        assert!(floor.refuses(Timestamp(2_000), || Ok(0)).is_some());
-        assert!(floor.refuses(Timestamp(1_500), || Ok(100)).is_none(), "the clock went back");
+        assert!(floor.refuses(1, Timestamp(0), || Ok(101)).is_some());
+        assert!(floor.refuses(1, Timestamp(999), || Ok(102)).is_some(), "trusted for a second");
+        assert!(floor.refuses(1, Timestamp(1_000), || Ok(102)).is_none());
+        assert!(floor.refuses(1, Timestamp(1_001), || Ok(102)).is_some(), "taken is counted");
+        assert!(floor.refuses(1, Timestamp(2_000), || Ok(0)).is_some());
+        assert!(floor.refuses(0, Timestamp(2_000), || Ok(0)).is_none(), "outcomes are no mail");
+        assert!(floor.refuses(1, Timestamp(1_500), || Ok(102)).is_none(), "the clock went back");
     }
 
     #[test]

@@ -147,8 +147,11 @@ impl Writer {
     /// One transaction, or two: when space runs out, the second without new mail, since outcomes
     /// free space.
     fn write(&mut self, mut jobs: Vec<Job>) {
-        let free = || Ok(space::free(&self.dir)? + self.db.as_ref().map_or(0, space::reusable));
-        if let Some(why) = self.floor.refuses(self.shared.clock.now(), free) {
+        let mail = jobs.iter().filter(|job| job.kind() == Kind::Accept).map(|job| job.weight());
+        let mail = mail.sum::<usize>() as u64;
+        let wanted = self.options.free_space_min.saturating_add(space::needed(mail));
+        let probe = || space::probe(&self.dir, self.db.as_ref(), wanted);
+        if let Some(why) = self.floor.refuses(mail, self.shared.clock.now(), probe) {
             jobs = self.refuse_mail(jobs, &StoreError::Full(why));
         }
         let mut result = self.commit(&mut jobs);
