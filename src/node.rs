@@ -1,10 +1,10 @@
 //! Layer 7: builds a node from its parts, runs it, stops it.
 //!
 //! # Order
-//! Start: the control socket, listening sockets, then the store (which may take a moment to count its queue; clients
-//! wait meanwhile), then everything else. Stop: no new sessions, transactions under way end, the
-//! store is closed last. What does not end in time is cut off; nothing is lost by that, only
-//! perhaps repeated.
+//! Start: the control socket, listening sockets, then the store (which may take a moment to count
+//! its queue; clients wait meanwhile), then everything else. Stop: no new sessions, transactions
+//! under way end, the store is closed last. What does not end in time is cut off; nothing is lost
+//! by that, only perhaps repeated.
 
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;

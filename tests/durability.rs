@@ -184,7 +184,8 @@ fn a_full_disk_refuses_new_mail_until_deliveries_have_made_room() {
         .data_dir(&disk.0.path().join("data"))
         .start();
     let body = "0123456789abcdef\r\n".repeat(56_000);
-    // Twice: the second time the space is that of the first one's mail, in a file that did not shrink.
+    // Twice: the second time the space is that of the first one's mail, in a file that did not
+    // shrink.
     for round in 0..2 {
         node.ok(&["queue", "hold", "--all"]);
         let mut client = Client::hello(node.address());

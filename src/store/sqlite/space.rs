@@ -23,8 +23,8 @@ impl Floor {
         Self { min, checked_at: None, free: u64::MAX }
     }
 
-    /// Why this much new mail, in bytes, is not taken now. Asks `probe` at most once a second; while that fails, mail is
-    /// taken (a write would tell soon enough).
+    /// Why this much new mail, in bytes, is not taken now. Asks `probe` at most once a second;
+    /// while that fails, mail is taken (a write would tell soon enough).
     pub(super) fn refuses(
         &mut self,
         mail: u64,
