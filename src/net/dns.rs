@@ -93,6 +93,12 @@ impl Resolver {
         };
         hosts.sort();
         hosts.dedup_by(|a, b| a.1 == b.1);
+        // By name first: our own entry may be far down, or have no address that can be seen here.
+        let own = hosts.iter().find(|(_, name)| name == self.hostname.as_str()).map(|own| own.0);
+        hosts.retain(|(preference, _)| own.is_none_or(|own| *preference < own));
+        if hosts.is_empty() {
+            return Resolution::Loop;
+        }
         hosts.truncate(self.hosts_max);
         let (mut found, mut trouble) = self.addresses(hosts).await;
         found.sort_by(|a, b| (a.preference, &a.name).cmp(&(b.preference, &b.name)));
@@ -106,7 +112,13 @@ impl Resolver {
         if found.is_empty() {
             return trouble.pop().map_or(Resolution::NoSuchDomain, Resolution::Temporary);
         }
-        self.allowed(found)
+        match self.allowed(found) {
+            // A host that could not be asked for may be one that can be reached.
+            Resolution::Forbidden(all) => {
+                trouble.pop().map_or(Resolution::Forbidden(all), Resolution::Temporary)
+            }
+            other => other,
+        }
     }
 
     /// MX hosts with their preference; an empty name stands for the null MX (RFC 7505).
