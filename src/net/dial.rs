@@ -179,3 +179,60 @@ impl Dialer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Place;
+
+    fn dialer(change: impl FnOnce(&mut Config)) -> Dialer {
+        let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
+        let mut config = Config::parse("", &place).unwrap().config;
+        change(&mut config);
+        Dialer::new(Arc::new(config)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_port_that_nobody_listens_on_is_told_in_plain_words() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let dialer = dialer(|_| ());
+        assert!(dialer.connect(address).await.is_ok());
+        drop(listener);
+        assert_eq!(dialer.connect(address).await.unwrap_err(), "connection refused");
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_is_never_answered_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialer = dialer(|config| config.delivery.connect_timeout = Duration::from_secs(1));
+        let stream = dialer.connect(listener.local_addr().unwrap()).await.unwrap();
+        let why = dialer.start_tls(stream, "mx.test").await.unwrap_err();
+        assert_eq!(why, "TLS handshake timed out after 1s");
+    }
+
+    #[test]
+    fn broken_tls_is_remembered_for_an_hour_and_by_all_clones() {
+        let dialer = dialer(|_| ());
+        let (host, now) = (IpAddr::from([127, 0, 0, 1]), Timestamp(1_000_000));
+        dialer.clone().note_broken_tls(host, now);
+        assert!(dialer.tls_is_broken(host, now.after(BROKEN - Duration::from_millis(1))));
+        assert!(!dialer.tls_is_broken(host, now.after(BROKEN)));
+        assert!(!dialer.tls_is_broken(IpAddr::from([127, 0, 0, 2]), now));
+    }
+
+    #[test]
+    fn so_many_hosts_are_remembered_and_no_more() {
+        let dialer = dialer(|_| ());
+        let host = |n: usize| IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
+        let now = Timestamp(1_000_000);
+        for n in 0..=BROKEN_MAX {
+            dialer.note_broken_tls(host(n), now);
+        }
+        assert!(dialer.tls_is_broken(host(BROKEN_MAX - 1), now));
+        assert!(!dialer.tls_is_broken(host(BROKEN_MAX), now), "there was no place left");
+        let later = now.after(BROKEN);
+        dialer.note_broken_tls(host(BROKEN_MAX), later);
+        assert!(dialer.tls_is_broken(host(BROKEN_MAX), later), "old ones have made room");
+    }
+}

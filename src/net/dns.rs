@@ -253,3 +253,6 @@ fn set_options(options: &mut ResolverOpts, config: &Config) {
 fn plain(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
+
+#[cfg(test)]
+mod tests;
