@@ -3,5 +3,7 @@
 mod intake;
 mod listener;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use intake::Ingress;

@@ -1,0 +1,291 @@
+//! The shell over loopback, with the queue in memory: patience, room and places that end.
+
+use super::Ingress;
+use crate::base::address::Domain;
+use crate::base::id::IdGenerator;
+use crate::base::network::Networks;
+use crate::base::time::Clock;
+use crate::config::{Config, Place};
+use crate::store::memory::MemoryStore;
+use crate::store::{Filter, Handoff, State, Store};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// No wait of a test is longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A time-out that a test waits for.
+const SHORT: Duration = Duration::from_millis(300);
+const MAIL: &str = "EHLO c.test\r\nMAIL FROM:<a@s.test>\r\nRCPT TO:<b@d.test>\r\nDATA\r\n";
+
+/// An ingress that serves one listener.
+struct Server {
+    address: SocketAddr,
+    store: MemoryStore,
+    direct: mpsc::Receiver<Handoff>,
+    expected: mpsc::Receiver<Domain>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
+
+async fn server(change: impl FnOnce(&mut Config)) -> Server {
+    let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
+    let mut config = Config::parse("", &place).unwrap().config;
+    change(&mut config);
+    let clock = Clock::system();
+    let store = MemoryStore::new(clock.clone());
+    let ids = Arc::new(Mutex::new(IdGenerator::after(None)));
+    let ((direct_in, direct), (expected_in, expected)) = (mpsc::channel(1), mpsc::channel(1));
+    let ingress = Ingress::new(store.clone(), Arc::new(config), clock, ids, direct_in, expected_in);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(Arc::new(ingress).serve(listener, stopped));
+    Server { address, store, direct, expected, stop, serving }
+}
+
+impl Server {
+    async fn ended(self) {
+        timeout(PATIENCE, self.serving).await.expect("serving ends").unwrap();
+    }
+
+    /// Deliveries in the store, and how many of them are leased.
+    async fn stored(&self) -> (usize, usize) {
+        let page = self.store.list(Filter::default(), None, 100).await.unwrap();
+        let leased = page.deliveries.iter().filter(|d| d.state == State::Leased);
+        (page.deliveries.len(), leased.count())
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    async fn connect(server: &Server) -> Self {
+        Self(BufReader::new(TcpStream::connect(server.address).await.unwrap()))
+    }
+
+    /// Connects and takes the greeting.
+    async fn greeted(server: &Server) -> Self {
+        let mut client = Self::connect(server).await;
+        client.expect("220 ").await;
+        client
+    }
+
+    /// Up to the 354.
+    async fn in_data(server: &Server) -> Self {
+        let mut client = Self::greeted(server).await;
+        client.say(MAIL).await;
+        client.expect("354 ").await;
+        client
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// The next line; empty at the end.
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = timeout(PATIENCE, self.0.read_line(&mut line)).await.expect("a line or the end");
+        // A reset is an end, too.
+        _ = read;
+        line
+    }
+
+    /// Reads up to the line that begins so; another refusal is a failure.
+    async fn expect(&mut self, start: &str) -> String {
+        loop {
+            let line = self.line().await;
+            if line.starts_with(start) {
+                return line;
+            }
+            assert!(line.starts_with('2'), "{line:?} instead of {start:?}");
+        }
+    }
+
+    async fn expect_end(&mut self) {
+        assert_eq!(self.line().await, "", "nothing more is said");
+    }
+
+    /// Says this again and again, byte by byte, until something is replied.
+    async fn drip(&mut self, text: &str) {
+        let dripping = async {
+            for byte in text.as_bytes().iter().cycle() {
+                self.0.write_all(&[*byte]).await.unwrap();
+                if timeout(SHORT / 10, self.0.get_ref().peek(&mut [0])).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, dripping).await.expect("dripping comes to an end");
+    }
+}
+
+#[tokio::test]
+async fn direct_mail_is_handed_over_while_there_is_room_and_waits_in_the_store_else() {
+    let mut server = server(|_| ()).await;
+    for _ in 0..2 {
+        let mut client = Client::in_data(&server).await;
+        client.say("Subject: x\r\n\r\nx\r\n.\r\n").await;
+        client.expect("250 2.0.0 Queued").await;
+    }
+    assert_eq!(server.stored().await, (2, 1), "one was handed over leased, one waits for a claim");
+    let handed = server.direct.recv().await.unwrap();
+    assert_eq!(handed.claimed.deliveries[0].recipient.mailbox.to_string(), "b@d.test");
+    assert!(handed.body.ends_with(b"\r\nSubject: x\r\n\r\nx\r\n"));
+    assert!(server.direct.try_recv().is_err());
+    assert_eq!(server.expected.recv().await.unwrap().as_str(), "d.test");
+}
+
+#[tokio::test]
+async fn silence_ends_a_session() {
+    let server = server(|c| c.limits.command_timeout = SHORT).await;
+    let mut client = Client::greeted(&server).await;
+    client.expect("421 4.4.2").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn dripping_a_command_gains_no_time() {
+    let server = server(|c| c.limits.command_timeout = SHORT).await;
+    let mut client = Client::greeted(&server).await;
+    client.drip("NOOP and so on ").await;
+    client.expect("421 4.4.2").await;
+}
+
+#[tokio::test]
+async fn silence_in_a_message_ends_the_session_and_keeps_nothing() {
+    let server = server(|c| c.limits.data_timeout = SHORT).await;
+    let mut client = Client::in_data(&server).await;
+    client.say("Subject: half\r\n").await;
+    client.expect("421 4.4.2").await;
+    client.expect_end().await;
+    assert_eq!(server.stored().await, (0, 0));
+}
+
+#[tokio::test]
+async fn dripping_a_message_ends_with_the_time_for_all_of_it() {
+    let server = server(|c| c.limits.message_timeout = SHORT).await;
+    let mut client = Client::in_data(&server).await;
+    client.drip("so slow\r\n").await;
+    client.expect("421 4.4.2").await;
+    assert_eq!(server.stored().await, (0, 0));
+}
+
+#[tokio::test]
+async fn sessions_beyond_the_limits_are_turned_away_until_one_ends() {
+    for (per_address, in_all, refusal) in [(2, 9, "421 4.7.0"), (9, 2, "421 4.3.2")] {
+        let server = server(|c| {
+            c.limits.sessions_per_address = per_address;
+            c.limits.sessions = in_all;
+        })
+        .await;
+        let (first, _second) = (Client::greeted(&server).await, Client::greeted(&server).await);
+        let mut third = Client::connect(&server).await;
+        third.expect(refusal).await;
+        third.expect_end().await;
+        drop(first);
+        let again = async {
+            while !Client::connect(&server).await.line().await.starts_with("220") {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, again).await.expect("a place that was left can be taken");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_sessions_that_idle() {
+    let server = server(|_| ()).await;
+    let mut client = Client::greeted(&server).await;
+    client.say("EHLO c.test\r\nMAIL FROM:<a@s.test>\r\n").await;
+    client.expect("250 2.1.0").await;
+    server.stop.send(true).unwrap();
+    client.expect("421 4.3.2").await;
+    client.expect_end().await;
+    drop(client);
+    let address = server.address;
+    server.ended().await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_stop_lets_a_message_under_way_come_in() {
+    let server = server(|_| ()).await;
+    let mut client = Client::in_data(&server).await;
+    client.say("Subject: x\r\n").await;
+    server.stop.send(true).unwrap();
+    let refused = async { while TcpStream::connect(server.address).await.is_ok() {} };
+    timeout(PATIENCE, refused).await.expect("the stop has been heard");
+    client.say("\r\nx\r\n.\r\n").await;
+    client.expect("250 2.0.0 Queued").await;
+    client.expect("421 4.3.2").await;
+    assert_eq!(server.stored().await.0, 1);
+    drop(client);
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_stranger_who_talks_first_is_sent_away_and_a_polite_one_greeted() {
+    let server = server(|c| c.relay.networks = Networks::default()).await;
+    let mut rude = Client::connect(&server).await;
+    rude.say("EHLO c.test\r\n").await;
+    assert!(rude.line().await.starts_with("554 5.5.0"), "without a greeting");
+    rude.expect_end().await;
+    let mut polite = Client::greeted(&server).await;
+    polite.say("EHLO c.test\r\nMAIL FROM:<a@s.test>\r\nRCPT TO:<b@d.test>\r\n").await;
+    polite.expect("550 5.7.1").await;
+}
+
+#[tokio::test]
+async fn large_messages_have_no_more_than_their_memory() {
+    // Room for 256 KiB of bytes, each counted twice.
+    let server = server(|c| c.limits.memory = 512 << 10).await;
+    let (small, fitting, large) = (32 << 10, 200 << 10, 600 << 10);
+    let text = |size: usize| "0123456789 23456789 23456789 23456789 234567\r\n".repeat(size / 46);
+    let mut holder = Client::in_data(&server).await;
+    holder.say(&text(fitting)).await;
+    let mut large_one = Client::in_data(&server).await;
+    large_one.say(&(text(large) + ".\r\n")).await;
+    large_one.expect("452 4.3.1").await;
+    // Small ones need none of it, and the one that holds it all is not hurt.
+    large_one.say(&MAIL.replace("EHLO", "NOOP")).await;
+    large_one.expect("354 ").await;
+    large_one.say(&(text(small) + ".\r\n")).await;
+    large_one.expect("250 2.0.0 Queued").await;
+    holder.say(".\r\n").await;
+    holder.expect("250 2.0.0 Queued").await;
+    // What it held is free again.
+    let mut next = Client::in_data(&server).await;
+    next.say(&(text(fitting) + ".\r\n")).await;
+    next.expect("250 2.0.0 Queued").await;
+    assert_eq!(server.stored().await.0, 3);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_its_place_no_longer_than_its_patience() {
+    let server = server(|c| {
+        c.limits.command_timeout = SHORT;
+        c.limits.commands = u32::MAX;
+        c.limits.sessions = 1;
+    })
+    .await;
+    let mut deaf = Client::greeted(&server).await;
+    // More replies than both sockets' buffers take.
+    let flood = "HELP\r\n".repeat(10_000);
+    let talk = async { while deaf.0.write_all(flood.as_bytes()).await.is_ok() {} };
+    timeout(PATIENCE, talk).await.expect("the session is ended");
+    let again = async {
+        while !Client::connect(&server).await.line().await.starts_with("220") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, again).await.expect("its place is free");
+    let mut rest = Vec::new();
+    _ = timeout(PATIENCE, deaf.0.read_to_end(&mut rest)).await.expect("the connection is closed");
+}
