@@ -309,3 +309,6 @@ fn recipients(transaction: &Transaction) -> Vec<&Recipient> {
 fn outgoing<'a>(transaction: &'a Transaction, recipients: &'a [&'a Recipient]) -> Outgoing<'a> {
     Outgoing { envelope: &transaction.head.envelope, recipients, body: &transaction.body }
 }
+
+#[cfg(test)]
+mod tests;
