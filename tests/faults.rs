@@ -187,3 +187,23 @@ fn an_unreachable_receiver_shuts_its_gate_and_opens_it_again() {
     bench.sink.wait_for("late");
     node.wait_until_empty();
 }
+
+#[test]
+fn addresses_that_strangers_must_not_lead_to_are_refused() {
+    let bench = Bench::new();
+    // Where the report is to go cannot be found out for now: it stays until it may leave.
+    bench.dns.answer_for("s.test", Answering::ServFail);
+    let setup = Setup::with(&bench.dns, &bench.sink).retry_every(Duration::from_secs(1));
+    let mut node = setup.set("delivery", "allow_private", "false").start();
+    bench.send(&node, &["r@bad.test"], "inside");
+    wait_for_log(&node, "delivery.failed");
+    assert_eq!(bench.bad.counts().sessions, 0, "nobody was connected to");
+    node.reconfigure("delivery", "allow_private", "true");
+    node.restart();
+    bench.dns.answer_for("s.test", Answering::Normally);
+    node.wait_until_empty();
+    let report = String::from_utf8_lossy(&bench.sink.to("a@s.test").remove(0).body).into_owned();
+    assert!(report.contains("Final-Recipient: rfc822;r@bad.test"), "{report}");
+    assert!(report.contains("Status: 5.4.4") && report.contains("127.0.0.2"), "{report}");
+    assert_eq!(bench.bad.counts().sessions, 0, "nor later");
+}
