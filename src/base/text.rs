@@ -3,29 +3,28 @@
 use std::fmt::Write;
 
 /// `raw` with every control, bidirectional-override and invalid byte escaped (`\x1b`, `\u{202e}`),
-/// cut to `limit` characters (then ending in `…`).
+/// cut to `limit` characters, escapes counted in full (then ending in `…`).
 ///
 /// What it gives holds no byte that a terminal acts upon, and no line end.
 #[must_use]
 pub fn printable(raw: &[u8], limit: usize) -> String {
     let mut out = String::with_capacity(raw.len().min(limit));
-    let mut shown = 0;
+    let mut left = limit;
     for chunk in raw.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if shown == limit {
+        let valid = chunk.valid().chars().map(Ok);
+        for item in valid.chain(chunk.invalid().iter().map(Err)) {
+            let before = out.len();
+            match item {
+                Ok(c) => push(&mut out, c),
+                Err(byte) => _ = write!(out, "\\x{byte:02x}"),
+            }
+            let width = out.get(before..).map_or(0, |shown| shown.chars().count());
+            let Some(rest) = left.checked_sub(width) else {
+                out.truncate(before);
                 out.push('…');
                 return out;
-            }
-            shown += 1;
-            push(&mut out, c);
-        }
-        for byte in chunk.invalid() {
-            if shown == limit {
-                out.push('…');
-                return out;
-            }
-            shown += 1;
-            let _ = write!(out, "\\x{byte:02x}");
+            };
+            left = rest;
         }
     }
     out
@@ -66,5 +65,8 @@ mod tests {
     fn cuts_long_text() {
         assert_eq!(printable(b"abcdef", 3), "abc…");
         assert_eq!(printable(b"abc", 3), "abc");
+        assert_eq!(printable(b"a\x1b\x1b", 6), "a\\x1b…", "an escape counts in full");
+        assert_eq!(printable(b"a\xff\xff", 9), "a\\xff\\xff");
+        assert_eq!(printable("äöü".as_bytes(), 2), "äö…");
     }
 }

@@ -174,6 +174,8 @@ impl Reply {
             raw.extend_from_slice(text);
         }
         let lines = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        // By bytes as well: characters may have four.
+        raw.truncate(REPLY_TEXT_MAX + 1);
         Self { code, enhanced, text: printable(&raw, REPLY_TEXT_MAX), lines }
     }
 }
@@ -232,6 +234,16 @@ mod tests {
         assert_eq!(one(b"550-5.7.1 listed\r\n550 5.7.1 see url\r\n"), "550 5.7.1 listed see url|");
         // A class that does not fit is text.
         assert_eq!(read_all(b"250 5.1.1 x\r\n", &[]).unwrap()[0].enhanced, None);
+    }
+
+    #[test]
+    fn keeps_little_of_a_long_text_whatever_is_in_it() {
+        for piece in ["w", "\u{1b}", "\u{202e}", "\u{1f4e7}", "\u{1f4e7}\u{1b}\u{1b}"] {
+            let line = format!("550 {}\r\n", piece.repeat(4_000 / piece.len()));
+            let mut input = line.as_bytes();
+            let text = ReplyReader::default().read(&mut input).unwrap().unwrap().text;
+            assert!((1_000..2_000).contains(&text.len()), "{} bytes of {piece:?}", text.len());
+        }
     }
 
     #[test]
