@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::{Client, Dns, Node, PATIENCE, Setup, Sink, message, tool, wait_until};
@@ -113,16 +112,6 @@ fn send_all(node: &Node, count: usize, prefix: &str) -> (Vec<String>, usize) {
     (accepted, refused)
 }
 
-fn assert_sound(data_dir: &Path) {
-    let script = "import sqlite3,sys; \
-                  db = sqlite3.connect(sys.argv[1]); \
-                  print(db.execute('PRAGMA integrity_check').fetchone()[0])";
-    let file = data_dir.join("queue.db");
-    let mut python = Command::new("python3");
-    let said = tool::run(python.args(["-c", script]).arg(file), b"");
-    assert_eq!(said.trim(), "ok");
-}
-
 #[test]
 fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
     for (call, error, when) in [
@@ -150,7 +139,7 @@ fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
             assert!(!bench.sink.with_id(id).is_empty(), "{inject}: {id} was lost");
         }
         node.terminate();
-        assert_sound(node.data_dir());
+        tool::check_integrity(node.data_dir());
     }
 }
 
@@ -215,7 +204,7 @@ fn a_full_disk_refuses_new_mail_until_deliveries_have_made_room() {
         node.wait_until_empty();
     }
     node.terminate();
-    assert_sound(node.data_dir());
+    tool::check_integrity(node.data_dir());
 }
 
 #[test]

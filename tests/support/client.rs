@@ -37,10 +37,23 @@ impl Client {
         client
     }
 
+    /// Connects and says EHLO; `None` where the peer does not listen, or ends before its answer.
+    pub fn try_hello(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        let mut client = Self::over(stream);
+        client.try_reply().filter(|greeting| greeting.code == 220)?;
+        client.send_quietly(b"EHLO client.test\r\n");
+        client.try_reply().filter(|reply| reply.code == 250)?;
+        Some(client)
+    }
+
     /// Connects and reads nothing.
     #[track_caller]
     pub fn connect_silently(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connect");
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("connect"))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -135,6 +148,24 @@ impl Client {
             self.command(&format!("RCPT TO:<{recipient}>"), 250);
         }
         self.data(body)
+    }
+
+    /// Whole transaction over DATA with a peer that may refuse or end at any moment. Gives the
+    /// reply to the last dot, or the first one before it that is not as usual; `None` where the
+    /// connection ended instead.
+    pub fn try_mail(&mut self, from: &str, to: &[&str], body: &[u8]) -> Option<Reply> {
+        let mut commands = vec![(format!("MAIL FROM:<{from}>\r\n"), 250)];
+        commands.extend(to.iter().map(|recipient| (format!("RCPT TO:<{recipient}>\r\n"), 250)));
+        commands.push(("DATA\r\n".to_string(), 354));
+        for (command, usual) in commands {
+            self.send_quietly(command.as_bytes());
+            let reply = self.try_reply()?;
+            if reply.code != usual {
+                return Some(reply);
+            }
+        }
+        self.send_quietly(&super::message::stuffed(body));
+        self.try_reply()
     }
 
     /// DATA and the message; gives the reply to the last dot.

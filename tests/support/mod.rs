@@ -6,6 +6,7 @@
 //! * [`Sink`] is every receiving host of a test: one port, many loopback addresses, scripted
 //!   behaviour.
 //! * [`Client`] speaks raw SMTP, byte by byte where a test needs it.
+//! * [`Ledger`] keeps the books on mail that must survive: offered, answered 250, arrived.
 //! * [`message`] makes messages with unique ids and compares bytes; [`tool`] finds real programs.
 //!
 //! Tests run in parallel, each in a process of its own or in a thread: nothing here is shared
@@ -17,6 +18,7 @@
 
 mod client;
 mod dns;
+mod ledger;
 pub mod message;
 mod node;
 mod sink;
@@ -25,6 +27,7 @@ pub mod tool;
 
 pub use client::{Client, Reply};
 pub use dns::{Answering, Dns};
+pub use ledger::{Audit, Ledger};
 pub use node::{Node, Setup, Totals, binary};
 pub use sink::{Act, Counts, Delivered, Host, Rule, Sink, Stage};
 

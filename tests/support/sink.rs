@@ -253,6 +253,11 @@ impl Sink {
         read(&self.shared.delivered.lock().unwrap())
     }
 
+    /// All transactions so far, confirmed or not, which the sink forgets.
+    pub fn take(&self) -> Vec<Delivered> {
+        std::mem::take(&mut self.shared.delivered.lock().unwrap())
+    }
+
     /// Confirmed recipients so far: a transaction with three counts three.
     pub fn count(&self) -> usize {
         let count = |d: &Delivered| if d.confirmed { d.recipients.len() } else { 0 };
