@@ -21,6 +21,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use tokio::task::JoinSet;
 
@@ -77,22 +78,25 @@ impl Resolver {
     pub async fn resolve(&self, domain: &Domain) -> Resolution {
         if let Some(address) = domain.literal() {
             let host = MxHost { preference: 0, name: domain.to_string(), addresses: vec![address] };
-            return self.allowed(vec![host]);
+            return if self.is_own(&host) { Resolution::Loop } else { self.allowed(vec![host]) };
         }
         let Ok(name) = idna::domain_to_ascii(domain.as_str()) else {
             return Resolution::NoSuchDomain;
         };
         let mut hosts = match self.mx(&name).await {
-            Ok(hosts) if hosts.iter().any(|(_, name)| name.is_empty()) => {
+            Ok(hosts) if hosts.iter().all(|(_, name)| name.is_empty()) => {
                 return Resolution::NullMx;
             }
-            Ok(hosts) => hosts,
+            // Beside real hosts a null MX means nothing (RFC 7505 §3).
+            Ok(hosts) => hosts.into_iter().filter(|(_, name)| !name.is_empty()).collect(),
             // No MX: the domain itself is its host (RFC 5321 §5.1).
             Err(Nothing::No) => vec![(0, name)],
             Err(Nothing::NotNow(why)) => return Resolution::Temporary(why),
         };
         hosts.sort();
-        hosts.dedup_by(|a, b| a.1 == b.1);
+        // A host that is named twice counts at its best preference.
+        let mut seen = HashSet::new();
+        hosts.retain(|(_, name)| seen.insert(name.clone()));
         // By name first: our own entry may be far down, or have no address that can be seen here.
         let own = hosts.iter().find(|(_, name)| name == self.hostname.as_str()).map(|own| own.0);
         hosts.retain(|(preference, _)| own.is_none_or(|own| *preference < own));
@@ -159,7 +163,7 @@ impl Resolver {
             };
             let addresses = answer.iter().filter_map(|data| match data {
                 RData::A(a) => Some(IpAddr::V4(a.0)),
-                RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+                RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0).to_canonical()),
                 _ => None,
             });
             match found.iter_mut().find(|host| host.name == name) {

@@ -193,3 +193,25 @@ fn what_a_domain_publishes_without_measure_is_cut() {
     // The list itself, again by TCP since it is too long for UDP, and both kinds of five names.
     assert!(dns.queries_total() <= 12, "{} questions for one domain", dns.queries_total());
 }
+
+#[test]
+fn odd_mx_sets_are_read_kindly() {
+    let dns = Dns::new();
+    dns.mx("both.test", &[(0, "."), (10, "mx.both.test")]).a("mx.both.test", "192.168.0.1");
+    dns.mx("twice.test", &[(10, "a.twice.test"), (20, "b.twice.test"), (30, "a.twice.test")]);
+    dns.a("a.twice.test", "192.168.0.2").a("b.twice.test", "192.168.0.3");
+    dns.mx("mapped.test", &[(10, "mx.mapped.test")]).a("mx.mapped.test", "::ffff:192.168.0.4");
+    assert_eq!(hosts(resolve(&dns, "both.test")), "10 mx.both.test 192.168.0.1");
+    assert_eq!(
+        hosts(resolve(&dns, "twice.test")),
+        "10 a.twice.test 192.168.0.2 | 20 b.twice.test 192.168.0.3"
+    );
+    assert_eq!(hosts(resolve(&dns, "mapped.test")), "10 mx.mapped.test 192.168.0.4");
+}
+
+#[test]
+fn our_own_name_ends_the_list_even_without_an_address() {
+    let dns = Dns::new();
+    dns.mx("ours.test", &[(10, "relay.test"), (20, "backup.test")]).a("backup.test", "192.168.0.9");
+    assert_eq!(resolve(&dns, "ours.test"), Resolution::Loop);
+}
