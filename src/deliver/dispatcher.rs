@@ -6,6 +6,7 @@ use super::shared::Shared;
 use super::worker::{self, Order};
 use crate::base::address::Domain;
 use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
 use crate::net::dns::Resolver;
 use crate::store::{Handoff, Revision, Store};
 use std::collections::HashMap;
@@ -21,6 +22,27 @@ const EVENTS_AT_ONCE: usize = 256;
 const ORDERS: usize = 8;
 /// Settlements without a connection under way at once.
 const GIVING_UP: usize = 8;
+/// Domains asked of DNS at once for bulk mail, and apart from these for direct mail: each question
+/// holds sockets.
+const LOOK_UPS: usize = 128;
+
+/// Work without a connection that is bounded in number.
+struct Gates {
+    giving_up: Arc<Semaphore>,
+    direct_look_ups: Arc<Semaphore>,
+    bulk_look_ups: Arc<Semaphore>,
+}
+
+impl Default for Gates {
+    fn default() -> Self {
+        let of = |places| Arc::new(Semaphore::new(places));
+        Self {
+            giving_up: of(GIVING_UP),
+            direct_look_ups: of(LOOK_UPS),
+            bulk_look_ups: of(LOOK_UPS),
+        }
+    }
+}
 
 /// What the dispatcher works with.
 pub struct Dispatcher<S> {
@@ -42,7 +64,7 @@ impl<S: Store> Dispatcher<S> {
     /// Works until `stop` turns true and the last connection has ended.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut orders = HashMap::new();
-        let giving_up = Arc::new(Semaphore::new(GIVING_UP));
+        let gates = Gates::default();
         let mut revision = Revision::START;
         let mut draining = false;
         loop {
@@ -58,9 +80,9 @@ impl<S: Store> Dispatcher<S> {
                 (core.step(now), core.next_alarm(), core.is_idle())
             };
             for command in commands {
-                self.carry_out(command, &mut orders, &giving_up);
+                self.carry_out(command, &mut orders, &gates);
             }
-            if draining && idle && giving_up.available_permits() == GIVING_UP {
+            if draining && idle && gates.giving_up.available_permits() == GIVING_UP {
                 return;
             }
             self.wait(alarm, revision, &mut stop, draining).await;
@@ -130,14 +152,21 @@ impl<S: Store> Dispatcher<S> {
         &self,
         command: Command,
         orders: &mut HashMap<LinkId, mpsc::Sender<Order>>,
-        giving_up: &Arc<Semaphore>,
+        gates: &Gates,
     ) {
         let shared = Arc::clone(&self.shared);
         match command {
-            Command::Resolve(domain) => {
+            Command::Resolve(domain, lane) => {
                 let resolver = Arc::clone(&self.resolver);
+                let places = match lane {
+                    Lane::Direct => &gates.direct_look_ups,
+                    Lane::Bulk => &gates.bulk_look_ups,
+                };
+                let places = Arc::clone(places);
                 tokio::spawn(async move {
-                    let resolution = resolver.resolve(&domain).await;
+                    let _one_of_few = places.acquire().await;
+                    // Boxed: while a hundred thousand wait for a place, they are to be small.
+                    let resolution = Box::pin(resolver.resolve(&domain)).await;
                     shared.tell(Event::Resolved(domain, resolution)).await;
                 });
             }
@@ -157,7 +186,7 @@ impl<S: Store> Dispatcher<S> {
                 tokio::spawn(async move { shared.release(leases).await });
             }
             Command::Conclude(job, verdict) => {
-                let giving_up = Arc::clone(giving_up);
+                let giving_up = Arc::clone(&gates.giving_up);
                 tokio::spawn(async move {
                     let _one_of_few = giving_up.acquire().await;
                     let verdicts = vec![verdict; job.transaction.deliveries.len()];
@@ -165,7 +194,7 @@ impl<S: Store> Dispatcher<S> {
                 });
             }
             Command::GiveUp(claim, verdict) => {
-                let giving_up = Arc::clone(giving_up);
+                let giving_up = Arc::clone(&gates.giving_up);
                 tokio::spawn(async move {
                     let _one_of_few = giving_up.acquire().await;
                     shared.give_up(claim, verdict).await;

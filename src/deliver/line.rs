@@ -38,6 +38,10 @@ impl Job {
         self.transaction.head.origin.lane
     }
 
+    fn serves(&self, address: IpAddr) -> bool {
+        self.route.as_ref().is_some_and(|route| route.serves(address))
+    }
+
     /// Number of recipients.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -95,8 +99,7 @@ impl Line {
     /// The first direct job that may go over a connection to `address`.
     pub fn pop(&self, address: IpAddr) -> Option<Job> {
         let mut state = self.lock();
-        let serves = |job: &Job| job.route.as_ref().is_some_and(|r| r.serves(address));
-        let at = state.direct.iter().position(serves)?;
+        let at = state.direct.iter().position(|job| job.serves(address))?;
         state.direct.remove(at)
     }
 
@@ -117,10 +120,16 @@ impl Line {
         self.len() == 0
     }
 
-    /// The route of each waiting job.
+    /// The routes of the first `most` waiting jobs.
     #[must_use]
-    pub fn routes(&self) -> Vec<Arc<Route>> {
-        self.lock().direct.iter().filter_map(|job| job.route.clone()).collect()
+    pub fn routes(&self, most: usize) -> Vec<Arc<Route>> {
+        self.lock().direct.iter().take(most).filter_map(|job| job.route.clone()).collect()
+    }
+
+    /// True where a waiting job may go over a connection to `address`.
+    #[must_use]
+    pub fn serves(&self, address: IpAddr) -> bool {
+        self.lock().direct.iter().any(|job| job.serves(address))
     }
 
     /// How many messages of the lane may begin now, up to `wanted`.

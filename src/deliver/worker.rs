@@ -254,13 +254,14 @@ impl<S: Store> Worker<S> {
 
     async fn send(&mut self, mut job: Job) {
         if !std::mem::take(&mut self.ridden) {
+            self.pace(job.lane()).await;
+            // After the wait for the pace, which may be a long one.
             if self.shared.is_short(job.trusted_until) {
                 job.trusted_until = self.shared.renew(&mut job.transaction).await;
                 if job.transaction.deliveries.is_empty() {
                     return;
                 }
             }
-            self.pace(job.lane()).await;
         }
         let rides = self.may_ride();
         let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);

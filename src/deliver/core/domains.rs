@@ -1,13 +1,14 @@
 //! Where each domain's mail goes: asked of DNS when first needed, and again when the answer has
 //! aged.
 
-use super::queues::Place;
+use super::queues::{Place, is_direct};
 use super::{Alarm, Command, Core};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::connection::Transaction;
 use crate::deliver::line::Job;
+use crate::mail::message::Lane;
 use crate::policy::site::route::Route;
 use crate::policy::site::{Resolution, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
@@ -27,8 +28,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// What is known of a domain.
 pub(super) struct Entry {
     answer: Answer,
-    /// A question is under way.
-    asking: bool,
+    /// A question is under way, in this lane's turn.
+    asking: Option<Lane>,
     answered_at: Timestamp,
     failures: u32,
     /// Direct jobs that wait for the first answer.
@@ -49,11 +50,12 @@ enum Answer {
 }
 
 impl Core {
-    /// Asks for the domain's MX unless it is known and fresh.
-    pub(super) fn look_up(&mut self, domain: Domain, now: Timestamp) {
+    /// Asks for the domain's MX unless it is known and fresh. For direct mail also where a question
+    /// of the bulk lane is under way, which may wait behind many others.
+    pub(super) fn look_up(&mut self, domain: Domain, lane: Lane, now: Timestamp) {
         let entry = self.domains.entry(domain.clone()).or_insert_with(|| Entry {
             answer: Answer::None,
-            asking: false,
+            asking: None,
             answered_at: Timestamp(0),
             failures: 0,
             jobs: Vec::new(),
@@ -65,9 +67,10 @@ impl Core {
             Answer::Failing(_) => false,
             Answer::At(..) | Answer::Dead(_) => now.since(entry.answered_at) > FRESH,
         };
-        if stale && !entry.asking {
-            entry.asking = true;
-            self.commands.push(Command::Resolve(domain));
+        let asked = entry.asking == Some(Lane::Direct) || entry.asking == Some(lane);
+        if stale && !asked {
+            entry.asking = Some(lane);
+            self.commands.push(Command::Resolve(domain, lane));
         }
     }
 
@@ -102,7 +105,7 @@ impl Core {
             room: Arc::clone(room),
         };
         for (domain, deliveries) in by_domain {
-            self.look_up(domain.clone(), now);
+            self.look_up(domain.clone(), Lane::Direct, now);
             let Some(entry) = self.domains.get_mut(&domain) else { continue };
             match &entry.answer {
                 Answer::None => {
@@ -142,13 +145,15 @@ impl Core {
             _ => None,
         };
         let Some(entry) = self.domains.get_mut(&domain) else { return };
-        entry.asking = false;
+        entry.asking = None;
         entry.answered_at = now;
-        entry.failures = 0;
+        entry.failures = match resolution {
+            Resolution::Temporary(_) => entry.failures.saturating_add(1),
+            _ => 0,
+        };
         entry.answer = match (placed, resolution) {
             (Some((site, route)), _) => Answer::At(site, route),
             (None, Resolution::Temporary(why)) => {
-                entry.failures = entry.failures.saturating_add(1);
                 // An old answer is better than none.
                 match std::mem::replace(&mut entry.answer, Answer::None) {
                     Answer::At(site, route) => Answer::At(site, route),
@@ -157,7 +162,8 @@ impl Core {
             }
             (None, other) => Answer::Dead(dead(&domain, other)),
         };
-        let pause = PAUSE.saturating_mul(1 << entry.failures.min(8)).min(PAUSE_MAX);
+        let pause =
+            PAUSE.saturating_mul(1 << entry.failures.saturating_sub(1).min(8)).min(PAUSE_MAX);
         let jobs = std::mem::take(&mut entry.jobs);
         let queues: Vec<QueueId> = entry.queues.iter().copied().collect();
         if matches!(entry.answer, Answer::Failing(_)) {
@@ -188,14 +194,16 @@ impl Core {
     /// The pause is over: ask again where mail waits for it.
     pub(super) fn ask_again(&mut self, domain: &Domain, now: Timestamp) {
         let Some(entry) = self.domains.get_mut(domain) else { return };
-        if matches!(entry.answer, Answer::Failing(_)) && !entry.asking {
+        if matches!(entry.answer, Answer::Failing(_)) && entry.asking.is_none() {
             if entry.queues.is_empty() {
                 // Nobody waits: the next one who does asks.
                 entry.answer = Answer::None;
                 entry.answered_at = now;
             } else {
-                entry.asking = true;
-                self.commands.push(Command::Resolve(domain.clone()));
+                let direct = entry.queues.iter().any(|q| self.queues.get(q).is_some_and(is_direct));
+                let lane = if direct { Lane::Direct } else { Lane::Bulk };
+                entry.asking = Some(lane);
+                self.commands.push(Command::Resolve(domain.clone(), lane));
             }
         }
     }
@@ -215,7 +223,7 @@ impl Core {
         self.domains.retain(|_, entry| {
             !entry.queues.is_empty()
                 || !entry.jobs.is_empty()
-                || entry.asking
+                || entry.asking.is_some()
                 || now.since(entry.answered_at) < FRESH
         });
     }

@@ -108,8 +108,8 @@ pub enum Event {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Command {
-    /// Ask DNS.
-    Resolve(Domain),
+    /// Ask DNS, in this lane's turn.
+    Resolve(Domain, Lane),
     /// Open a connection.
     Open(Opening),
     /// Claim these and send them.
@@ -202,7 +202,7 @@ impl Core {
         core.alarm(now.after(SWEEP), Alarm::Sweep);
         for rule in &config.sites.rules {
             if let Ok(domain) = Domain::parse(&rule.name) {
-                core.look_up(domain, now);
+                core.look_up(domain, Lane::Direct, now);
             }
         }
         core
@@ -211,7 +211,7 @@ impl Core {
     /// Takes in an event.
     pub fn handle(&mut self, event: Event, now: Timestamp) {
         match event {
-            Event::Expected(domain) => self.look_up(domain, now),
+            Event::Expected(domain) => self.look_up(domain, Lane::Direct, now),
             Event::Direct(handoff, room) => self.direct(handoff, &room, now),
             Event::Resolved(domain, resolution) => self.resolved(domain, &resolution, now),
             Event::Opened(link, address) => self.opened(link, address),

@@ -250,7 +250,7 @@ impl Core {
     /// One connection for each waiting direct job or queue that no opening one is meant for.
     fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        let mut wanted: Vec<Arc<Route>> = site.line.routes();
+        let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
         let lines = site.routes.values().filter(|lines| !lines.direct.is_empty());
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
         let opening =

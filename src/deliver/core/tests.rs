@@ -205,7 +205,7 @@ impl World {
     fn obey(&mut self, command: Command) {
         let now = self.now;
         match command {
-            Command::Resolve(domain) => {
+            Command::Resolve(domain, _) => {
                 let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
@@ -438,6 +438,43 @@ fn a_failing_dns_defers_and_a_dead_domain_fails() {
     world.dns = shared_mx;
     world.run(&mut from_seed(1));
     assert_eq!(world.delivered[&QueueId(2)], 10);
+}
+
+#[test]
+fn a_failing_dns_is_asked_less_and_less_often() {
+    let mut world = World::new(config(4, 1, 100), 1);
+    world.dns = |_| Resolution::Temporary("SERVFAIL".into());
+    world.enqueue(1, Lane::Bulk, "slow.test", 10, START);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        world.settle();
+        let failing = |alarm: &&(Timestamp, Alarm)| matches!(alarm.1, Alarm::Domain(_));
+        let next = world.core.alarms.iter().find(failing).unwrap().0;
+        pauses.push(next.since(world.now).as_secs());
+        world.now = next;
+    }
+    assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+}
+
+#[test]
+fn direct_mail_does_not_wait_behind_the_look_ups_of_bulk_mail() {
+    let mut world = World::new(config(4, 1, 100), 1);
+    let domain = Domain::parse("a.test").unwrap();
+    let asked = |world: &mut World| -> Vec<Lane> {
+        let commands = world.core.step(START);
+        let lane = |command| match command {
+            Command::Resolve(_, lane) => Some(lane),
+            _ => None,
+        };
+        commands.into_iter().filter_map(lane).collect()
+    };
+    world.core.look_up(domain.clone(), Lane::Bulk, START);
+    world.core.look_up(domain.clone(), Lane::Bulk, START);
+    assert_eq!(asked(&mut world), [Lane::Bulk]);
+    world.core.handle(Event::Expected(domain.clone()), START);
+    world.core.handle(Event::Expected(domain.clone()), START);
+    world.core.look_up(domain, Lane::Bulk, START);
+    assert_eq!(asked(&mut world), [Lane::Direct]);
 }
 
 #[test]
