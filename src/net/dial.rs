@@ -174,9 +174,12 @@ impl Dialer {
         if broken.len() >= BROKEN_MAX {
             broken.retain(|_, until| *until > now);
         }
-        if broken.len() < BROKEN_MAX {
-            broken.insert(address, now.after(BROKEN));
+        if broken.len() >= BROKEN_MAX
+            && let Some(oldest) = broken.iter().min_by_key(|(_, until)| **until).map(|(a, _)| *a)
+        {
+            broken.remove(&oldest);
         }
+        broken.insert(address, now.after(BROKEN));
     }
 }
 
@@ -222,17 +225,19 @@ mod tests {
     }
 
     #[test]
-    fn so_many_hosts_are_remembered_and_no_more() {
+    fn so_many_hosts_are_remembered_and_the_oldest_makes_room() {
         let dialer = dialer(|_| ());
         let host = |n: usize| IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
         let now = Timestamp(1_000_000);
+        let later = |n: usize| now.after(Duration::from_millis(n as u64));
         for n in 0..=BROKEN_MAX {
-            dialer.note_broken_tls(host(n), now);
+            dialer.note_broken_tls(host(n), later(n));
         }
-        assert!(dialer.tls_is_broken(host(BROKEN_MAX - 1), now));
-        assert!(!dialer.tls_is_broken(host(BROKEN_MAX), now), "there was no place left");
-        let later = now.after(BROKEN);
-        dialer.note_broken_tls(host(BROKEN_MAX), later);
-        assert!(dialer.tls_is_broken(host(BROKEN_MAX), later), "old ones have made room");
+        assert_eq!(dialer.broken.lock().unwrap().len(), BROKEN_MAX);
+        assert!(!dialer.tls_is_broken(host(0), now), "the oldest");
+        assert!(dialer.tls_is_broken(host(1), now) && dialer.tls_is_broken(host(BROKEN_MAX), now));
+        let old = later(BROKEN_MAX / 2).after(BROKEN);
+        dialer.note_broken_tls(host(0), old);
+        assert_eq!(dialer.broken.lock().unwrap().len(), BROKEN_MAX / 2 + 1, "no room for the old");
     }
 }

@@ -22,7 +22,7 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, R
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use tokio::task::JoinSet;
 
 /// How often a server is asked before another is, or none.
@@ -185,12 +185,15 @@ impl Resolver {
 
     /// By name, or by the address and port of a listener that others can reach.
     fn is_own(&self, host: &MxHost) -> bool {
-        host.name == self.hostname.as_str()
-            || self.own.iter().any(|own| {
-                own.port() == self.port
-                    && !own.ip().is_loopback()
-                    && host.addresses.contains(&own.ip())
-            })
+        let is_at = |own: &SocketAddr| {
+            own.port() == self.port
+                && !own.ip().is_loopback()
+                && host.addresses.iter().any(|address| match own.ip().is_unspecified() {
+                    true => is_of_this_machine(*address),
+                    false => *address == own.ip(),
+                })
+        };
+        host.name == self.hostname.as_str() || self.own.iter().any(is_at)
     }
 
     /// Leaves out addresses that must not be connected to, and those beyond the most.
@@ -231,6 +234,11 @@ async fn ask(
             Err(Nothing::NotNow(printable(why.as_bytes(), 200)))
         }
     }
+}
+
+/// Only an address of the machine itself can be bound to.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {

@@ -215,3 +215,19 @@ fn our_own_name_ends_the_list_even_without_an_address() {
     dns.mx("ours.test", &[(10, "relay.test"), (20, "backup.test")]).a("backup.test", "192.168.0.9");
     assert_eq!(resolve(&dns, "ours.test"), Resolution::Loop);
 }
+
+#[test]
+fn a_listener_on_every_address_is_ours_at_each_of_them() {
+    let dns = Dns::new();
+    dns.mx("d.test", &[(10, "here.test"), (20, "else.test")]);
+    dns.a("here.test", "127.0.0.9").a("else.test", "192.0.2.1");
+    dns.mx("other.test", &[(10, "else.test")]);
+    let mut config = config(dns.address());
+    config.listen = vec![crate::config::Listen { address: ([0, 0, 0, 0], 2525).into() }];
+    config.delivery.port = 2525;
+    assert_eq!(resolve_by(&config, "d.test"), Resolution::Loop);
+    assert_eq!(hosts(resolve_by(&config, "other.test")), "10 else.test 192.0.2.1");
+    config.delivery.port = 25;
+    let both = "10 here.test 127.0.0.9 | 20 else.test 192.0.2.1";
+    assert_eq!(hosts(resolve_by(&config, "d.test")), both, "another server on this machine");
+}

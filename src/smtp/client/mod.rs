@@ -210,6 +210,7 @@ impl Conversation {
             Some(Waiting::Rcpt(_)) => Stage::Rcpt,
             Some(Waiting::Data) => Stage::Data,
             Some(Waiting::Dot | Waiting::EmptyDot) => Stage::Dot,
+            None if self.opening == Opening::StartTls => Stage::Tls,
             Some(Waiting::Quit) | None => Stage::Idle,
         }
     }
