@@ -190,6 +190,10 @@ fn a_full_disk_refuses_new_mail_until_deliveries_have_made_room() {
             assert!(accepted.len() < 100, "the disk does not fill");
         };
         assert!(full.text.starts_with("452 4.3.1"), "{}", full.text);
+        // And before it is sent, of who says how long it is.
+        let size = format!("MAIL FROM:<a@s.test> SIZE={}", body.len());
+        let reply = Client::hello(node.address()).command(&size, 452);
+        assert!(reply.text.starts_with("452 4.3.1"), "{}", reply.text);
         assert!(accepted.len() >= 5, "full after {} messages", accepted.len());
         node.ok(&["queue", "release", "--all"]);
         node.wait_until_empty();

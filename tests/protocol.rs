@@ -401,6 +401,9 @@ fn strangers_cannot_relay_by_any_spelling() {
     assert_eq!(refused.code, 550, "{}", refused.text);
     assert!(refused.text.contains("5.7.1"), "{}", refused.text);
     assert_eq!(bench.sink.count(), 0);
+    let told = "command.refused client=127.0.0.1 from=\"a@s.test\" \
+                command=\"RCPT TO:<victim@d.test>\" reply=550 5.7.1 Relaying not permitted";
+    support::wait_until(support::PATIENCE, "the log tells", || bench.node.log().contains(told));
 }
 
 #[test]
@@ -418,6 +421,9 @@ fn one_client_cannot_take_every_session() {
     let mut refused = Client::connect_silently(bench.node.address());
     assert_eq!(refused.reply().code, 421);
     drop(held);
+    let told = "client.turned_away client=127.0.0.1 count=1 \
+                reply=\"421 4.7.0 Too many sessions from your address\"";
+    support::wait_until(support::PATIENCE, "the log tells", || bench.node.log().contains(told));
     support::wait_until(support::PATIENCE, "a session is free again", || {
         let mut client = Client::connect_silently(bench.node.address());
         client.try_reply().is_some_and(|reply| reply.code == 220)

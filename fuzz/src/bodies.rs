@@ -354,7 +354,7 @@ fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
             output.append(session.output());
             match step {
                 Step::Read => break,
-                Step::Recipient(_) => {}
+                Step::Recipient(_) | Step::Refused(_) => {}
                 Step::Message(message) => {
                     messages.push((message.envelope.recipients.len(), message.body));
                     session.answer(&Refusal::new(250, (2, 0, 0), "Taken"));

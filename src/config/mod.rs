@@ -31,7 +31,7 @@ use crate::base::address::Domain;
 use crate::base::network::Networks;
 use crate::policy::classify::Rules;
 use crate::policy::retry::Schedule;
-use crate::policy::site::{Limits, SiteRule};
+use crate::policy::site::{Limits, Rate, SiteRule};
 use crate::policy::tenant::TenantRule;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -245,6 +245,10 @@ pub struct ReceiveLimits {
     pub sessions: usize,
     /// Sessions of one client address. Default 200.
     pub sessions_per_address: usize,
+    /// Of all sessions, those of clients outside of `[relay] networks`. Default 100.
+    pub strangers: usize,
+    /// New sessions of one such client. Default 600 a minute.
+    pub stranger_rate: Option<Rate>,
     /// Bytes of messages that are being received, in all sessions together. Default 256 MiB.
     pub memory: u64,
     /// Wait for a command (RFC 5321 §4.5.3.2.7). Default 5 min.

@@ -5,6 +5,7 @@ use super::api::{Api, Gone, Sink};
 use super::protocol::{REQUEST_MAX, Request, Response};
 use super::socket::ControlSocket;
 use crate::base::text::printable;
+use crate::observe::node as tell;
 use crate::store::Store;
 use std::future::Future;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub async fn serve<S: Store>(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "control.accept_failed");
+                tell::accept_failed("control", &error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -88,7 +89,7 @@ async fn answer<S: Store>(
     lines: &mut Lines<impl AsyncWrite + Unpin + Send>,
 ) -> Result<(), Gone> {
     if !matches!(request, Request::Summary { .. } | Request::List { .. } | Request::Show { .. }) {
-        tracing::info!(request = ?request, "control.requested");
+        tell::requested(&serde_json::to_string(&request).unwrap_or_default());
     }
     api.answer(request, lines).await
 }

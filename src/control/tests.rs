@@ -172,6 +172,10 @@ impl Store for Fake {
         Ok(())
     }
 
+    async fn room(&self) -> u64 {
+        u64::MAX
+    }
+
     fn last_id(&self) -> Option<MessageId> {
         None
     }

@@ -11,6 +11,7 @@ use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
 use crate::net::dial::Dialer;
 use crate::observe::delivery::{self as tell, Attempted, Over, Told};
+use crate::observe::store as tell_store;
 use crate::policy::schedule::Plan;
 use crate::policy::verdict::Verdict;
 use crate::store::{Claim, Claimed, Lease, Outcome, Settlement, Store};
@@ -113,9 +114,9 @@ impl<S: Store> Shared<S> {
         loop {
             match self.store.settle(settlement.clone()).await {
                 Ok(stale) if stale.is_empty() => return,
-                Ok(stale) => return tell::lease_lost(stale.len()),
+                Ok(stale) => return tell_store::lease_lost(stale.len()),
                 Err(error) => {
-                    tell::store_failed("settle", &error.to_string());
+                    tell_store::failed("settle", &error);
                     tokio::time::sleep(STORE_PAUSE).await;
                 }
             }
@@ -127,7 +128,7 @@ impl<S: Store> Shared<S> {
         if !leases.is_empty()
             && let Err(error) = self.store.release(leases).await
         {
-            tell::store_failed("release", &error.to_string());
+            tell_store::failed("release", &error);
         }
     }
 
@@ -136,7 +137,7 @@ impl<S: Store> Shared<S> {
         let plan: Plan = claim.queues.clone();
         let reported = claim.expired_at.is_none();
         let claimed = self.store.claim(claim).await.unwrap_or_else(|error| {
-            tell::store_failed("claim", &error.to_string());
+            tell_store::failed("claim", &error);
             Vec::new()
         });
         if reported {
@@ -186,12 +187,12 @@ impl<S: Store> Shared<S> {
             Ok(found) => {
                 let found: HashMap<_, _> = found.into_iter().collect();
                 for missing in wanted.iter().filter(|id| !found.contains_key(id)) {
-                    tell::body_missing(&missing.to_string());
+                    tell_store::body_missing(&missing.to_string());
                 }
                 found
             }
             Err(error) => {
-                tell::store_failed("read", &error.to_string());
+                tell_store::failed("read", &error);
                 HashMap::new()
             }
         }
@@ -215,7 +216,7 @@ impl<S: Store> Shared<S> {
         let until = self.clock.now().after(LEASE);
         let lost = self.store.renew(leases.clone(), LEASE).await.unwrap_or(leases);
         if !lost.is_empty() {
-            tell::lease_lost(lost.len());
+            tell_store::lease_lost(lost.len());
             transaction.deliveries.retain(|d| !lost.contains(&d.lease));
         }
         until

@@ -7,7 +7,7 @@ use crate::mail::message::MessageHead;
 use crate::policy::verdict::Blame;
 use std::net::IpAddr;
 use std::time::Duration;
-use tracing::{error, info, warn};
+use tracing::info;
 
 /// The connection that an attempt was made over.
 #[derive(Clone, Debug)]
@@ -113,22 +113,7 @@ pub fn report_made(about: &MessageHead, report: &str, kind: &str) {
     info!(target: "bulkhead", message = "report.made", about = %about.id, report, kind);
 }
 
-/// `site.broken`
+/// `site.unreachable`: none of its hosts answers.
 pub fn site_unreachable(site: &str, why: &str) {
     info!(target: "bulkhead", message = "site.unreachable", site, why);
-}
-
-/// `store.failed`: the queue could not be read or written.
-pub fn store_failed(what: &str, error: &str) {
-    error!(target: "bulkhead", message = "store.failed", what, error);
-}
-
-/// `lease.lost`: deliveries that were ours are not any more; they are not sent by this connection.
-pub fn lease_lost(count: usize) {
-    warn!(target: "bulkhead", message = "lease.lost", count);
-}
-
-/// `body.missing`: a message in the queue has no bytes. Its deliveries stay where they are.
-pub fn body_missing(id: &str) {
-    error!(target: "bulkhead", message = "body.missing", id);
 }

@@ -4,3 +4,4 @@ pub mod delivery;
 pub mod log;
 pub mod node;
 pub mod receive;
+pub mod store;

@@ -33,6 +33,16 @@ pub fn drained(took: Duration, clean: bool) {
     }
 }
 
+/// `control.requested`: an operator asks for a change, in the words of the control socket.
+pub fn requested(request: &str) {
+    info!(target: "bulkhead", message = "control.requested", request);
+}
+
+/// `listener.failed`: a connection could not be accepted.
+pub fn accept_failed(listener: &str, error: &std::io::Error) {
+    warn!(target: "bulkhead", message = "listener.failed", listener, error = %error);
+}
+
 /// `store.memory`: nothing survives a restart.
 pub fn memory_engine() {
     warn!(

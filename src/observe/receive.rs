@@ -1,10 +1,11 @@
-//! What came in: messages accepted and refused.
+//! What came in: messages accepted, commands and messages refused.
 
 use crate::base::address::ReversePath;
 use crate::base::id::MessageId;
 use crate::base::text::printable;
 use crate::mail::message::{NewMessage, Origin};
 use crate::smtp::command::Refusal;
+use crate::smtp::server::Refused;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -58,7 +59,7 @@ impl Accepting {
             message = "message.refused",
             client = self.origin.client,
             from = self.from,
-            reply = %format_args!("{} {} {}", reply.code, reply.enhanced, reply.text),
+            reply = %reply,
             error = %error,
         );
     }
@@ -69,19 +70,39 @@ pub fn message_refused(client: IpAddr, from: &ReversePath, reply: &Refusal) {
     info!(
         target: "bulkhead",
         message = "message.refused",
-        client = %client,
+        client = %client.to_canonical(),
         from = printable(from.as_str().as_bytes(), 320),
-        reply = %format_args!("{} {} {}", reply.code, reply.enhanced, reply.text),
+        reply = %reply,
     );
 }
 
-/// `listener.failed`: a connection could not be accepted.
-pub fn accept_failed(error: &std::io::Error) {
-    warn!(target: "bulkhead", message = "listener.failed", error = %error);
+/// `command.refused`, or `message.refused` where it was no command.
+pub fn refused(client: IpAddr, refused: &Refused) {
+    let Refused { command, from, reply } = refused;
+    let Some(from) = from else {
+        return command_refused(client, command, "", reply);
+    };
+    if command.is_empty() {
+        message_refused(client, from, reply);
+    } else {
+        command_refused(client, command, from.as_str(), reply);
+    }
 }
 
-/// `store.failed`: leases of a message that the dispatcher had no place for; they end by
-/// themselves.
-pub fn release_failed(error: &dyn Display) {
-    warn!(target: "bulkhead", message = "store.failed", what = "release", error = %error);
+fn command_refused(client: IpAddr, command: &str, from: &str, reply: &Refusal) {
+    info!(
+        target: "bulkhead",
+        message = "command.refused",
+        client = %client.to_canonical(),
+        from = printable(from.as_bytes(), 320),
+        command,
+        reply = %reply,
+    );
+}
+
+/// `client.turned_away`: there was no place for a session; with how many others since this was told
+/// last.
+pub fn turned_away(client: IpAddr, reply: &str, count: u64) {
+    let client = client.to_canonical();
+    warn!(target: "bulkhead", message = "client.turned_away", client = %client, count, reply);
 }

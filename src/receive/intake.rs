@@ -1,5 +1,6 @@
 //! From a received message to the queue: hops, lane, tenant, trace fields, and the durable accept.
 
+use super::door::Door;
 use crate::base::address::{Domain, ReversePath};
 use crate::base::id::IdGenerator;
 use crate::base::time::{Clock, Timestamp};
@@ -7,13 +8,12 @@ use crate::config::Config;
 use crate::mail::header::{self, Trace};
 use crate::mail::message::{Lane, NewMessage, Origin};
 use crate::observe::receive as tell;
+use crate::observe::store as tell_store;
 use crate::policy::{classify, tenant};
 use crate::smtp::command::Refusal;
 use crate::smtp::server::{Received, Settings};
 use crate::store::{Handoff, Store, StoreError};
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -37,8 +37,7 @@ pub struct Ingress<S> {
     pub(super) settings: Arc<Settings>,
     /// Memory for messages being received, in KiB.
     pub(super) room: Arc<Semaphore>,
-    pub(super) sessions: Arc<AtomicUsize>,
-    pub(super) by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    pub(super) door: Door,
 }
 
 impl<S: Store> Ingress<S> {
@@ -72,8 +71,7 @@ impl<S: Store> Ingress<S> {
             expected,
             settings: Arc::new(settings),
             room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
-            sessions: Arc::default(),
-            by_address: Arc::default(),
+            door: Door::new(&config.limits),
             config,
         }
     }
@@ -177,7 +175,7 @@ impl<S: Store> Ingress<S> {
                 let leases =
                     unsent.into_inner().claimed.deliveries.iter().map(|d| d.lease).collect();
                 if let Err(error) = self.store.release(leases).await {
-                    tell::release_failed(&error);
+                    tell_store::failed("release", &error);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Layer 5: the receiving side: listeners, sessions, and the way of a message into the store.
 
+mod door;
 mod intake;
 mod listener;
 mod session;

@@ -1,8 +1,10 @@
 //! The thin shell of a session: bytes between a socket and [`Session`], with patience and room that
 //! end.
 
+use super::door::Place;
 use super::intake::Ingress;
 use crate::base::time::Timestamp;
+use crate::observe::receive as tell;
 use crate::smtp::command::Refusal;
 use crate::smtp::server::{Session, Step};
 use crate::store::Store;
@@ -33,9 +35,10 @@ pub(super) async fn run<S: Store>(
     ingress: &Ingress<S>,
     stream: TcpStream,
     peer: SocketAddr,
+    place: Place,
     stop: watch::Receiver<bool>,
 ) {
-    let may_relay = ingress.config.relay.networks.contains(peer.ip());
+    let may_relay = place.may_relay;
     let session = Session::new(Arc::clone(&ingress.settings), peer.ip().to_canonical(), may_relay);
     let shell =
         Shell { ingress, stream, peer, session, stop, begun: None, waiting: None, room: None };
@@ -81,9 +84,11 @@ impl<S: Store> Shell<'_, S> {
                     if !self.read(&mut buffer).await? {
                         return self.close().await;
                     }
+                    self.session.set_room(self.ingress.store.room().await);
                 }
                 // The dispatcher asks again where it could not be told.
                 Step::Recipient(domain) => _ = self.ingress.expected.try_send(domain),
+                Step::Refused(refused) => tell::refused(self.peer.ip(), &refused),
                 Step::Message(received) => {
                     let begun = self.begun.take().unwrap_or_else(|| self.ingress.clock.now());
                     let answer = self.ingress.take(*received, self.peer.ip(), begun).await;

@@ -8,6 +8,7 @@
 use super::reply::EnhancedCode;
 use crate::base::address::{AddressError, Mailbox, PATH_MAX, ReversePath};
 use crate::mail::envelope::{BodyType, Notify, Recipient, Ret};
+use std::fmt;
 
 /// Longest command line, with its CRLF. RFC 5321 §4.5.3.1.4 has 512 and extensions add to it.
 pub const COMMAND_MAX: usize = 4_096;
@@ -85,6 +86,12 @@ impl Refusal {
     #[must_use]
     pub fn new(code: u16, enhanced: (u8, u16, u16), text: impl Into<String>) -> Self {
         Self { code, enhanced: EnhancedCode(enhanced.0, enhanced.1, enhanced.2), text: text.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.code, self.enhanced, self.text)
     }
 }
 

@@ -21,13 +21,24 @@ mod tests;
 
 use super::command::{self, COMMAND_MAX, Command, Mail, Refusal};
 use super::data::{ChunkReader, DataLimits, DataReader, Fault, has_stray_bytes};
-use crate::base::address::Domain;
+use crate::base::address::{Domain, ReversePath};
+use crate::base::text::printable;
 use crate::mail::envelope::{Envelope, Recipient};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Of a command line that is too long so much is read before the session ends.
 const LINE_DRAINED_MAX: usize = 64 << 10;
+
+/// Commands that the log names.
+const VERBS: [&str; 16] = [
+    "EHLO", "HELO", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "AUTH",
+    "STARTTLS", "ETRN", "TURN", "GET", "POST",
+];
+/// Characters of a refused command in the log.
+const COMMAND_SHOWN: usize = 200;
+/// So many refusals in a row are told of; a bad list has thousands.
+const REFUSALS_TOLD: u32 = 10;
 
 /// What all sessions have in common.
 #[derive(Clone, Debug)]
@@ -68,10 +79,24 @@ pub enum Step {
     Read,
     /// A recipient at this domain was accepted: its MX will be needed.
     Recipient(Domain),
+    /// A command or a message was refused, as the client has been told; for the log.
+    Refused(Box<Refused>),
     /// Take the message, then [`Session::answer`].
     Message(Box<Received>),
     /// Flush the output and close.
     Close,
+}
+
+/// What was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The command, safe to print; of others than MAIL and RCPT only the verb, or `?`, since the
+    /// rest may be a password. Empty for a message.
+    pub command: String,
+    /// The reverse-path of the transaction that it is in.
+    pub from: Option<ReversePath>,
+    /// The reply.
+    pub reply: Refusal,
 }
 
 #[derive(Debug)]
@@ -117,7 +142,13 @@ pub struct Session {
     errors: u32,
     /// Refused recipients; counted apart, since one bad list has many.
     refused: usize,
+    /// What was refused just now.
+    refusal: Option<Refused>,
+    /// Refusals since the last message that was accepted.
+    refusals: u32,
     messages: u32,
+    /// Bytes of mail that there is space for.
+    room: u64,
 }
 
 impl Session {
@@ -141,7 +172,10 @@ impl Session {
             commands: 0,
             errors: 0,
             refused: 0,
+            refusal: None,
+            refusals: 0,
             messages: 0,
+            room: u64::MAX,
         };
         session.greet();
         session
@@ -150,6 +184,11 @@ impl Session {
     /// Replies to be written; the shell takes them out.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
+    }
+
+    /// Says for how many bytes of new mail there is space: MAIL is refused for want of it.
+    pub fn set_room(&mut self, bytes: u64) {
+        self.room = bytes;
     }
 
     /// True while the client sends a message.
@@ -170,6 +209,7 @@ impl Session {
         let mut at = 0;
         loop {
             let rest = input.get(at..).unwrap_or_default();
+            let reads_command = matches!(self.state, State::Commands | State::LongLine);
             let (taken, step) = match &mut self.state {
                 State::Closed => return (input.len(), Step::Close),
                 State::Answering => return (at, Step::Read),
@@ -185,6 +225,12 @@ impl Session {
                 State::Chunk { .. } | State::Unwanted { .. } => self.read_chunk(rest),
             };
             at += taken;
+            if let Some(mut refused) = self.refusal.take() {
+                if reads_command {
+                    refused.command = shown(rest.get(..taken).unwrap_or_default());
+                }
+                return (at, Step::Refused(Box::new(refused)));
+            }
             if let Some(step) = step {
                 return (at, step);
             }
@@ -200,7 +246,7 @@ impl Session {
             self.state = State::LongLine;
             self.drained = self.drained.saturating_add(input.len());
             if self.drained > LINE_DRAINED_MAX {
-                self.abort(&Refusal::new(421, (4, 7, 0), "Line without end"));
+                self.give_up(&Refusal::new(421, (4, 7, 0), "Line without end"));
                 return (input.len(), None);
             }
             return (input.len(), Some(Step::Read));
@@ -231,7 +277,7 @@ impl Session {
     fn command(&mut self, line: &[u8]) -> Option<Step> {
         self.commands += 1;
         if self.commands > self.settings.commands {
-            self.abort(&Refusal::new(421, (4, 7, 0), "Too many commands"));
+            self.give_up(&Refusal::new(421, (4, 7, 0), "Too many commands"));
             return None;
         }
         match command::parse(line) {
@@ -271,7 +317,7 @@ impl Session {
                 self.state = State::Closed;
             }
             Command::OtherProtocol => {
-                self.abort(&Refusal::new(421, (4, 7, 0), "This is SMTP"));
+                self.give_up(&Refusal::new(421, (4, 7, 0), "This is SMTP"));
             }
             Command::NotDone | Command::Rcpt(_) | Command::Bdat { .. } => {
                 self.refuse(&Refusal::new(502, (5, 5, 1), "Command not implemented"));
@@ -291,13 +337,15 @@ impl Session {
         } else if self.envelope.is_some() {
             Refusal::new(503, (5, 5, 1), "MAIL was already given; RSET to begin anew")
         } else if self.messages >= self.settings.messages {
-            return self.abort(&Refusal::new(
+            return self.give_up(&Refusal::new(
                 421,
                 (4, 7, 0),
                 "Too many messages in this session, reconnect",
             ));
         } else if mail.size.is_some_and(|size| size > self.settings.message_size as u64) {
             self.too_big()
+        } else if mail.size.unwrap_or_default().max(1) > self.room {
+            Refusal::new(452, (4, 3, 1), "Queue is full, try again later")
         } else if !mail.smtputf8 && mail.reverse_path.mailbox().is_some_and(|m| m.is_utf8()) {
             Refusal::new(553, (5, 6, 7), "Address is not ASCII; SMTPUTF8 is needed")
         } else {
@@ -409,17 +457,16 @@ impl Session {
         self.state = State::Commands;
         self.messages += 1;
         if let Some(fault) = fault {
-            let refusal = self.fault(fault);
+            self.refuse(&self.fault(fault));
             self.reset();
-            self.refuse(&refusal);
             if fault.is_smuggling() {
                 self.state = State::Closed;
             }
             return None;
         }
         if let Some(refusal) = self.overflow.take() {
-            self.reset();
             self.refuse(&refusal);
+            self.reset();
             return None;
         }
         let envelope = self.envelope.take()?;
@@ -445,11 +492,11 @@ impl Session {
     /// Answers for the message that was taken out.
     pub fn answer(&mut self, answer: &Refusal) {
         self.state = State::Commands;
+        self.put(answer);
         if answer.code < 400 {
-            self.errors = 0;
-            self.put(answer);
+            (self.errors, self.refusals) = (0, 0);
         } else {
-            self.refuse(answer);
+            self.count_error();
         }
     }
 
@@ -465,6 +512,15 @@ impl Session {
         self.chunks = None;
         self.overflow = None;
     }
+}
+
+/// A command line for the log.
+fn shown(line: &[u8]) -> String {
+    if is_verb(line, b"MAIL") || is_verb(line, b"RCPT") {
+        return printable(line.trim_ascii_end(), COMMAND_SHOWN);
+    }
+    let known = VERBS.iter().find(|verb| is_verb(line, verb.as_bytes()));
+    known.map_or_else(|| "?".to_string(), |verb| (*verb).to_string())
 }
 
 fn is_verb(line: &[u8], verb: &[u8]) -> bool {

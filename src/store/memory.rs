@@ -434,6 +434,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn room(&self) -> u64 {
+        u64::MAX
+    }
+
     fn last_id(&self) -> Option<MessageId> {
         self.data().last_id
     }

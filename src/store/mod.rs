@@ -155,6 +155,10 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError`]; as before.
     fn hold_all(&self, hold: bool) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Bytes of new mail for which there is space, as far as known; asked before a message is sent,
+    /// so that it need not be sent for nothing. From memory while space is not short.
+    fn room(&self) -> impl Future<Output = u64> + Send;
+
     /// The greatest id in the queue or ever in it, as far as known, to begin new ids after.
     fn last_id(&self) -> Option<MessageId>;
 }

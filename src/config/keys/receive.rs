@@ -5,7 +5,7 @@ use super::parse::{
 };
 use super::{Fallback::Is, Fallback::Required, Section, Shape, key, last, set};
 use crate::base::network::Networks;
-use crate::config::Listen;
+use crate::config::{Listen, unit};
 use crate::policy::tenant::TenantRule;
 use std::net::Ipv4Addr;
 
@@ -114,6 +114,20 @@ pub(super) const LIMITS: Section = Section {
         key("sessions_per_address", Is("200"), "Of these, from one client address.", |c, v| {
             set(&mut c.limits.sessions_per_address, v.count(1..=100_000))
         }),
+        key(
+            "strangers",
+            Is("100"),
+            "Of `sessions`, how many clients outside of `[relay] networks` may have; they can send \
+             nothing, and are not to stand in the way.",
+            |c, v| set(&mut c.limits.strangers, v.count(0..=100_000)),
+        ),
+        key(
+            "stranger_rate",
+            Is("\"600/min\""),
+            "New sessions from one of their addresses (from one IPv6 /64): \"600/min\", or \
+             \"none\" for no limit. Those who come faster get 421.",
+            |c, v| set(&mut c.limits.stranger_rate, v.parsed("\"600/min\"", unit::rate)),
+        ),
         key(
             "memory",
             Is("\"256 MiB\""),

@@ -1,7 +1,7 @@
 //! What a session says: replies with their enhanced codes (RFC 2034), and how many refusals it puts
 //! up with.
 
-use super::{Session, State};
+use super::{REFUSALS_TOLD, Refused, Session, State};
 use crate::smtp::command::Refusal;
 use crate::smtp::data::Fault;
 use crate::smtp::reply::EnhancedCode;
@@ -43,19 +43,43 @@ impl Session {
 
     /// Says no, and ends the session after too many.
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        self.note(refusal);
         self.put(refusal);
+        self.count_error();
+    }
+
+    /// Ends the session after too many errors.
+    pub(super) fn count_error(&mut self) {
         self.errors += 1;
         if self.errors >= self.settings.errors && !matches!(self.state, State::Closed) {
-            self.abort(&Refusal::new(421, (4, 7, 0), "Too many errors"));
+            self.give_up(&Refusal::new(421, (4, 7, 0), "Too many errors"));
         }
     }
 
-    /// The same for a recipient.
+    /// As [`Session::refuse`], for a recipient.
     pub(super) fn refuse_recipient(&mut self, refusal: &Refusal) {
+        self.note(refusal);
         self.put(refusal);
         self.refused += 1;
         if self.refused > self.settings.recipients {
-            self.abort(&Refusal::new(421, (4, 7, 0), "Too many refused recipients"));
+            self.give_up(&Refusal::new(421, (4, 7, 0), "Too many refused recipients"));
+        }
+    }
+
+    /// Says that it is enough, and ends the session.
+    pub(super) fn give_up(&mut self, refusal: &Refusal) {
+        self.note(refusal);
+        self.abort(refusal);
+    }
+
+    /// Keeps a refusal for the log, unless there were many: of two at once, the last, which ends
+    /// the session.
+    fn note(&mut self, reply: &Refusal) {
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals <= REFUSALS_TOLD {
+            let from = self.envelope.as_ref().map(|envelope| envelope.reverse_path.clone());
+            let (command, reply) = (String::new(), reply.clone());
+            self.refusal = Some(Refused { command, from, reply });
         }
     }
 

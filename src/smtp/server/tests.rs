@@ -22,6 +22,8 @@ struct Heard {
     replies: String,
     messages: Vec<String>,
     domains: Vec<String>,
+    /// What the log is told of: command, reverse-path, code.
+    refused: Vec<String>,
     closed: bool,
 }
 
@@ -40,6 +42,10 @@ fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
                 let end = (at + sizes.next().unwrap_or(input.len()).max(1)).min(input.len());
                 buffer.extend_from_slice(&input[at..end]);
                 at = end;
+            }
+            Step::Refused(refused) => {
+                let from = refused.from.map_or_else(|| "-".to_string(), |from| from.to_string());
+                heard.refused.push(format!("{}|{from}|{}", refused.command, refused.reply.code));
             }
             Step::Recipient(domain) => heard.domains.push(domain.to_string()),
             Step::Message(m) => {
@@ -112,6 +118,45 @@ fn unwanted_chunks_are_read_and_forgotten() {
         "{HELLO}{ENVELOPE}BDAT 3\r\nabcDATA\r\nRCPT TO:<x@y.test>\r\nRSET\r\nDATA\r\n"
     ));
     assert_eq!(codes, "220 250 250 250 250 503 503 250 503");
+}
+
+#[test]
+fn refusals_are_told_without_what_may_be_a_password() {
+    let (_, heard) = dialogue(&format!(
+        "{HELLO}AUTH PLAIN AGFubgBzZWNyZXQ=\r\nAGFubgBzZWNyZXQ=\r\nMAIL FROM:<a b>\r\n\
+         MAIL FROM:<a@x.test>\r\nRCPT TO:<b@@>\r\nRCPT TO:<c@x.test>\r\nDATA\r\n\
+         a bare\rCR\r\n.\r\n"
+    ));
+    let told = [
+        "AUTH|-|502",
+        "?|-|500",
+        "MAIL FROM:<a b>|-|501",
+        "RCPT TO:<b@@>|a@x.test|501",
+        "|a@x.test|550",
+    ];
+    assert_eq!(heard.refused, told, "{}", heard.replies);
+}
+
+#[test]
+fn of_many_refusals_the_first_are_told_and_of_the_next_message_again() {
+    let settings = Settings { errors: 100, recipients: 100, ..(*session(true).settings).clone() };
+    let mut session = Session::new(Arc::new(settings), "192.0.2.7".parse().unwrap(), true);
+    let many = "RCPT TO:<@>\r\n".repeat(30);
+    let one = format!("{ENVELOPE}DATA\r\n.\r\nRCPT TO:<@>\r\n");
+    let heard = play(&mut session, format!("{HELLO}{many}{one}").as_bytes(), &[]);
+    assert_eq!(heard.refused.len(), 11, "ten of thirty, and one after the message");
+}
+
+#[test]
+fn mail_that_there_is_no_space_for_is_refused_before_it_is_sent() {
+    let mut session = session(true);
+    session.set_room(500);
+    let input =
+        format!("{HELLO}MAIL FROM:<a@x.test> SIZE=501\r\nMAIL FROM:<a@x.test> SIZE=500\r\n");
+    assert!(codes(&play(&mut session, input.as_bytes(), &[])).ends_with(" 452 250"));
+    session.set_room(0);
+    let heard = play(&mut session, b"RSET\r\nMAIL FROM:<a@x.test>\r\n", &[]);
+    assert_eq!(heard.replies, "250 2.0.0 Reset\r\n452 4.3.1 Queue is full, try again later\r\n");
 }
 
 #[test]

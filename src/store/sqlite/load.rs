@@ -3,6 +3,7 @@
 use super::codec;
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
+use crate::observe::store as tell;
 use crate::store::names::Names;
 use crate::store::shared::Shared;
 use crate::store::{Cursor, QueueBacklog, QueueId, QueueKey};
@@ -58,7 +59,7 @@ fn count(db: &Connection, keys: &HashMap<QueueId, Arc<QueueKey>>) -> Result<Vec<
     while let Some(row) = rows.next()? {
         let id = QueueId(row.get(0)?);
         let Some(key) = keys.get(&id) else {
-            tracing::error!(queue = id.0, "store.queue_unnamed");
+            tell::queue_unnamed(id.0);
             continue;
         };
         let oldest = MessageId::from_number(row.get(5)?);

@@ -49,7 +49,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -90,6 +90,8 @@ struct Inner {
     /// `None` where it was opened for reading only.
     requests: Option<mpsc::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
+    /// The writer is to be asked for [`Store::room`].
+    short: Arc<AtomicBool>,
     /// Greatest id seen; below zero for none.
     last_id: Arc<AtomicI64>,
     /// Keeps other nodes out.
@@ -112,6 +114,7 @@ impl SqliteStore {
     /// Sets the writer to work.
     fn start(writer: Writer, dir: &Path, lock: File) -> Result<Self, StoreError> {
         let (shared, last_id) = (Arc::clone(&writer.shared), Arc::clone(&writer.last_id));
+        let short = Arc::clone(&writer.short);
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -122,6 +125,7 @@ impl SqliteStore {
             readers: Arc::new(Readers::new(dir.to_owned())),
             requests: Some(requests),
             writer: Some(thread),
+            short,
             last_id,
             _lock: Some(lock),
         })))
@@ -144,6 +148,7 @@ impl SqliteStore {
             readers: Arc::new(Readers::new(dir.to_owned())),
             requests: None,
             writer: None,
+            short: Arc::default(),
             last_id: Arc::new(AtomicI64::new(last_id)),
             _lock: None,
         })))
@@ -260,6 +265,14 @@ impl Store for SqliteStore {
 
     async fn hold_all(&self, hold: bool) -> Result<(), StoreError> {
         self.ask(|reply| Request::Write(Box::new(HoldAll { hold, reply }))).await
+    }
+
+    async fn room(&self) -> u64 {
+        if !self.0.short.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
+        // A writer that does not answer has other news for whoever sends.
+        self.ask(|reply| Request::Room { reply }).await.unwrap_or(u64::MAX)
     }
 
     fn last_id(&self) -> Option<MessageId> {

@@ -5,6 +5,7 @@ use super::codec::{self, row_columns};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::mail::message::MessageHead;
+use crate::observe::store as tell;
 use crate::store::filter::Matcher;
 use crate::store::row::Row;
 use crate::store::shared::Shared;
@@ -48,7 +49,7 @@ pub(super) fn readable<T>(row: Result<T>) -> Result<Option<T>> {
     match row {
         Ok(row) => Ok(Some(row)),
         Err(error) if codec::is_unreadable_row(&error) => {
-            tracing::error!(%error, "store.row_unreadable");
+            tell::row_unreadable(&error);
             Ok(None)
         }
         Err(error) => Err(error),

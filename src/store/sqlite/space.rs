@@ -9,6 +9,9 @@ use std::time::Duration;
 /// How long an answer of the file system is trusted.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Mail is written once to the log and once to the database.
+const COPIES: u64 = 2;
+
 /// Watches one file system.
 #[derive(Debug)]
 pub(super) struct Floor {
@@ -23,30 +26,31 @@ impl Floor {
         Self { min, checked_at: None, free: u64::MAX }
     }
 
-    /// Why this much new mail, in bytes, is not taken now. Asks `probe` at most once a second;
-    /// while that fails, mail is taken (a write would tell soon enough).
-    pub(super) fn refuses(
-        &mut self,
-        mail: u64,
-        now: Timestamp,
-        probe: impl FnOnce() -> io::Result<u64>,
-    ) -> Option<String> {
+    /// Bytes of new mail that leave the floor free. Asks `probe` at most once a second; while that
+    /// fails, there is room (a write would tell soon enough).
+    pub(super) fn room(&mut self, now: Timestamp, probe: impl FnOnce() -> io::Result<u64>) -> u64 {
         // A clock that went back makes `since` zero: compare both ways.
         let stale = self.checked_at.is_none_or(|at| now < at || now.since(at) >= FRESH);
         if stale {
             self.checked_at = Some(now);
             self.free = probe().unwrap_or(u64::MAX);
         }
-        if mail == 0 {
-            return None;
+        self.free.saturating_sub(self.min) / COPIES
+    }
+
+    /// Takes room for this much new mail, or says why there is none. As [`Floor::room`].
+    pub(super) fn take(
+        &mut self,
+        mail: u64,
+        now: Timestamp,
+        probe: impl FnOnce() -> io::Result<u64>,
+    ) -> Result<(), String> {
+        if mail > self.room(now, probe) {
+            return Err(format!("{} MiB free, {} MiB to be kept", self.free >> 20, self.min >> 20));
         }
-        let left = self.free.saturating_sub(needed(mail));
-        let low = left < self.min;
-        if !low {
-            // Counted at once: much mail fits in between two answers.
-            self.free = left;
-        }
-        low.then(|| format!("{} MiB free, {} MiB to be kept", self.free >> 20, self.min >> 20))
+        // Counted at once: much mail fits in between two answers.
+        self.free = self.free.saturating_sub(needed(mail));
+        Ok(())
     }
 }
 
@@ -56,9 +60,9 @@ pub(super) fn free(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Room that mail of so many bytes takes: once in the log, once in the database.
+/// Room that mail of so many bytes takes.
 pub(super) fn needed(mail: u64) -> u64 {
-    mail.saturating_mul(2)
+    mail.saturating_mul(COPIES)
 }
 
 /// Bytes that can be written: free on the disk or in the database, less what the log has still to
@@ -91,13 +95,16 @@ mod tests {
     #[test]
     fn refuses_below_the_floor_and_opens_again() {
         let mut floor = Floor::new(100);
-        assert!(floor.refuses(1, Timestamp(0), || Ok(101)).is_some());
-        assert!(floor.refuses(1, Timestamp(999), || Ok(102)).is_some(), "trusted for a second");
-        assert!(floor.refuses(1, Timestamp(1_000), || Ok(102)).is_none());
-        assert!(floor.refuses(1, Timestamp(1_001), || Ok(102)).is_some(), "taken is counted");
-        assert!(floor.refuses(1, Timestamp(2_000), || Ok(0)).is_some());
-        assert!(floor.refuses(0, Timestamp(2_000), || Ok(0)).is_none(), "outcomes are no mail");
-        assert!(floor.refuses(1, Timestamp(1_500), || Ok(102)).is_none(), "the clock went back");
+        let mut take = |mail, ms, free| floor.take(mail, Timestamp(ms), || Ok(free)).is_ok();
+        assert!(!take(1, 0, 101));
+        assert!(!take(1, 999, 102), "trusted for a second");
+        assert!(take(1, 1_000, 102));
+        assert!(!take(1, 1_001, 102), "what was taken is counted");
+        assert!(take(0, 2_000, 0), "outcomes are no mail");
+        assert!(!take(1, 2_000, 0));
+        assert!(take(1, 1_500, 102), "the clock went back");
+        assert_eq!(floor.room(Timestamp(5_000), || Ok(131)), 15);
+        assert_eq!(floor.room(Timestamp(6_000), || Err(io::ErrorKind::Other.into())) >> 60, 7);
     }
 
     #[test]

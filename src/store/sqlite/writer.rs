@@ -18,13 +18,14 @@ use super::space::{self, Floor};
 use super::write::{Kind, Tx, Write};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
+use crate::observe::store as tell;
 use crate::store::names::Names;
 use crate::store::shared::Shared;
 use crate::store::{Claim, Claimed, Lease, StoreError};
 use rusqlite::{Connection, ErrorCode};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +33,8 @@ use tokio::sync::{mpsc, oneshot};
 const BATCH_MAX: usize = 256;
 /// Bytes of messages in one transaction, about.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// With room for less new mail than this, in bytes, space is short.
+const SHORT: u64 = 64 << 20;
 /// How far the recorded greatest id may lag behind.
 pub(super) const ID_LAG_MAX: Duration = Duration::from_secs(10);
 
@@ -46,6 +49,8 @@ pub(super) enum Request {
         until: Timestamp,
         reply: oneshot::Sender<Result<Vec<Claimed>, StoreError>>,
     },
+    /// Bytes of new mail that fit.
+    Room { reply: oneshot::Sender<Result<u64, StoreError>> },
     /// Anything that changes the database.
     Write(Job),
 }
@@ -59,6 +64,8 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     names: Names,
     floor: Floor,
+    /// Space is so short that each sender is told of it before he sends.
+    pub(super) short: Arc<AtomicBool>,
     /// Greatest id seen; below zero for none.
     pub(super) last_id: Arc<AtomicI64>,
     /// As recorded in the database.
@@ -75,8 +82,8 @@ impl Writer {
         let floor = Floor::new(options.free_space_min);
         let names = Names::default();
         let last_id = Arc::new(AtomicI64::new(-1));
-        let (db, saved_id) = (None, None);
-        let mut writer = Self { dir, options, db, shared, names, floor, last_id, saved_id };
+        let (db, saved_id, short) = (None, None, Arc::default());
+        let mut writer = Self { dir, options, db, shared, names, floor, short, last_id, saved_id };
         writer.reopen()?;
         Ok(writer)
     }
@@ -92,7 +99,7 @@ impl Writer {
         if let (Some(db), Some(id)) = (&self.db, self.last_id())
             && let Err(error) = load::save_last_id(db, id)
         {
-            tracing::warn!(%error, "store.close_failed");
+            tell::failed("close", &error);
         }
     }
 
@@ -104,6 +111,7 @@ impl Writer {
         while let Some(request) = next {
             match request {
                 Request::Claim { claim, until, reply } => self.claim(&claim, until, reply),
+                Request::Room { reply } => _ = reply.send(Ok(self.room())),
                 Request::Write(job) => {
                     bytes += job.weight();
                     jobs.push(job);
@@ -144,6 +152,15 @@ impl Writer {
         }
     }
 
+    /// Bytes of new mail that fit; notes whether that is little.
+    fn room(&mut self) -> u64 {
+        let wanted = self.options.free_space_min.saturating_add(space::needed(SHORT));
+        let probe = || space::probe(&self.dir, self.db.as_ref(), wanted);
+        let room = self.floor.room(self.shared.clock.now(), probe);
+        self.short.store(room < SHORT, Ordering::Relaxed);
+        room
+    }
+
     /// One transaction, or two: when space runs out, the second without new mail, since outcomes
     /// free space.
     fn write(&mut self, mut jobs: Vec<Job>) {
@@ -151,9 +168,10 @@ impl Writer {
         let mail = mail.sum::<usize>() as u64;
         let wanted = self.options.free_space_min.saturating_add(space::needed(mail));
         let probe = || space::probe(&self.dir, self.db.as_ref(), wanted);
-        if let Some(why) = self.floor.refuses(mail, self.shared.clock.now(), probe) {
+        if let Err(why) = self.floor.take(mail, self.shared.clock.now(), probe) {
             jobs = self.refuse_mail(jobs, &StoreError::Full(why));
         }
+        self.room();
         let mut result = self.commit(&mut jobs);
         if let Err(full @ StoreError::Full(_)) = &result {
             jobs = self.refuse_mail(jobs, full);
@@ -203,7 +221,7 @@ impl Writer {
 
     /// Rolls back; closes the database unless the error was harmless to it.
     fn failed(&mut self, error: &rusqlite::Error) {
-        tracing::error!(%error, "store.failed");
+        tell::failed("transaction", &error);
         let harmless = matches!(
             error.sqlite_error_code(),
             Some(

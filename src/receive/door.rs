@@ -1,0 +1,197 @@
+//! Who may come in: places for sessions in all, for one address, and for strangers.
+//!
+//! A stranger is whoever may not relay. He has no business here, but comes: so many at once and so
+//! fast, that he never stands in the way of a web server.
+
+use crate::base::network::Networks;
+use crate::config::ReceiveLimits;
+use crate::policy::site::Rate;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Addresses whose pace is remembered; with more, those that came at ease are forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// The door of a node; all its listeners have the same.
+pub(super) struct Door {
+    sessions: usize,
+    sessions_per_address: usize,
+    strangers: usize,
+    pace: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    inside: Arc<Mutex<Inside>>,
+}
+
+/// Sessions that are open.
+#[derive(Debug, Default)]
+struct Inside {
+    all: usize,
+    strangers: usize,
+    by_address: HashMap<IpAddr, usize>,
+    /// Strangers let in since paces were last forgotten.
+    since_forgotten: usize,
+}
+
+/// A session's place; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// It may send to anyone.
+    pub(super) may_relay: bool,
+    address: IpAddr,
+    inside: Arc<Mutex<Inside>>,
+}
+
+impl Door {
+    pub(super) fn new(limits: &ReceiveLimits) -> Self {
+        Self {
+            sessions: limits.sessions,
+            sessions_per_address: limits.sessions_per_address,
+            strangers: limits.strangers,
+            pace: limits.stranger_rate.and_then(quota).map(RateLimiter::keyed),
+            inside: Arc::default(),
+        }
+    }
+
+    /// A place for a client, or what to say instead.
+    pub(super) fn admit(&self, client: IpAddr, relay: &Networks) -> Result<Place, &'static str> {
+        let may_relay = relay.contains(client);
+        let address = who(client, may_relay);
+        let mut inside = lock(&self.inside);
+        if inside.all >= self.sessions {
+            return Err("421 4.3.2 Too many sessions, try again later\r\n");
+        }
+        if !may_relay {
+            if inside.strangers >= self.strangers {
+                return Err("421 4.3.2 Too many sessions of strangers, try again later\r\n");
+            }
+            if self.is_too_fast(address, &mut inside) {
+                return Err("421 4.7.0 Too many connections from your address, slow down\r\n");
+            }
+        }
+        let of_this = inside.by_address.entry(address).or_default();
+        if *of_this >= self.sessions_per_address {
+            return Err("421 4.7.0 Too many sessions from your address\r\n");
+        }
+        *of_this += 1;
+        inside.all += 1;
+        inside.strangers += usize::from(!may_relay);
+        Ok(Place { may_relay, address, inside: Arc::clone(&self.inside) })
+    }
+
+    fn is_too_fast(&self, address: IpAddr, inside: &mut Inside) -> bool {
+        let Some(pace) = &self.pace else { return false };
+        inside.since_forgotten += 1;
+        if inside.since_forgotten >= REMEMBERED {
+            inside.since_forgotten = 0;
+            pace.retain_recent();
+        }
+        pace.check_key(&address).is_err()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inside = lock(&self.inside);
+        inside.all -= 1;
+        inside.strangers -= usize::from(!self.may_relay);
+        if let Some(count) = inside.by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                inside.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whom a session counts for. A stranger with IPv6 has a network of addresses to come from.
+fn who(client: IpAddr, may_relay: bool) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(v6) if !may_relay => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
+}
+
+fn quota(rate: Rate) -> Option<Quota> {
+    let count = NonZeroU32::new(rate.count)?;
+    Quota::with_period(rate.per / rate.count).map(|quota| quota.allow_burst(count))
+}
+
+/// Nothing in here can be left half done, so a panic elsewhere does not spoil it.
+fn lock(inside: &Mutex<Inside>) -> MutexGuard<'_, Inside> {
+    inside.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn door(limits: ReceiveLimits) -> impl Fn(&str) -> Result<Place, &'static str> {
+        let door = Door::new(&limits);
+        let relay = Networks::new(vec![Networks::parse_one("10.0.0.0/8").unwrap()]);
+        move |client| door.admit(client.parse().unwrap(), &relay)
+    }
+
+    fn wide() -> ReceiveLimits {
+        ReceiveLimits {
+            sessions: 100,
+            sessions_per_address: 100,
+            strangers: 100,
+            ..ReceiveLimits::default()
+        }
+    }
+
+    #[test]
+    fn strangers_leave_room_for_those_who_may_relay() {
+        let admit = door(ReceiveLimits { sessions: 3, strangers: 2, ..wide() });
+        let (one, _two) = (admit("192.0.2.1").unwrap(), admit("192.0.2.2").unwrap());
+        assert!(!one.may_relay);
+        assert!(admit("192.0.2.3").unwrap_err().contains("of strangers"));
+        let server = admit("10.0.0.1").unwrap();
+        assert!(server.may_relay);
+        assert!(admit("10.0.0.2").unwrap_err().starts_with("421 4.3.2 Too many sessions,"));
+        drop(one);
+        let _three = admit("192.0.2.3").unwrap();
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_a_strangers_network_is_one() {
+        let admit = door(ReceiveLimits { sessions_per_address: 1, ..wide() });
+        let first = admit("10.0.0.1").unwrap();
+        assert!(admit("::ffff:10.0.0.1").unwrap_err().contains("from your address"));
+        let _second = admit("10.0.0.2").unwrap();
+        let _third = admit("2001:db8::1").unwrap();
+        assert!(admit("2001:db8::2:3").is_err());
+        let _fourth = admit("2001:db8:0:1::1").unwrap();
+        drop(first);
+        let _again = admit("10.0.0.1").unwrap();
+    }
+
+    #[test]
+    fn strangers_come_at_their_pace_and_others_at_any() {
+        let rate = Some(Rate { count: 3, per: Duration::from_secs(3_600) });
+        let admit = door(ReceiveLimits { stranger_rate: rate, ..wide() });
+        for _ in 0..3 {
+            assert!(admit("192.0.2.1").is_ok());
+        }
+        assert!(admit("192.0.2.1").unwrap_err().contains("slow down"));
+        assert!(admit("192.0.2.2").is_ok());
+        assert!((0..50).all(|_| admit("10.0.0.1").is_ok()));
+    }
+
+    #[test]
+    fn what_is_remembered_of_strangers_is_bounded() {
+        let rate = Some(Rate { count: 1_000, per: Duration::from_millis(1) });
+        let door = Door::new(&ReceiveLimits { stranger_rate: rate, ..wide() });
+        for n in 0..3 * u32::try_from(REMEMBERED).unwrap() {
+            assert!(door.admit(IpAddr::from(n.to_be_bytes()), &Networks::default()).is_ok());
+        }
+        assert!(door.pace.unwrap().len() <= 2 * REMEMBERED);
+        assert!(door.inside.lock().unwrap().by_address.is_empty());
+    }
+}
