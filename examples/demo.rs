@@ -22,6 +22,7 @@ const NEWSLETTERS: usize = 20_000;
 const CLIENTS: usize = 10;
 const DOMAINS: usize = 120;
 const ROUND_TRIP: Duration = Duration::from_millis(20);
+const CONNECTIONS: usize = 20;
 const DIRECT_EVERY: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -57,7 +58,9 @@ fn main() {
 /// Builds the node in the profile of this example; at once done where it is fresh.
 fn build_node() {
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--quiet", "--bin", "bulkhead"]).current_dir(support::project());
+    // With this example, or else it would be built with other features, and so once more.
+    cargo.args(["build", "--quiet", "--bin", "bulkhead", "--example", "demo"]);
+    cargo.current_dir(support::project());
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
@@ -116,7 +119,7 @@ impl World {
     fn start_node(&self) -> Node {
         Setup::with(&self.dns, &self.sink)
             .set("limits", "sessions_per_address", "100")
-            .set("sites.default", "connections", "20")
+            .set("sites.default", "connections", &CONNECTIONS.to_string())
             .set("sites.default", "deliveries_per_connection", "100")
             .set("log", "level", "\"info\"")
             .start()
@@ -196,7 +199,10 @@ impl World {
             quantile(&latency, 0.50),
             quantile(&latency, 0.99)
         );
-        println!("(each batch of replies of a receiver takes {ROUND_TRIP:?})");
+        println!(
+            "(Each batch of replies of a receiver takes {ROUND_TRIP:?}. The last to end is the \
+             largest receiver: it allows {CONNECTIONS} connections.)"
+        );
     }
 }
 

@@ -12,6 +12,8 @@ use std::fmt;
 
 /// Longest command line, with its CRLF. RFC 5321 §4.5.3.1.4 has 512 and extensions add to it.
 pub const COMMAND_MAX: usize = 4_096;
+/// More parameters than a command has.
+const PARAMETERS_MAX: usize = 8;
 /// Longest `ENVID` (RFC 3461 §4.4).
 const ENVID_MAX: usize = 100;
 /// Longest `ORCPT` (RFC 3461 §4.2).
@@ -179,9 +181,8 @@ fn mail(rest: &str) -> Result<Mail, Refusal> {
         ret: None,
         envid: None,
     };
-    for parameter in parameters.split_ascii_whitespace() {
-        let (keyword, value) = split(parameter);
-        match (keyword.to_ascii_uppercase().as_str(), value) {
+    for (keyword, value) in self::parameters(parameters)? {
+        match (keyword.as_str(), value) {
             ("SIZE", Some(value)) => {
                 mail.size = Some(number(value).ok_or_else(|| syntax("SIZE is not a number"))?);
             }
@@ -215,9 +216,8 @@ fn rcpt(rest: &str) -> Result<Recipient, Refusal> {
     let mailbox =
         Mailbox::parse(path).map_err(|error| bad_address(error, EnhancedCode(5, 1, 3)))?;
     let mut recipient = Recipient::new(mailbox);
-    for parameter in parameters.split_ascii_whitespace() {
-        let (keyword, value) = split(parameter);
-        match (keyword.to_ascii_uppercase().as_str(), value) {
+    for (keyword, value) in self::parameters(parameters)? {
+        match (keyword.as_str(), value) {
             ("NOTIFY", Some(value)) => recipient.notify = Some(notify(value)?),
             ("ORCPT", Some(value)) if is_orcpt(value) => recipient.orcpt = Some(value.to_string()),
             ("ORCPT", Some(_)) => {
@@ -237,9 +237,24 @@ fn bad_address(error: AddressError, enhanced: EnhancedCode) -> Refusal {
     Refusal { code: 501, enhanced, text: format!("Bad address: {error}") }
 }
 
-/// `keyword=value`, or a keyword alone.
-fn split(parameter: &str) -> (&str, Option<&str>) {
-    parameter.split_once('=').map_or((parameter, None), |(keyword, value)| (keyword, Some(value)))
+/// Each `keyword=value`, or keyword alone; keywords in upper case. What is given twice could be
+/// understood in two ways.
+fn parameters(text: &str) -> Result<Vec<(String, Option<&str>)>, Refusal> {
+    let mut all: Vec<(String, Option<&str>)> = Vec::new();
+    for parameter in text.split_ascii_whitespace() {
+        let (keyword, value) = match parameter.split_once('=') {
+            Some((keyword, value)) => (keyword.to_ascii_uppercase(), Some(value)),
+            None => (parameter.to_ascii_uppercase(), None),
+        };
+        if all.iter().any(|(known, _)| *known == keyword) {
+            return Err(syntax("A parameter is given twice"));
+        }
+        if all.len() == PARAMETERS_MAX {
+            return Err(unknown_parameter());
+        }
+        all.push((keyword, value));
+    }
+    Ok(all)
 }
 
 /// `NEVER`, or some of `SUCCESS`, `FAILURE`, `DELAY` (RFC 3461 §4.1).
@@ -402,6 +417,9 @@ mod tests {
             "RCPT TO:<a@b.test> NOTIFY=",
             "RCPT TO:<a@b.test> ORCPT=a@b.test",
             "MAIL FROM:<a@b.test> AUTH=<>",
+            "MAIL FROM:<> SIZE=1 size=2",
+            "RCPT TO:<a@b.test> NOTIFY=NEVER NOTIFY=FAILURE",
+            "RCPT TO:<a@b.test> A B C D E F G H I J",
         ] {
             let code = parse(bad.as_bytes()).unwrap_err().code;
             assert!(code == 501 || code == 555, "{bad}: {code}");
