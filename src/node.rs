@@ -23,6 +23,7 @@ use crate::receive::Ingress;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::store::{Handoff, Store};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,8 @@ use tokio::time::timeout;
 const BACKLOG: u32 = 1_024;
 /// Direct messages on their way to the dispatcher; more go by way of the store.
 const HANDOFFS: usize = 1_024;
+/// File descriptors besides sessions and connections: the queue, look-ups, the control socket.
+const OTHER_FILES: usize = 1_000;
 /// News on its way to the dispatcher.
 const EVENTS: usize = 4_096;
 
@@ -45,6 +48,7 @@ const EVENTS: usize = 4_096;
 /// A sentence: why it did not start.
 pub async fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    take_all_files(&config);
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| format!("cannot create {}: {error}", config.data_dir.display()))?;
     // Before the listeners: whoever finds the node listening can ask it things.
@@ -67,6 +71,19 @@ pub async fn run(config: Config) -> Result<(), String> {
             let store = store.map_err(|error| error.to_string())?;
             serve(config, store, clock, listeners, socket).await
         }
+    }
+}
+
+/// Takes as many file descriptors as the system lets us have, and tells where that is too few.
+fn take_all_files(config: &Config) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it fails, what we had before has to do.
+    _ = setrlimit(Resource::Nofile, limit);
+    let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let want = config.limits.sessions + config.delivery.connections + OTHER_FILES;
+    if have < want as u64 {
+        tell::few_files(have, want);
     }
 }
 

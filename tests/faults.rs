@@ -155,6 +155,25 @@ fn replies_without_end_or_sense_are_bounded_and_escaped() {
 }
 
 #[test]
+fn direct_mail_does_not_wait_for_look_ups_that_hang() {
+    let bench = Bench::new();
+    // No answer is given up before this test is.
+    let node = Setup::with(&bench.dns, &bench.sink).set("dns", "timeout", "\"60s\"").start();
+    let domains: Vec<String> = (0..400).map(|n| format!("d{n}.mute.test")).collect();
+    domains.iter().for_each(|domain| _ = bench.dns.answer_for(domain, Answering::Never));
+    let to: Vec<String> = domains.iter().map(|domain| format!("r@{domain}")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let mut client = Client::hello(node.address());
+    assert_eq!(client.mail("a@s.test", &to, &message::newsletter("mute")).code, 250);
+    bench.send(&node, &["r@good.test"], "past");
+    bench.sink.wait_for("past");
+    assert_eq!(node.queue_json()["total"]["ready"], 400);
+    // So many at once ahead of their need, and so many for the newsletter.
+    let asked = domains.iter().filter(|domain| bench.dns.queries(domain) > 0).count();
+    assert!((1..=200).contains(&asked), "{asked} look-ups at once");
+}
+
+#[test]
 fn a_name_server_that_fails_bounces_nothing() {
     for answering in [Answering::Never, Answering::ServFail] {
         let bench = Bench::new();

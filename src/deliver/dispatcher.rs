@@ -1,12 +1,11 @@
 //! The shell around [`Core`]: brings it events, the backlog and the time, and carries out its
 //! commands.
 
-use super::core::{Command, Core, Event, LinkId, Opening};
+use super::core::{Command, Core, Event, LinkId, Opening, Turn};
 use super::shared::Shared;
 use super::worker::{self, Order};
 use crate::base::address::Domain;
 use crate::base::time::Timestamp;
-use crate::mail::message::Lane;
 use crate::net::dns::Resolver;
 use crate::store::{Handoff, Revision, Store};
 use std::collections::HashMap;
@@ -22,24 +21,31 @@ const EVENTS_AT_ONCE: usize = 256;
 const ORDERS: usize = 8;
 /// Settlements without a connection under way at once.
 const GIVING_UP: usize = 8;
-/// Domains asked of DNS at once for bulk mail, and apart from these for direct mail: each question
-/// holds sockets.
-const LOOK_UPS: usize = 128;
+/// Domains asked of DNS at once, in each turn: each question holds sockets.
+const LOOK_UPS: usize = 100;
 
 /// Work without a connection that is bounded in number.
 struct Gates {
     giving_up: Arc<Semaphore>,
-    direct_look_ups: Arc<Semaphore>,
-    bulk_look_ups: Arc<Semaphore>,
+    for_bulk: Arc<Semaphore>,
+    expected: Arc<Semaphore>,
+    for_direct: Arc<Semaphore>,
 }
 
 impl Default for Gates {
     fn default() -> Self {
-        let of = |places| Arc::new(Semaphore::new(places));
-        Self {
-            giving_up: of(GIVING_UP),
-            direct_look_ups: of(LOOK_UPS),
-            bulk_look_ups: of(LOOK_UPS),
+        let [for_bulk, expected, for_direct] = [(); 3].map(|()| Arc::new(Semaphore::new(LOOK_UPS)));
+        let giving_up = Arc::new(Semaphore::new(GIVING_UP));
+        Self { giving_up, for_bulk, expected, for_direct }
+    }
+}
+
+impl Gates {
+    fn look_ups(&self, turn: Turn) -> &Arc<Semaphore> {
+        match turn {
+            Turn::Bulk => &self.for_bulk,
+            Turn::Expected => &self.expected,
+            Turn::Direct => &self.for_direct,
         }
     }
 }
@@ -85,7 +91,7 @@ impl<S: Store> Dispatcher<S> {
             if draining && idle && gates.giving_up.available_permits() == GIVING_UP {
                 return;
             }
-            self.wait(alarm, revision, &mut stop, draining).await;
+            self.wait(alarm, revision, &mut stop, draining, &gates).await;
         }
     }
 
@@ -96,6 +102,7 @@ impl<S: Store> Dispatcher<S> {
         revision: Revision,
         stop: &mut watch::Receiver<bool>,
         draining: bool,
+        gates: &Gates,
     ) {
         let now = self.shared.clock.now();
         let until_alarm = alarm.map_or(Duration::from_secs(60), |at| at.since(now));
@@ -108,7 +115,7 @@ impl<S: Store> Dispatcher<S> {
         tokio::select! {
             Some(handoff) = self.direct.recv() => self.take_direct(handoff),
             Some(event) = self.events.recv() => self.take(event),
-            Some(domain) = self.expected.recv() => self.take(Event::Expected(domain)),
+            Some(domain) = self.expected.recv() => self.expect(domain, gates),
             () = changed => {}
             () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
             _ = stop.changed(), if !draining => {}
@@ -119,7 +126,7 @@ impl<S: Store> Dispatcher<S> {
             } else if let Ok(event) = self.events.try_recv() {
                 self.take(event);
             } else if let Ok(domain) = self.expected.try_recv() {
-                self.take(Event::Expected(domain));
+                self.expect(domain, gates);
             } else {
                 break;
             }
@@ -133,6 +140,13 @@ impl<S: Store> Dispatcher<S> {
     fn take(&self, event: Event) {
         let now = self.shared.clock.now();
         self.core().handle(event, now);
+    }
+
+    /// A look-up ahead of its need is left out while many are under way: whoever needs it asks.
+    fn expect(&self, domain: Domain, gates: &Gates) {
+        if gates.expected.available_permits() > 0 {
+            self.take(Event::Expected(domain));
+        }
     }
 
     /// Direct mail stays in memory while there is room; else it becomes an ordinary due delivery.
@@ -156,13 +170,9 @@ impl<S: Store> Dispatcher<S> {
     ) {
         let shared = Arc::clone(&self.shared);
         match command {
-            Command::Resolve(domain, lane) => {
+            Command::Resolve(domain, turn) => {
                 let resolver = Arc::clone(&self.resolver);
-                let places = match lane {
-                    Lane::Direct => &gates.direct_look_ups,
-                    Lane::Bulk => &gates.bulk_look_ups,
-                };
-                let places = Arc::clone(places);
+                let places = Arc::clone(gates.look_ups(turn));
                 tokio::spawn(async move {
                     let _one_of_few = places.acquire().await;
                     // Boxed: while a hundred thousand wait for a place, they are to be small.

@@ -43,6 +43,12 @@ pub fn accept_failed(listener: &str, error: &std::io::Error) {
     warn!(target: "bulkhead", message = "listener.failed", listener, error = %error);
 }
 
+/// `node.few_files`: with all sessions and connections that the configuration allows, file
+/// descriptors would run out.
+pub fn few_files(have: u64, want: usize) {
+    warn!(target: "bulkhead", message = "node.few_files", have, want);
+}
+
 /// `store.memory`: nothing survives a restart.
 pub fn memory_engine() {
     warn!(

@@ -2,13 +2,12 @@
 //! aged.
 
 use super::queues::{Place, is_direct};
-use super::{Alarm, Command, Core};
+use super::{Alarm, Command, Core, Turn};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::connection::Transaction;
 use crate::deliver::line::Job;
-use crate::mail::message::Lane;
 use crate::policy::site::route::Route;
 use crate::policy::site::{Resolution, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
@@ -28,8 +27,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// What is known of a domain.
 pub(super) struct Entry {
     answer: Answer,
-    /// A question is under way, in this lane's turn.
-    asking: Option<Lane>,
+    /// A question is under way, in this turn.
+    asking: Option<Turn>,
     answered_at: Timestamp,
     failures: u32,
     /// Direct jobs that wait for the first answer.
@@ -50,9 +49,9 @@ enum Answer {
 }
 
 impl Core {
-    /// Asks for the domain's MX unless it is known and fresh. For direct mail also where a question
-    /// of the bulk lane is under way, which may wait behind many others.
-    pub(super) fn look_up(&mut self, domain: Domain, lane: Lane, now: Timestamp) {
+    /// Asks for the domain's MX unless it is known and fresh. Also where a question is under way in
+    /// a turn that comes later, which may wait behind many others.
+    pub(super) fn look_up(&mut self, domain: Domain, turn: Turn, now: Timestamp) {
         let entry = self.domains.entry(domain.clone()).or_insert_with(|| Entry {
             answer: Answer::None,
             asking: None,
@@ -67,10 +66,9 @@ impl Core {
             Answer::Failing(_) => false,
             Answer::At(..) | Answer::Dead(_) => now.since(entry.answered_at) > FRESH,
         };
-        let asked = entry.asking == Some(Lane::Direct) || entry.asking == Some(lane);
-        if stale && !asked {
-            entry.asking = Some(lane);
-            self.commands.push(Command::Resolve(domain, lane));
+        if stale && entry.asking < Some(turn) {
+            entry.asking = Some(turn);
+            self.commands.push(Command::Resolve(domain, turn));
         }
     }
 
@@ -105,7 +103,7 @@ impl Core {
             room: Arc::clone(room),
         };
         for (domain, deliveries) in by_domain {
-            self.look_up(domain.clone(), Lane::Direct, now);
+            self.look_up(domain.clone(), Turn::Direct, now);
             let Some(entry) = self.domains.get_mut(&domain) else { continue };
             match &entry.answer {
                 Answer::None => {
@@ -201,9 +199,9 @@ impl Core {
                 entry.answered_at = now;
             } else {
                 let direct = entry.queues.iter().any(|q| self.queues.get(q).is_some_and(is_direct));
-                let lane = if direct { Lane::Direct } else { Lane::Bulk };
-                entry.asking = Some(lane);
-                self.commands.push(Command::Resolve(domain.clone(), lane));
+                let turn = if direct { Turn::Direct } else { Turn::Bulk };
+                entry.asking = Some(turn);
+                self.commands.push(Command::Resolve(domain.clone(), turn));
             }
         }
     }

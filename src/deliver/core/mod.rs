@@ -63,6 +63,26 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
 
+/// Whose question to DNS it is; a later one comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// A newsletter's.
+    Bulk,
+    /// A recipient was named; of which lane the message is will be seen.
+    Expected,
+    /// A direct message's, which waits for the answer.
+    Direct,
+}
+
+impl From<Lane> for Turn {
+    fn from(lane: Lane) -> Self {
+        match lane {
+            Lane::Direct => Self::Direct,
+            Lane::Bulk => Self::Bulk,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -108,8 +128,8 @@ pub enum Event {
 /// What is to be done.
 #[derive(Debug)]
 pub enum Command {
-    /// Ask DNS, in this lane's turn.
-    Resolve(Domain, Lane),
+    /// Ask DNS, in this turn.
+    Resolve(Domain, Turn),
     /// Open a connection.
     Open(Opening),
     /// Claim these and send them.
@@ -202,7 +222,7 @@ impl Core {
         core.alarm(now.after(SWEEP), Alarm::Sweep);
         for rule in &config.sites.rules {
             if let Ok(domain) = Domain::parse(&rule.name) {
-                core.look_up(domain, Lane::Direct, now);
+                core.look_up(domain, Turn::Direct, now);
             }
         }
         core
@@ -211,7 +231,7 @@ impl Core {
     /// Takes in an event.
     pub fn handle(&mut self, event: Event, now: Timestamp) {
         match event {
-            Event::Expected(domain) => self.look_up(domain, Lane::Direct, now),
+            Event::Expected(domain) => self.look_up(domain, Turn::Expected, now),
             Event::Direct(handoff, room) => self.direct(handoff, &room, now),
             Event::Resolved(domain, resolution) => self.resolved(domain, &resolution, now),
             Event::Opened(link, address) => self.opened(link, address),

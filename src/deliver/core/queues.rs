@@ -82,7 +82,7 @@ impl Core {
             None if total == 0 => return,
             None => {
                 let domain = backlog.key.domain.clone();
-                self.look_up(domain.clone(), backlog.key.lane, now);
+                self.look_up(domain.clone(), backlog.key.lane.into(), now);
                 let place = self.place_of(&domain);
                 if let Some(entry) = self.domains.get_mut(&domain) {
                     entry.queues.insert(id);
@@ -148,15 +148,15 @@ impl Core {
             queue.alarm_at = Some(next);
             self.alarms.insert((next, Alarm::Queue(id)));
         }
-        let (domain, lane) = (queue.backlog.key.domain.clone(), queue.backlog.key.lane);
+        let (domain, turn) = (queue.backlog.key.domain.clone(), queue.backlog.key.lane.into());
         match queue.place.clone() {
             Place::At(site, _) => {
-                self.look_up(domain, lane, now);
+                self.look_up(domain, turn, now);
                 self.stand_in_line(id, now);
                 self.touched.insert(site);
             }
             Place::Dead(verdict) => self.give_up(id, &verdict, now),
-            Place::Unknown(_) => self.look_up(domain, lane, now),
+            Place::Unknown(_) => self.look_up(domain, turn, now),
         }
     }
 

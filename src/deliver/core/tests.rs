@@ -460,21 +460,24 @@ fn a_failing_dns_is_asked_less_and_less_often() {
 fn direct_mail_does_not_wait_behind_the_look_ups_of_bulk_mail() {
     let mut world = World::new(config(4, 1, 100), 1);
     let domain = Domain::parse("a.test").unwrap();
-    let asked = |world: &mut World| -> Vec<Lane> {
+    let asked = |world: &mut World| -> Vec<Turn> {
         let commands = world.core.step(START);
-        let lane = |command| match command {
-            Command::Resolve(_, lane) => Some(lane),
+        let turn = |command| match command {
+            Command::Resolve(_, turn) => Some(turn),
             _ => None,
         };
-        commands.into_iter().filter_map(lane).collect()
+        commands.into_iter().filter_map(turn).collect()
     };
-    world.core.look_up(domain.clone(), Lane::Bulk, START);
-    world.core.look_up(domain.clone(), Lane::Bulk, START);
-    assert_eq!(asked(&mut world), [Lane::Bulk]);
-    world.core.handle(Event::Expected(domain.clone()), START);
-    world.core.handle(Event::Expected(domain.clone()), START);
-    world.core.look_up(domain, Lane::Bulk, START);
-    assert_eq!(asked(&mut world), [Lane::Direct]);
+    let mut ask = |turn| {
+        world.core.look_up(domain.clone(), turn, START);
+        asked(&mut world)
+    };
+    assert_eq!(ask(Turn::Bulk), [Turn::Bulk]);
+    assert_eq!(ask(Turn::Bulk), []);
+    assert_eq!(ask(Turn::Direct), [Turn::Direct]);
+    for turn in [Turn::Direct, Turn::Expected, Turn::Bulk] {
+        assert_eq!(ask(turn), []);
+    }
 }
 
 #[test]
