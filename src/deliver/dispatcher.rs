@@ -115,7 +115,7 @@ impl<S: Store> Dispatcher<S> {
         tokio::select! {
             Some(handoff) = self.direct.recv() => self.take_direct(handoff),
             Some(event) = self.events.recv() => self.take(event),
-            Some(domain) = self.expected.recv() => self.expect(domain, gates),
+            Some(domain) = self.expected.recv() => self.foresee(domain, gates),
             () = changed => {}
             () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
             _ = stop.changed(), if !draining => {}
@@ -126,7 +126,7 @@ impl<S: Store> Dispatcher<S> {
             } else if let Ok(event) = self.events.try_recv() {
                 self.take(event);
             } else if let Ok(domain) = self.expected.try_recv() {
-                self.expect(domain, gates);
+                self.foresee(domain, gates);
             } else {
                 break;
             }
@@ -143,7 +143,7 @@ impl<S: Store> Dispatcher<S> {
     }
 
     /// A look-up ahead of its need is left out while many are under way: whoever needs it asks.
-    fn expect(&self, domain: Domain, gates: &Gates) {
+    fn foresee(&self, domain: Domain, gates: &Gates) {
         if gates.expected.available_permits() > 0 {
             self.take(Event::Expected(domain));
         }
