@@ -28,17 +28,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
-/// A duration as [`duration`] reads it, in the largest unit that keeps it exact.
-#[must_use]
-pub fn write_duration(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let units = [(DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "m"), (SECOND_MS, "s"), (1, "ms")];
-    match units.iter().find(|(unit_ms, _)| ms != 0 && ms % unit_ms == 0) {
-        Some((unit_ms, unit)) => format!("{}{unit}", ms / unit_ms),
-        None => "0s".to_string(),
-    }
-}
-
 /// Parses `1024`, `64 KiB`, `25 MiB`, `2 GiB` into bytes.
 ///
 /// # Errors
@@ -56,16 +45,6 @@ pub fn size(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(unit_bytes).ok_or_else(wrong)
-}
-
-/// A size as [`size`] reads it, in the largest unit that keeps it exact.
-#[must_use]
-pub fn write_size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift) {
-        Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
-        None => format!("{bytes} bytes"),
-    }
 }
 
 /// Parses `100/s`, `6000/min`, `5000/h`, `20000/d`; `none` is no limit.
@@ -152,13 +131,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn what_is_written_is_read(ms in 0u64..10_000_000_000, bytes in 0u64..1 << 50) {
-            let written = write_duration(Duration::from_millis(ms));
-            prop_assert_eq!(duration(&written).map(|d| d.as_millis()), Ok(u128::from(ms)));
-            prop_assert_eq!(size(write_size(bytes).trim_end_matches(" bytes")), Ok(bytes));
-        }
-
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,12}") {
             let _ = (duration(&text), size(&text), rate(&text));

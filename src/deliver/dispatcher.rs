@@ -7,6 +7,7 @@ use super::worker::{self, Order};
 use crate::base::address::Domain;
 use crate::base::time::Timestamp;
 use crate::net::dns::Resolver;
+use crate::observe::delivery as tell;
 use crate::store::{Handoff, Revision, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -203,6 +204,8 @@ impl<S: Store> Dispatcher<S> {
                     shared.settle(&job.transaction, &verdicts, job.receive, None).await;
                 });
             }
+            Command::Unreachable(site, why) => tell::site_unreachable(&site, &why),
+            Command::Recovered(site, after) => tell::site_recovered(&site, after),
             Command::GiveUp(claim, verdict) => {
                 let giving_up = Arc::clone(&gates.giving_up);
                 tokio::spawn(async move {

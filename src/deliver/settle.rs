@@ -5,7 +5,7 @@
 
 use super::connection::Transaction;
 use crate::base::address::Domain;
-use crate::base::id::IdGenerator;
+use crate::base::id::{IdGenerator, MessageId};
 use crate::base::random::Rng;
 use crate::base::time::Timestamp;
 use crate::config::Retry;
@@ -31,6 +31,8 @@ pub struct Rules<'a> {
 pub struct Concluded {
     /// To be recorded.
     pub settlement: Settlement,
+    /// The notifications in it, and what they say.
+    pub reports: Vec<(MessageId, Action)>,
     /// Deliveries that were not tried.
     pub untried: Vec<Lease>,
 }
@@ -58,6 +60,7 @@ pub fn conclude(
     let schedule = schedule(rules.retry, head.origin.lane);
     let mut concluded = Concluded {
         settlement: Settlement { at: now, ..Settlement::default() },
+        reports: Vec::new(),
         untried: Vec::new(),
     };
     let (mut failed, mut delayed, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
@@ -93,6 +96,7 @@ pub fn conclude(
         let report = Report { action, head, original: &transaction.body, recipients };
         let made: Option<NewMessage> =
             dsn::build(&report, rules.hostname, ids.next(now), now, rules.retry.direct.expire);
+        concluded.reports.extend(made.iter().map(|report| (report.id, action)));
         concluded.settlement.notices.extend(made);
     }
     concluded
@@ -185,7 +189,7 @@ pub fn past_its_time(why: &str) -> Verdict {
 mod tests {
     use super::*;
     use crate::base::address::{Mailbox, ReversePath};
-    use crate::base::id::{MessageId, QueueId};
+    use crate::base::id::QueueId;
     use crate::base::random::from_seed;
     use crate::mail::envelope::{Envelope, Notify, Recipient};
     use crate::mail::message::Origin;

@@ -90,6 +90,9 @@ impl<S: Store> Shared<S> {
             return;
         }
         self.record(&concluded.settlement).await;
+        for (report, action) in &concluded.reports {
+            tell::report_made(&transaction.head, &report.to_string(), action.as_str());
+        }
         let over = over.map(|(over, _)| over);
         for settled in &concluded.settlement.outcomes {
             let Some(d) = transaction.deliveries.iter().find(|d| d.lease == settled.lease) else {

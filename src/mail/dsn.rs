@@ -29,6 +29,18 @@ pub enum Action {
     Relayed,
 }
 
+impl Action {
+    /// As RFC 3464 has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
 /// One recipient of a report.
 #[derive(Clone, Debug)]
 pub struct Reported<'a> {
@@ -227,11 +239,7 @@ impl Writer<'_> {
     }
 
     fn recipient(&self, out: &mut String, r: &Reported<'_>) -> std::fmt::Result {
-        let action = match self.report.action {
-            Action::Failed => "failed",
-            Action::Delayed => "delayed",
-            Action::Relayed => "relayed",
-        };
+        let action = self.report.action.as_str();
         if let Some(orcpt) = &r.recipient.orcpt {
             let (kind, address) = orcpt.split_once(';').unwrap_or(("rfc822", orcpt));
             let address = from_xtext(address);

@@ -7,7 +7,7 @@ use crate::mail::message::MessageHead;
 use crate::policy::verdict::Blame;
 use std::net::IpAddr;
 use std::time::Duration;
-use tracing::info;
+use tracing::{info, warn};
 
 /// The connection that an attempt was made over.
 #[derive(Clone, Debug)]
@@ -115,5 +115,10 @@ pub fn report_made(about: &MessageHead, report: &str, kind: &str) {
 
 /// `site.unreachable`: none of its hosts answers.
 pub fn site_unreachable(site: &str, why: &str) {
-    info!(target: "bulkhead", message = "site.unreachable", site, why);
+    warn!(target: "bulkhead", message = "site.unreachable", site, why);
+}
+
+/// `site.recovered`: it takes mail again.
+pub fn site_recovered(site: &str, after: Duration) {
+    info!(target: "bulkhead", message = "site.recovered", site, after_s = after.as_secs());
 }

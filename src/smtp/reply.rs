@@ -47,12 +47,6 @@ impl Reply {
         (200..300).contains(&self.code)
     }
 
-    /// 4xx.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        (400..500).contains(&self.code)
-    }
-
     /// 5xx.
     #[must_use]
     pub fn is_permanent(&self) -> bool {

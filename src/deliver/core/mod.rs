@@ -144,6 +144,10 @@ pub enum Command {
     Conclude(Job, Verdict),
     /// Settle what is due in a queue (or expired) without a connection.
     GiveUp(Claim, Verdict),
+    /// Tell that no host of a site answers, and why.
+    Unreachable(Arc<str>, String),
+    /// Tell that a site takes mail again, after so long.
+    Recovered(Arc<str>, Duration),
 }
 
 /// Everything a new connection needs to know.

@@ -18,8 +18,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a gate is shut after the first failure; doubled with each up to the longest.
-const SHUT: Duration = Duration::from_secs(5);
+/// How long a gate is shut after a failure: this share of the time that the site has failed, within
+/// these bounds. So one that was away for a minute is found again in seconds.
+const SHUT_SHARE: u32 = 8;
+const SHUT_MIN: Duration = Duration::from_secs(5);
 const SHUT_MAX: Duration = Duration::from_secs(300);
 /// No further connection for so long after one was refused while others stand.
 const ENOUGH: Duration = Duration::from_secs(30);
@@ -36,8 +38,8 @@ pub(super) struct Site {
     /// One for each set of addresses; most sites have one.
     pub(super) routes: BTreeMap<Vec<IpAddr>, Lines>,
     pub(super) links: BTreeSet<super::LinkId>,
-    /// Failures in a row without anything delivered.
-    failures: u32,
+    /// Since when no host answers; until something was delivered.
+    failing_since: Option<Timestamp>,
     shut_until: Timestamp,
     /// Beyond those that stand, no new connection before this.
     enough_until: Timestamp,
@@ -126,7 +128,7 @@ impl Core {
                 line,
                 routes: BTreeMap::new(),
                 links: BTreeSet::new(),
-                failures: 0,
+                failing_since: None,
                 shut_until: Timestamp(0),
                 enough_until: Timestamp(0),
                 enough: 0,
@@ -316,7 +318,7 @@ impl Core {
             return false;
         }
         // A site that failed is probed by one connection until something was delivered.
-        let most = if site.failures > 0 { 1 } else { site.limits.connections as usize };
+        let most = if site.failing_since.is_some() { 1 } else { site.limits.connections as usize };
         let bulk = self.count_links(site, |l| l.lane == Lane::Bulk && l.state != LinkState::Idle);
         if lane == Lane::Bulk && bulk >= bulk_connections(&site.limits) {
             return false;
@@ -365,8 +367,11 @@ impl Core {
             (site.enough_until, site.enough) = (now.after(ENOUGH), others);
             site.why = why;
         } else {
-            let pause = SHUT.saturating_mul(1 << site.failures.min(8)).min(SHUT_MAX);
-            site.failures = site.failures.saturating_add(1);
+            let since = *site.failing_since.get_or_insert_with(|| {
+                self.commands.push(Command::Unreachable(Arc::clone(&site.name), why.clone()));
+                now
+            });
+            let pause = (now.since(since) / SHUT_SHARE).clamp(SHUT_MIN, SHUT_MAX);
             site.shut_until = now.after(pause);
             site.why = why;
             let verdict = shut(&site.why);
@@ -383,7 +388,9 @@ impl Core {
             && count > 0
         {
             site.meter.add(u64::from(count), now);
-            site.failures = 0;
+            if let Some(since) = site.failing_since.take() {
+                self.commands.push(Command::Recovered(Arc::clone(&site.name), now.since(since)));
+            }
             if site.enough_until <= now {
                 site.why.clear();
             }
@@ -428,7 +435,7 @@ impl Core {
             {
                 (true, _) => (Gate::Broken, Some(site.shut_until)),
                 (false, true) => (Gate::Throttled, None),
-                (false, false) if site.failures > 0 => (Gate::Broken, None),
+                (false, false) if site.failing_since.is_some() => (Gate::Broken, None),
                 (false, false) => (Gate::Open, None),
             };
             let why = match until {

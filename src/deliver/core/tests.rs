@@ -61,6 +61,7 @@ struct World {
     direct: u64,
     concluded: u64,
     gave_up: u64,
+    told: Vec<&'static str>,
     opened: u64,
     released: usize,
     next_message: i64,
@@ -88,6 +89,7 @@ impl World {
             direct: 0,
             concluded: 0,
             gave_up: 0,
+            told: Vec::new(),
             opened: 0,
             released: 0,
             next_message: 1,
@@ -246,6 +248,8 @@ impl World {
                     self.core.handle(Event::Closed { link, done: 0, trouble: None }, now);
                 }
             }
+            Command::Unreachable(..) => self.told.push("unreachable"),
+            Command::Recovered(..) => self.told.push("recovered"),
             Command::Release(leases) => self.released += leases.len(),
             Command::Conclude(..) => self.concluded += 1,
             Command::GiveUp(claim, _) => {
@@ -314,6 +318,10 @@ impl World {
             let most = limits.connections.saturating_sub(limits.reserved_for_direct).max(1);
             assert!(bulk <= most, "{bulk} connections to {site} have bulk mail");
         }
+    }
+
+    fn next_alarm(&self, of: impl Fn(&Alarm) -> bool) -> Timestamp {
+        self.core.alarms.iter().find(|(_, alarm)| of(alarm)).unwrap().0
     }
 
     /// Moves time to the next alarm.
@@ -412,13 +420,19 @@ fn an_unreachable_site_keeps_its_mail_and_is_probed() {
     let status = world.core.status(world.now);
     assert_eq!((status[0].gate, status[0].connections), (crate::policy::site::Gate::Broken, 0));
     assert!(status[0].why.starts_with("refused"));
-    for _ in 0..20 {
-        world.sleep();
+    let mut pauses = Vec::new();
+    for _ in 0..60 {
+        let next = world.next_alarm(|alarm| matches!(alarm, Alarm::Site(_)));
+        pauses.push(next.since(world.now).as_secs());
+        world.now = next;
         world.settle();
     }
+    let share = |pause: u64, past: u64| pause.abs_diff((past / 8).clamp(5, 300)) <= 2;
+    let grow = (0..60).all(|n| share(pauses[n], pauses[..n].iter().sum()));
+    assert!(grow && pauses[59] == 300, "{pauses:?}");
     world.reachable = true;
     world.run(&mut from_seed(1));
-    assert_eq!(world.waiting(), 0);
+    assert_eq!((world.waiting(), &world.told[..]), (0, &["unreachable", "recovered"][..]));
     assert_eq!(world.core.status(world.now)[0].gate, crate::policy::site::Gate::Open);
 }
 
@@ -448,8 +462,7 @@ fn a_failing_dns_is_asked_less_and_less_often() {
     let mut pauses = Vec::new();
     for _ in 0..6 {
         world.settle();
-        let failing = |alarm: &&(Timestamp, Alarm)| matches!(alarm.1, Alarm::Domain(_));
-        let next = world.core.alarms.iter().find(failing).unwrap().0;
+        let next = world.next_alarm(|alarm| matches!(alarm, Alarm::Domain(_)));
         pauses.push(next.since(world.now).as_secs());
         world.now = next;
     }

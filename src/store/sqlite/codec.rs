@@ -79,10 +79,9 @@ fn notify_from(bits: u8) -> Notify {
 
 fn blame(row: &rusqlite::Row<'_>, column: usize) -> Result<Option<Blame>> {
     let text: Option<String> = row.get(column)?;
-    let all = [Blame::Recipient, Blame::Message, Blame::Site, Blame::Source, Blame::Ourselves];
     match text {
         None => Ok(None),
-        Some(text) => match all.into_iter().find(|blame| blame.as_str() == text) {
+        Some(text) => match Blame::ALL.into_iter().find(|blame| blame.as_str() == text) {
             Some(blame) => Ok(Some(blame)),
             None => Err(unreadable(column, "not a blame")),
         },
