@@ -48,6 +48,7 @@ const EVENTS: usize = 4_096;
 /// A sentence: why it did not start.
 pub async fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    let _ignoring = ignore_signals().map_err(|error| format!("cannot take signals: {error}"))?;
     take_all_files(&config);
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| format!("cannot create {}: {error}", config.data_dir.display()))?;
@@ -138,6 +139,21 @@ async fn serve<S: Store>(
     let clean = timeout(limit, running.stop()).await.is_ok();
     tell::drained(clock.now().since(begun), clean);
     Ok(())
+}
+
+/// Signals that mean something to other daemons are not to end this one.
+fn ignore_signals() -> std::io::Result<JoinSet<()>> {
+    let kinds = [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+    let mut ignoring = JoinSet::new();
+    for (kind, name) in kinds.into_iter().zip(["HUP", "USR1", "USR2"]) {
+        let mut signals = signal(kind)?;
+        ignoring.spawn(async move {
+            while signals.recv().await.is_some() {
+                tell::signal_ignored(name);
+            }
+        });
+    }
+    Ok(ignoring)
 }
 
 fn start<S: Store>(

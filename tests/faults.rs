@@ -204,9 +204,11 @@ fn an_unreachable_receiver_shuts_its_gate_and_opens_it_again() {
         let mut sites = sites.as_array().into_iter().flatten();
         sites.any(|s| s["gate"] == "broken" && s["why"].to_string().contains("connect"))
     });
+    wait_for_log(&node, "site.unreachable site=\"mx.late.test\" why=\"mx.late.test[127.0.0.9:");
     bench.sink.host("127.0.0.9");
     bench.sink.wait_for("late");
     node.wait_until_empty();
+    wait_for_log(&node, "site.recovered site=\"mx.late.test\" after_s=");
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn hard_refusals_are_reported() {
         // It writes the mail down before it refuses the last dot.
         assert!(option == "." || dumped(&dump).is_empty(), "{option}");
         assert_eq!(bench.sink.to("ann@s.test").len(), 1, "one report for one message");
+        assert_eq!(node.log().matches("report.made").count(), 1);
     }
 }
 

@@ -43,6 +43,12 @@ pub fn accept_failed(listener: &str, error: &std::io::Error) {
     warn!(target: "bulkhead", message = "listener.failed", listener, error = %error);
 }
 
+/// `node.signal_ignored`: nothing is done on this signal.
+pub fn signal_ignored(signal: &str) {
+    let note = "the configuration is read at start alone: restart the node to change it";
+    info!(target: "bulkhead", message = "node.signal_ignored", signal, note);
+}
+
 /// `node.few_files`: with all sessions and connections that the configuration allows, file
 /// descriptors would run out.
 pub fn few_files(have: u64, want: usize) {
