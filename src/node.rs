@@ -38,7 +38,7 @@ const BACKLOG: u32 = 1_024;
 /// Direct messages on their way to the dispatcher; more go by way of the store.
 const HANDOFFS: usize = 1_024;
 /// File descriptors besides sessions and connections: the queue, look-ups, the control socket.
-const OTHER_FILES: usize = 1_000;
+const OTHER_FILES: usize = 2_000;
 /// News on its way to the dispatcher.
 const EVENTS: usize = 4_096;
 

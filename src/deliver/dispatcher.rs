@@ -22,8 +22,11 @@ const EVENTS_AT_ONCE: usize = 256;
 const ORDERS: usize = 8;
 /// Settlements without a connection under way at once.
 const GIVING_UP: usize = 8;
-/// Domains asked of DNS at once, in each turn: each question holds sockets.
-const LOOK_UPS: usize = 100;
+/// Domains asked of DNS at once, in each turn: each question holds sockets. Direct mail has so many
+/// that domains whose name servers hang do not hold up the others.
+const LOOK_UPS_FOR_BULK: usize = 100;
+const LOOK_UPS_EXPECTED: usize = 100;
+const LOOK_UPS_FOR_DIRECT: usize = 1_000;
 
 /// Work without a connection that is bounded in number.
 struct Gates {
@@ -35,9 +38,13 @@ struct Gates {
 
 impl Default for Gates {
     fn default() -> Self {
-        let [for_bulk, expected, for_direct] = [(); 3].map(|()| Arc::new(Semaphore::new(LOOK_UPS)));
-        let giving_up = Arc::new(Semaphore::new(GIVING_UP));
-        Self { giving_up, for_bulk, expected, for_direct }
+        let of = |places| Arc::new(Semaphore::new(places));
+        Self {
+            giving_up: of(GIVING_UP),
+            for_bulk: of(LOOK_UPS_FOR_BULK),
+            expected: of(LOOK_UPS_EXPECTED),
+            for_direct: of(LOOK_UPS_FOR_DIRECT),
+        }
     }
 }
 
