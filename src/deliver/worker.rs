@@ -310,9 +310,14 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Gives back what is left. What is still being loaded is released by the loader.
+    /// Gives back what is left. What is not loaded yet is released by the loader.
     async fn end(&mut self) {
-        self.loading = None;
+        if let Some(mut loading) = self.loading.take() {
+            loading.close();
+            while let Some(job) = loading.recv().await {
+                self.put_back(job).await;
+            }
+        }
         while let Some(job) = self.jobs.pop_back() {
             self.put_back(job).await;
         }

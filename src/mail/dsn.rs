@@ -7,7 +7,7 @@
 //!   (RFC 6533).
 //! * No line is longer than 998 bytes but those of the original.
 
-use super::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
+use super::envelope::{Envelope, Notify, Recipient, Ret};
 use super::message::{Lane, MessageHead, NewMessage, Origin};
 use crate::base::address::{Domain, Mailbox, ReversePath};
 use crate::base::id::MessageId;
@@ -84,14 +84,12 @@ pub fn build(
     let to = report.head.envelope.reverse_path.mailbox()?;
     let returned = returned(report);
     let is_utf8 = to.is_utf8()
-        || !returned.is_ascii() && returned_header(returned).iter().any(|b| !b.is_ascii())
+        || report.head.envelope.smtputf8 && !returned.is_ascii()
         || report.recipients.iter().any(|r| r.recipient.mailbox.is_utf8());
     let body = Writer { report, hostname, id, now, is_utf8, to }.write(returned);
     let mut envelope = Envelope::from(ReversePath::Null);
+    // Not declared 8BITMIME, whatever it returns: a host without that is to get it all the same.
     envelope.smtputf8 = is_utf8;
-    if !body.is_ascii() {
-        envelope.body = BodyType::EightBitMime;
-    }
     envelope.recipients = vec![Recipient {
         notify: Some(Notify::default()),
         ..Recipient::new(to.clone().or_at(hostname))
@@ -147,7 +145,7 @@ impl Writer<'_> {
     fn write(&self, returned: &[u8]) -> Vec<u8> {
         let boundary = format!("report-{}", self.id);
         let mut out = String::new();
-        let _ = self.header(&mut out, &boundary);
+        let _ = self.header(&mut out, &boundary, self.is_utf8 || !returned.is_ascii());
         let _ = self.text(&mut out, &boundary);
         let _ = self.status(&mut out, &boundary);
         let whole = returned.len() != returned_header(self.report.original).len();
@@ -168,7 +166,7 @@ impl Writer<'_> {
         bytes
     }
 
-    fn header(&self, out: &mut String, boundary: &str) -> std::fmt::Result {
+    fn header(&self, out: &mut String, boundary: &str, eight_bit: bool) -> std::fmt::Result {
         let subject = match self.report.action {
             Action::Failed => "Undelivered mail returned to sender",
             Action::Delayed => "Delayed mail (still being retried)",
@@ -181,6 +179,10 @@ impl Writer<'_> {
         write!(out, "Message-ID: <{}@{}>\r\n", self.id, self.hostname)?;
         // RFC 3834 §5: no vacation reply to a report.
         write!(out, "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n")?;
+        if eight_bit {
+            // What holds 8-bit parts is 8-bit itself (RFC 2045 §6.4).
+            write!(out, "Content-Transfer-Encoding: 8bit\r\n")?;
+        }
         write!(out, "Content-Type: multipart/report; report-type=delivery-status;\r\n")?;
         write!(out, "\tboundary=\"{boundary}\"\r\n\r\n")
     }
@@ -211,7 +213,10 @@ impl Writer<'_> {
             write!(out, "\r\n  <{}>\r\n", r.recipient.mailbox)?;
             if !r.diagnostic.is_empty() {
                 let said = if r.remote.is_empty() { "" } else { " said" };
-                write!(out, "    {}{said}: {}\r\n", or(r.remote, "reason"), ascii(r.diagnostic))?;
+                let who = ascii(or(r.remote, "reason"));
+                let mut why = ascii(r.diagnostic);
+                why.truncate(DIAGNOSTIC_MAX.saturating_sub(who.len()));
+                write!(out, "    {who}{said}: {why}\r\n")?;
             }
         }
         write!(out, "\r\nQueue id of the message: {}\r\n\r\n", self.report.head.id)
@@ -301,6 +306,7 @@ fn ascii(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::base::id::IdGenerator;
+    use crate::mail::envelope::BodyType;
     use mail_parser::{MessageParser, MimeHeaders};
 
     const ORIGINAL: &[u8] = b"Subject: hello\r\nFrom: shop@example.net\r\n\r\nline\r\n";
@@ -395,10 +401,25 @@ mod tests {
     fn addresses_beyond_ascii_take_the_international_types() {
         let head = head("shop@example.net");
         let made = report(&head, Action::Failed, "jörg@example.com", ORIGINAL).unwrap();
-        assert!(made.envelope.smtputf8 && made.envelope.body == BodyType::EightBitMime);
+        assert!(made.envelope.smtputf8);
         let text = std::str::from_utf8(&made.body).unwrap();
+        let (top, _) = text.split_once("\r\n\r\n").unwrap();
+        assert!(top.contains("\r\nContent-Transfer-Encoding: 8bit\r\n"));
         assert!(text.contains("Content-Type: message/global-delivery-status\r\n"));
         assert!(text.contains("Final-Recipient: utf-8;jörg@example.com\r\n"));
+    }
+
+    #[test]
+    fn what_was_never_declared_goes_back_to_any_host() {
+        let latin = b"Subject: J\xf6rg\r\n\r\n\xe4\r\n";
+        let made = report(&head("shop@example.net"), Action::Failed, "bob@example.com", latin);
+        let made = made.unwrap();
+        assert_eq!((made.envelope.smtputf8, made.envelope.body), (false, BodyType::SevenBit));
+        let contains = |text: &[u8]| memchr::memmem::find(&made.body, text).is_some();
+        assert!(contains(b"Content-Type: message/delivery-status\r\n"));
+        assert!(contains(b"Content-Type: text/rfc822-headers\r\n"));
+        assert!(contains(b"Content-Transfer-Encoding: 8bit\r\n"));
+        assert!(contains(b"Subject: J\xf6rg\r\n"));
     }
 
     #[test]

@@ -51,6 +51,12 @@ impl Recipient {
         Self { mailbox, notify: None, orcpt: None }
     }
 
+    /// True where its address, or the original one, needs SMTPUTF8 (RFC 6531, RFC 6533 §3).
+    #[must_use]
+    pub fn is_utf8(&self) -> bool {
+        self.mailbox.is_utf8() || self.orcpt.as_ref().is_some_and(|orcpt| !orcpt.is_ascii())
+    }
+
     /// True where a failure is to be reported (the default of RFC 3461 §4.1).
     #[must_use]
     pub fn wants_failure(&self) -> bool {

@@ -3,7 +3,6 @@
 
 use crate::base::address::{Domain, Mailbox};
 use crate::base::id::MessageId;
-use crate::base::text::printable;
 use crate::base::time::Timestamp;
 use memchr::{memchr, memmem};
 use std::net::IpAddr;
@@ -154,7 +153,9 @@ pub fn stamped(message: &[u8], scan: &Scan, trace: &Trace<'_>) -> Vec<u8> {
 
 fn put_received(trace: &Trace<'_>, out: &mut Vec<u8>) {
     let tag = if trace.client.is_ipv6() { "IPv6:" } else { "" };
-    let helo = printable(trace.helo.as_bytes(), 255);
+    // Nothing in a name may end it, or begin a comment or the date, for those who read traces.
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:[]".contains(c) { c } else { '?' };
+    let helo: String = trace.helo.chars().map(plain).collect();
     let mut text = format!(
         "Received: from {helo} ([{tag}{}])\r\n\tby {} with {} id {}",
         trace.client, trace.hostname, trace.protocol, trace.id
@@ -179,7 +180,7 @@ mod tests {
         let recipient = recipient.map(|r| Mailbox::parse(r).unwrap());
         let strip: Vec<String> = strip.iter().map(|s| (*s).to_string()).collect();
         let trace = Trace {
-            helo: "web1\u{1b}",
+            helo: "web1(",
             client: "10.0.0.7".parse().unwrap(),
             hostname: &hostname,
             protocol: "ESMTP",
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(
             got,
             format!(
-                "Received: from web1\\x1b ([10.0.0.7])\r\n\tby relay.example with ESMTP id {id}\r\n\
+                "Received: from web1? ([10.0.0.7])\r\n\tby relay.example with ESMTP id {id}\r\n\
                  \tfor <ann@example.com>; Mon, 23 Nov 2026 00:45:28 +0000\r\n\
                  Date: Mon, 23 Nov 2026 00:45:28 +0000\r\nMessage-ID: <{id}@relay.example>\r\n\
                  Subject: x\r\n\r\nbody\r\n"

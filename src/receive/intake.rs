@@ -97,13 +97,14 @@ impl<S: Store> Ingress<S> {
     fn prepare(&self, received: Received, client: IpAddr) -> Result<NewMessage, Refusal> {
         let Received { mut envelope, helo, protocol, body } = received;
         let (config, now) = (&self.config, self.clock.now());
-        let header_len = header::header_len(&body);
-        if header_len > config.limits.header_size {
+        let header = body.get(..header::header_len(&body)).unwrap_or_default();
+        let scan = header::scan(header, &config.lanes.rules.strip);
+        // What begins without a field is all body.
+        let header = if scan.has_fields { header } else { &[] };
+        if header.len() > config.limits.header_size {
             let text = format!("Header section larger than {} bytes", config.limits.header_size);
             return Err(Refusal::new(552, (5, 3, 4), text));
         }
-        let header = body.get(..header_len).unwrap_or_default();
-        let scan = header::scan(header, &config.lanes.rules.strip);
         if scan.hops > config.limits.hops {
             return Err(Refusal::new(554, (5, 4, 6), format!("Too many hops ({})", scan.hops)));
         }

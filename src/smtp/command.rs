@@ -6,7 +6,7 @@
 //! * An address is parsed in one way only (`base::address`); what follows it must be parameters.
 
 use super::reply::EnhancedCode;
-use crate::base::address::{AddressError, Mailbox, PATH_MAX, ReversePath};
+use crate::base::address::{AddressError, Domain, Mailbox, PATH_MAX, ReversePath};
 use crate::mail::envelope::{BodyType, Notify, Recipient, Ret};
 use std::fmt;
 
@@ -316,10 +316,19 @@ fn path<'a>(rest: &'a str, keyword: &str, usage: &str) -> Result<(&'a str, &'a s
         return Err(wrong());
     }
     let path = match path.strip_prefix('@') {
-        Some(route) => route.split_once(':').map(|(_, mailbox)| mailbox).ok_or_else(wrong)?,
+        Some(route) => after_route(route).ok_or_else(wrong)?,
         None => path,
     };
     Ok((path, parameters))
+}
+
+/// The mailbox behind a source route, which is left out (RFC 5321 §4.1.2, appendix C): `route` is
+/// what follows its first `@`.
+fn after_route(route: &str) -> Option<&str> {
+    let (hosts, mailbox) = route.split_once(':')?;
+    let mut hosts = hosts.split(",@");
+    let sound = hosts.all(|host| Domain::parse(host).is_ok()) && !mailbox.is_empty();
+    sound.then_some(mailbox)
 }
 
 /// The `>` that ends a path: not one in a quoted local part.
@@ -418,6 +427,9 @@ mod tests {
             "RCPT TO:<a@b.test> ORCPT=a@b.test",
             "MAIL FROM:<a@b.test> AUTH=<>",
             "MAIL FROM:<> SIZE=1 size=2",
+            "MAIL FROM:<@a.test:>",
+            "RCPT TO:<@junk junk,,,:a@b.test>",
+            "RCPT TO:<@a.test,b.test:a@b.test>",
             "RCPT TO:<a@b.test> NOTIFY=NEVER NOTIFY=FAILURE",
             "RCPT TO:<a@b.test> A B C D E F G H I J",
         ] {

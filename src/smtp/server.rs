@@ -194,7 +194,8 @@ impl Session {
     /// True while the client sends a message.
     #[must_use]
     pub fn is_in_message(&self) -> bool {
-        matches!(self.state, State::Data(_) | State::Chunk { .. }) || self.chunks.is_some()
+        matches!(self.state, State::Data(_) | State::Chunk { .. } | State::Unwanted { .. })
+            || self.chunks.is_some()
     }
 
     /// Bytes of the message so far.
@@ -367,7 +368,7 @@ impl Session {
             Refusal::new(550, (5, 7, 1), format!("Relaying not permitted for {}", self.client))
         } else if envelope.recipients.len() >= self.settings.recipients {
             Refusal::new(452, (4, 5, 3), "Too many recipients")
-        } else if recipient.mailbox.is_utf8() && !envelope.smtputf8 {
+        } else if recipient.is_utf8() && !envelope.smtputf8 {
             Refusal::new(553, (5, 6, 7), "Address is not ASCII; SMTPUTF8 is needed")
         } else {
             let domain = recipient.mailbox.domain().cloned();

@@ -72,6 +72,12 @@ impl Core {
         }
     }
 
+    /// True where DNS answered lately.
+    pub(super) fn is_fresh(&self, domain: &Domain, now: Timestamp) -> bool {
+        let entry = self.domains.get(domain);
+        entry.is_some_and(|entry| now.since(entry.answered_at) <= FRESH)
+    }
+
     /// Puts a direct message on its ways: one job for each site that its recipients are at.
     pub(super) fn direct(
         &mut self,
@@ -109,6 +115,7 @@ impl Core {
                 Answer::None => {
                     entry.jobs.push(job(deliveries));
                 }
+                Answer::Dead(_) if entry.asking.is_some() => entry.jobs.push(job(deliveries)),
                 Answer::Dead(verdict) => {
                     self.commands.push(Command::Conclude(job(deliveries), verdict.clone()));
                 }

@@ -251,6 +251,8 @@ impl Core {
         if self.all_held != backlog.all_held {
             self.all_held = backlog.all_held;
             self.touched.extend(self.sites.keys());
+            // Those without a site are looked at, too.
+            self.redeemed.extend(self.queues.keys());
         }
         for queue in backlog.queues {
             self.queue_changed(queue, now);

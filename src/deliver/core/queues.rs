@@ -109,8 +109,9 @@ impl Core {
     }
 
     fn drop_queue(&mut self, id: QueueId) {
+        let Some(place) = self.queues.get(&id).map(|queue| queue.place.clone()) else { return };
+        self.leave_site(&place, id);
         let Some(queue) = self.queues.remove(&id) else { return };
-        self.leave_site(&queue.place, id);
         if let Some(at) = queue.alarm_at {
             self.alarms.remove(&(at, Alarm::Queue(id)));
         }
@@ -127,6 +128,9 @@ impl Core {
         let place = self.place_of(&domain);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let old = std::mem::replace(&mut queue.place, place.clone());
+        if is_same(&old, &place) {
+            return self.queue_due(id, now);
+        }
         // The old line finds that it is not there any more.
         queue.in_line = false;
         self.leave_site(&old, id);
@@ -155,6 +159,8 @@ impl Core {
                 self.stand_in_line(id, now);
                 self.touched.insert(site);
             }
+            // An answer of hours ago fails no mail: it is asked for again first.
+            Place::Dead(_) if !self.is_fresh(&domain, now) => self.look_up(domain, turn, now),
             Place::Dead(verdict) => self.give_up(id, &verdict, now),
             Place::Unknown(_) => self.look_up(domain, turn, now),
         }
@@ -244,6 +250,14 @@ impl Core {
             Place::Dead(verdict) => verdict.text.clone(),
             Place::At(site, _) => self.why(*site),
         }
+    }
+}
+
+/// True where a queue stands in the same line at both.
+fn is_same(old: &Place, new: &Place) -> bool {
+    match (old, new) {
+        (Place::At(a, was), Place::At(b, is)) => a == b && was.addresses == is.addresses,
+        _ => false,
     }
 }
 

@@ -177,6 +177,8 @@ impl Core {
         if let Some(lines) = site.routes.get_mut(&route.addresses) {
             lines.queues.remove(&queue);
             lines.gathering.remove(&queue);
+            let counted = self.queues.get(&queue).map_or(0, |queue| queue.counted);
+            lines.fresh = lines.fresh.saturating_sub(counted);
             if lines.queues.is_empty() {
                 site.routes.remove(&route.addresses);
             }

@@ -112,7 +112,8 @@ pub(super) fn rcpt(recipient: &Recipient, extensions: &Extensions, out: &mut Vec
                 if words.is_empty() { "NEVER".into() } else { words.join(",") }.as_bytes(),
             );
         }
-        if let Some(orcpt) = &recipient.orcpt {
+        let sayable = |orcpt: &&String| orcpt.is_ascii() || extensions.smtputf8;
+        if let Some(orcpt) = recipient.orcpt.as_ref().filter(sayable) {
             out.extend_from_slice(b" ORCPT=");
             out.extend_from_slice(orcpt.as_bytes());
         }

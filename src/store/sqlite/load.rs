@@ -100,7 +100,12 @@ fn meta(db: &Connection, key: &str) -> Result<Option<i64>> {
 pub(super) fn last_id(db: &Connection) -> Result<Option<MessageId>> {
     let greatest: Option<i64> =
         db.query_row("SELECT max(id) FROM messages", [], |row| row.get(0))?;
-    Ok(greatest.max(meta(db, "last_id")?).and_then(MessageId::from_number))
+    Ok(greatest.and_then(MessageId::from_number).max(recorded_id(db)?))
+}
+
+/// The greatest id on record: what is left when its message is gone.
+pub(super) fn recorded_id(db: &Connection) -> Result<Option<MessageId>> {
+    Ok(meta(db, "last_id")?.and_then(MessageId::from_number))
 }
 
 /// Puts the greatest id on record.

@@ -247,8 +247,8 @@ impl Writer {
         }
         let db = schema::open_writer(&self.dir, self.options.page_size, self.options.wal_pages)?;
         self.names = load::load(&db, &self.shared, &self.names).map_err(|e| store_error(&e))?;
-        self.saved_id = load::last_id(&db).map_err(|e| store_error(&e))?;
-        if let Some(id) = self.saved_id {
+        self.saved_id = load::recorded_id(&db).map_err(|e| store_error(&e))?;
+        if let Some(id) = load::last_id(&db).map_err(|e| store_error(&e))? {
             self.last_id.fetch_max(id.number(), Ordering::Relaxed);
         }
         self.db = Some(db);
