@@ -192,6 +192,36 @@ fn a_name_server_that_fails_bounces_nothing() {
 }
 
 #[test]
+fn what_a_connection_was_to_carry_is_carried_by_another() {
+    let bench = Bench::new();
+    bench.bad.extension("LIMITS MAILMAX=3");
+    let node = bench.start();
+    node.ok(&["queue", "hold", "--all"]);
+    let mut client = Client::hello(node.address());
+    for n in 0..60 {
+        let bulk = message::newsletter(&format!("carried{n}"));
+        assert_eq!(client.mail("a@s.test", &["r@bad.test"], &bulk).code, 250);
+    }
+    node.ok(&["queue", "release", "--all"]);
+    bench.sink.wait_for_count(60);
+    node.wait_until_empty();
+    assert!(bench.bad.counts().sessions >= 20, "three on each");
+}
+
+#[test]
+fn one_message_goes_to_so_many_at_once_in_either_lane() {
+    let bench = Bench::new();
+    let setup = Setup::with(&bench.dns, &bench.sink);
+    let node = setup.set("sites.default", "recipients_per_transaction", "3").start();
+    let to: Vec<String> = (0..8).map(|n| format!("r{n}@bad.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    bench.send(&node, &to, "split");
+    bench.sink.wait_for_count(8);
+    node.wait_until_empty();
+    assert_eq!(bench.bad.count_commands("MAIL"), 3, "{:?}", bench.bad.commands());
+}
+
+#[test]
 fn an_unreachable_receiver_shuts_its_gate_and_opens_it_again() {
     let bench = Bench::new();
     bench.dns.mx("late.test", &[(10, "mx.late.test")]).a("mx.late.test", "127.0.0.9");

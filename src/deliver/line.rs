@@ -38,8 +38,31 @@ impl Job {
         self.transaction.head.origin.lane
     }
 
-    fn serves(&self, address: IpAddr) -> bool {
-        self.route.as_ref().is_some_and(|route| route.serves(address))
+    /// This job, in parts of at most `most` recipients.
+    #[must_use]
+    pub fn split(mut self, most: u32) -> Vec<Self> {
+        let most = most.max(1) as usize;
+        let mut parts = Vec::new();
+        while self.transaction.deliveries.len() > most {
+            let rest = self.transaction.deliveries.split_off(most);
+            let Transaction { head, body, deliveries } = &mut self.transaction;
+            let deliveries = std::mem::replace(deliveries, rest);
+            let (head, body) = (Arc::clone(head), body.clone());
+            parts.push(Self {
+                transaction: Transaction { head, body, deliveries },
+                receive: self.receive,
+                route: self.route.clone(),
+                trusted_until: self.trusted_until,
+                room: Arc::clone(&self.room),
+            });
+        }
+        parts.push(self);
+        parts
+    }
+
+    /// True where it may go over a connection to `address` that takes `room` more recipients.
+    fn fits(&self, address: IpAddr, room: u32) -> bool {
+        self.count() <= room && self.route.as_ref().is_some_and(|route| route.serves(address))
     }
 
     /// Number of recipients.
@@ -96,10 +119,11 @@ impl Line {
         self.lock().direct.push_front(job);
     }
 
-    /// The first direct job that may go over a connection to `address`.
-    pub fn pop(&self, address: IpAddr) -> Option<Job> {
+    /// The first direct job that may go over a connection to `address` that takes `room` more
+    /// recipients.
+    pub fn pop(&self, address: IpAddr, room: u32) -> Option<Job> {
         let mut state = self.lock();
-        let at = state.direct.iter().position(|job| job.serves(address))?;
+        let at = state.direct.iter().position(|job| job.fits(address, room))?;
         state.direct.remove(at)
     }
 
@@ -126,10 +150,11 @@ impl Line {
         self.lock().direct.iter().take(most).filter_map(|job| job.route.clone()).collect()
     }
 
-    /// True where a waiting job may go over a connection to `address`.
+    /// True where a waiting job may go over a connection to `address` that takes `room` more
+    /// recipients.
     #[must_use]
-    pub fn serves(&self, address: IpAddr) -> bool {
-        self.lock().direct.iter().any(|job| job.serves(address))
+    pub fn serves(&self, address: IpAddr, room: u32) -> bool {
+        self.lock().direct.iter().any(|job| job.fits(address, room))
     }
 
     /// How many messages of the lane may begin now, up to `wanted`.

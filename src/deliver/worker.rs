@@ -60,6 +60,7 @@ pub async fn run<S: Store>(
                 connect,
                 jobs: VecDeque::new(),
                 ridden: false,
+                paid: None,
                 loading: None,
                 claimed: 0,
                 used: 0,
@@ -122,6 +123,8 @@ struct Worker<S> {
     jobs: VecDeque<Job>,
     /// The first of them rode with the last dot: it must be the next.
     ridden: bool,
+    /// The pace was used for a message of this lane, which has not gone yet.
+    paid: Option<Lane>,
     loading: Option<mpsc::Receiver<Job>>,
     /// Deliveries that may still come from there.
     claimed: u32,
@@ -185,7 +188,7 @@ impl<S: Store> Worker<S> {
         let is_direct = |job: Option<&Job>| job.is_some_and(|job| job.lane() == Lane::Direct);
         if self.room() > 0
             && !is_direct(self.jobs.get(at))
-            && let Some(job) = self.opening.line.pop(self.hop.address)
+            && let Some(job) = self.opening.line.pop(self.hop.address, self.room())
         {
             self.jobs.insert(at, job);
         }
@@ -254,7 +257,9 @@ impl<S: Store> Worker<S> {
 
     async fn send(&mut self, mut job: Job) {
         if !std::mem::take(&mut self.ridden) {
-            self.pace(job.lane()).await;
+            if self.paid.take() != Some(job.lane()) {
+                self.pace(job.lane()).await;
+            }
             // After the wait for the pace, which may be a long one.
             if self.shared.is_short(job.trusted_until) {
                 job.trusted_until = self.shared.renew(&mut job.transaction).await;
@@ -267,6 +272,9 @@ impl<S: Store> Worker<S> {
         let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
         self.ridden = ridden;
+        if ridden {
+            self.paid = None;
+        }
         let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
         if verdicts.iter().all(|v| v.ruling == Ruling::Untried) {
             return self.put_back(job).await;
@@ -293,11 +301,17 @@ impl<S: Store> Worker<S> {
 
     /// Whether the next job may ride with this one's last dot: its leases last, and the pace lets
     /// it go.
-    fn may_ride(&self) -> bool {
+    fn may_ride(&mut self) -> bool {
         let Some(next) = self.jobs.front() else { return false };
-        !self.quit
-            && !self.shared.is_short(next.trusted_until)
-            && self.opening.line.begin(next.lane(), self.shared.clock.now()).is_ok()
+        let (lane, now) = (next.lane(), self.shared.clock.now());
+        if self.quit || self.shared.is_short(next.trusted_until) {
+            return false;
+        }
+        if self.paid != Some(lane) && self.opening.line.begin(lane, now).is_err() {
+            return false;
+        }
+        self.paid = Some(lane);
+        true
     }
 
     /// A job that was not tried: the connection was gone before it began.

@@ -225,8 +225,12 @@ impl Core {
 
     /// Forgets domains that nothing waits for.
     pub(super) fn sweep_domains(&mut self, now: Timestamp) {
-        self.domains.retain(|_, entry| {
-            !entry.queues.is_empty()
+        // The limits that a rule gives a domain hold for all that are at its site, mail or none.
+        let rules = &self.config.sites.rules;
+        let ruled: HashSet<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+        self.domains.retain(|domain, entry| {
+            ruled.contains(domain.as_str())
+                || !entry.queues.is_empty()
                 || !entry.jobs.is_empty()
                 || entry.asking.is_some()
                 || now.since(entry.answered_at) < FRESH

@@ -132,7 +132,7 @@ impl Core {
         let (Some(address), room) = (link.address, link.room.min(BATCH)) else { return };
         let Some(site) = self.sites.get(&link.site) else { return };
         let was_bulk = link.lane == Lane::Bulk && link.state == LinkState::Busy;
-        if link.state == LinkState::Idle && site.line.serves(address) {
+        if link.state == LinkState::Idle && site.line.serves(address, link.room) {
             self.set_busy(id, Lane::Direct);
             return self.commands.push(Command::Wake(id));
         }

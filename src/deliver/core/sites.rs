@@ -27,6 +27,8 @@ const SHUT_MAX: Duration = Duration::from_secs(300);
 const ENOUGH: Duration = Duration::from_secs(30);
 /// The same where all addresses were at their limit: others may close any moment.
 const CROWDED: Duration = Duration::from_secs(1);
+/// Direct jobs in one line; more would hold the memory that other sites' mail needs.
+const LINE_MAX: usize = 500;
 /// Share of all connections that bulk mail never takes.
 const RESERVED_IN_ALL: usize = 10;
 
@@ -148,13 +150,19 @@ impl Core {
         mut job: Job,
         now: Timestamp,
     ) {
-        let Some(site) = self.sites.get_mut(&id) else { return };
+        let Some(site) = self.sites.get_mut(&id).filter(|site| site.line.len() < LINE_MAX) else {
+            // It lies in the queue, and is claimed when its turn comes.
+            let leases = job.transaction.deliveries.iter().map(|d| d.lease).collect();
+            return self.commands.push(Command::Release(leases));
+        };
         if site.shut_until > now {
             let verdict = shut(&site.why);
             return self.commands.push(Command::Conclude(job, verdict));
         }
         job.route = Some(route);
-        site.line.push(job);
+        let limits = &site.limits;
+        let most = limits.recipients_per_transaction.min(limits.deliveries_per_connection);
+        job.split(most).into_iter().for_each(|job| site.line.push(job));
         self.touched.insert(id);
     }
 

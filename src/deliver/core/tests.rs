@@ -270,7 +270,7 @@ impl World {
         let Some(fake) = self.links.get_mut(&link) else { return };
         let mut done = 0;
         let claimed: u32 = fake.has.iter().map(|(_, n)| n).sum();
-        while fake.room > claimed && fake.line.pop(fake.address).is_some() {
+        while fake.room > claimed && fake.line.pop(fake.address, fake.room).is_some() {
             self.direct += 1;
             fake.room -= 1;
             done += 1;
@@ -452,6 +452,18 @@ fn a_failing_dns_defers_and_a_dead_domain_fails() {
     world.dns = shared_mx;
     world.run(&mut from_seed(1));
     assert_eq!(world.delivered[&QueueId(2)], 10);
+}
+
+#[test]
+fn mail_is_not_failed_on_an_old_answer() {
+    let mut world = World::new(config(4, 1, 100), 1);
+    world.dns = |_| Resolution::NullMx;
+    let later = START.after(Duration::from_secs(3_600));
+    world.enqueue(1, Lane::Bulk, "a.test", 10, later);
+    world.settle();
+    world.dns = shared_mx;
+    world.run(&mut from_seed(1));
+    assert_eq!((world.gave_up, world.delivered[&QueueId(1)]), (0, 10));
 }
 
 #[test]

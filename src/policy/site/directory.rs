@@ -132,9 +132,16 @@ impl Directory {
     }
 
     fn learn(&mut self, id: SiteId, keys: Vec<Key>) {
-        let Some(site) = self.sites.get_mut(&id) else { return };
         for key in keys {
-            if self.by_key.insert(key.clone(), id).is_none() {
+            let before = self.by_key.insert(key.clone(), id);
+            if before == Some(id) {
+                continue;
+            }
+            // A key has one site, and a site its own keys: else a forgotten one would live on.
+            if let Some(site) = before.and_then(|before| self.sites.get_mut(&before)) {
+                site.keys.retain(|known| *known != key);
+            }
+            if let Some(site) = self.sites.get_mut(&id) {
                 site.keys.push(key);
             }
         }
