@@ -13,6 +13,9 @@ use std::time::Duration;
 /// An address that could not be connected to is tried last for so long.
 const DEAD: Duration = Duration::from_secs(60);
 
+/// With more addresses than these, old trouble is forgotten.
+const REMEMBERED: usize = 10_000;
+
 /// The addresses in use or in trouble.
 #[derive(Debug, Default)]
 pub struct Addresses(Mutex<HashMap<IpAddr, Use>>);
@@ -45,8 +48,12 @@ impl Addresses {
 
     /// Notes whether the address could be connected to.
     pub fn answered(&self, address: IpAddr, ok: bool, now: Timestamp) {
-        if let Some(used) = self.lock().get_mut(&address) {
+        let mut all = self.lock();
+        if let Some(used) = all.get_mut(&address) {
             used.dead_until = if ok { Timestamp(0) } else { now.after(DEAD) };
+        }
+        if all.len() > REMEMBERED {
+            all.retain(|_, used| used.open > 0 || used.dead_until > now);
         }
     }
 
@@ -60,11 +67,6 @@ impl Addresses {
         alive
     }
 
-    /// Forgets addresses without connections or trouble.
-    pub fn sweep(&self, now: Timestamp) {
-        self.lock().retain(|_, used| used.open > 0 || used.dead_until > now);
-    }
-
     /// Counters cannot be left half changed, so a panic elsewhere does not spoil them.
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Use>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -73,8 +75,11 @@ impl Addresses {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(used) = self.addresses.lock().get_mut(&self.address) {
-            used.open = used.open.saturating_sub(1);
+        let mut all = self.addresses.lock();
+        let Some(used) = all.get_mut(&self.address) else { return };
+        used.open = used.open.saturating_sub(1);
+        if used.open == 0 && used.dead_until == Timestamp(0) {
+            all.remove(&self.address);
         }
     }
 }
@@ -102,14 +107,14 @@ mod tests {
         let addresses = Arc::new(Addresses::default());
         let hops: Vec<Hop> = [1, 2].map(|n| Hop { host: format!("mx{n}"), address: ip(n) }).into();
         let first = |at| addresses.order(hops.clone(), Timestamp(at))[0].address;
-        let _slot = addresses.take(ip(1), 1);
+        let slot = addresses.take(ip(1), 1);
         addresses.answered(ip(1), false, Timestamp(0));
         assert_eq!(first(59_000), ip(2));
         assert_eq!(first(60_000), ip(1));
         addresses.answered(ip(1), false, Timestamp(60_000));
         addresses.answered(ip(1), true, Timestamp(60_000));
         assert_eq!(first(60_000), ip(1));
-        addresses.sweep(Timestamp(60_000));
-        assert_eq!(addresses.lock().len(), 1);
+        drop(slot);
+        assert_eq!(addresses.lock().len(), 0, "nothing is kept of the sound");
     }
 }

@@ -164,8 +164,8 @@ pub(super) const SITES_DEFAULT: Section = Section {
         key(
             "rate",
             Is("\"none\""),
-            "Deliveries in a window: \"100/s\", \"6000/min\", \"5000/h\", \"20000/d\", or \"none\" \
-             for no limit.",
+            "Messages in a window, one to many recipients counting once: \"100/s\", \"6000/min\", \
+             \"5000/h\", \"20000/d\", or \"none\" for no limit.",
             |c, v| set(&mut c.sites.default.rate, v.parsed("\"100/s\"", unit::rate)),
         ),
     ],
