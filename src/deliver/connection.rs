@@ -10,7 +10,7 @@ use crate::mail::envelope::Recipient;
 use crate::mail::message::MessageHead;
 use crate::net::dial::{Dialer, Stream};
 use crate::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
-use crate::store::Delivery;
+use crate::store::{Delivery, Lease};
 use bytes::Bytes;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -44,6 +44,14 @@ pub struct Transaction {
     pub body: Bytes,
     /// At least one.
     pub deliveries: Vec<Delivery>,
+}
+
+impl Transaction {
+    /// The claims on its deliveries.
+    #[must_use]
+    pub fn leases(&self) -> Vec<Lease> {
+        self.deliveries.iter().map(|d| d.lease).collect()
+    }
 }
 
 /// What came of a transaction.

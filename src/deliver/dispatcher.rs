@@ -163,7 +163,7 @@ impl<S: Store> Dispatcher<S> {
         match Arc::clone(&self.shared.room).try_acquire_many_owned(room) {
             Ok(room) => self.take(Event::Direct(handoff, Arc::new(room))),
             Err(_) => {
-                let leases = handoff.claimed.deliveries.into_iter().map(|d| d.lease).collect();
+                let leases = handoff.claimed.leases();
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move { shared.release(leases).await });
             }

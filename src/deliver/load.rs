@@ -53,7 +53,7 @@ async fn feed<S: Store>(
         }
         let mut rest = send_window(shared, window, bytes, most, jobs).await;
         if !rest.is_empty() {
-            rest.extend(live.flat_map(|c| leases(&c)));
+            rest.extend(live.flat_map(|c| c.leases()));
             return rest;
         }
     }
@@ -68,35 +68,26 @@ async fn send_window<S: Store>(
     jobs: &mpsc::Sender<Job>,
 ) -> Vec<Lease> {
     let Some(room) = shared.room(bytes).await else {
-        return window.iter().flat_map(leases).collect();
+        return window.iter().flat_map(Claimed::leases).collect();
     };
     let mut bodies = shared.bodies(&window.iter().collect::<Vec<_>>()).await;
     let mut unsent = Vec::new();
     for claimed in window {
         // A message without bytes keeps its leases: it is not tried again until they end.
         let Some(body) = bodies.remove(&claimed.head.id) else { continue };
-        let mut deliveries = claimed.deliveries;
-        while !deliveries.is_empty() {
-            let rest = deliveries.split_off(deliveries.len().min(most.max(1) as usize));
-            let job = Job {
-                transaction: Transaction {
-                    head: Arc::clone(&claimed.head),
-                    body: body.clone(),
-                    deliveries: std::mem::replace(&mut deliveries, rest),
-                },
-                receive: None,
-                route: None,
-                trusted_until: claimed.trusted_until,
-                room: Arc::clone(&room),
-            };
+        let Claimed { head, trusted_until, deliveries } = claimed;
+        let whole = Job {
+            transaction: Transaction { head, body, deliveries },
+            receive: None,
+            route: None,
+            trusted_until,
+            room: Arc::clone(&room),
+        };
+        for job in whole.split(most) {
             if let Err(mpsc::error::SendError(job)) = jobs.send(job).await {
-                unsent.extend(job.transaction.deliveries.iter().map(|d| d.lease));
+                unsent.extend(job.transaction.leases());
             }
         }
     }
     unsent
-}
-
-fn leases(claimed: &Claimed) -> Vec<Lease> {
-    claimed.deliveries.iter().map(|d| d.lease).collect()
 }

@@ -215,7 +215,7 @@ impl<S: Store> Shared<S> {
 
     /// Prolongs the leases of a transaction; those that are not ours any more leave it.
     pub async fn renew(&self, transaction: &mut Transaction) -> Timestamp {
-        let leases: Vec<Lease> = transaction.deliveries.iter().map(|d| d.lease).collect();
+        let leases = transaction.leases();
         let until = self.clock.now().after(LEASE);
         let lost = self.store.renew(leases.clone(), LEASE).await.unwrap_or(leases);
         if !lost.is_empty() {

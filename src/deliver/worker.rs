@@ -319,8 +319,7 @@ impl<S: Store> Worker<S> {
         if job.route.is_some() && !self.quit {
             self.opening.line.push_front(job);
         } else {
-            let leases = job.transaction.deliveries.iter().map(|d| d.lease).collect();
-            self.shared.release(leases).await;
+            self.shared.release(job.transaction.leases()).await;
         }
     }
 

@@ -188,9 +188,9 @@ impl Resolver {
         let is_at = |own: &SocketAddr| {
             own.port() == self.port
                 && !own.ip().is_loopback()
-                && host.addresses.iter().any(|address| match own.ip().is_unspecified() {
-                    true => is_of_this_machine(*address),
-                    false => *address == own.ip(),
+                && host.addresses.iter().any(|address| {
+                    *address == own.ip()
+                        || own.ip().is_unspecified() && is_of_this_machine(*address)
                 })
         };
         host.name == self.hostname.as_str() || self.own.iter().any(is_at)

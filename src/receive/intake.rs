@@ -173,8 +173,7 @@ impl<S: Store> Ingress<S> {
             if let Err(unsent) = self.direct.try_send(handoff) {
                 // The dispatcher is busy: the message is an ordinary due delivery of the direct
                 // lane.
-                let leases =
-                    unsent.into_inner().claimed.deliveries.iter().map(|d| d.lease).collect();
+                let leases = unsent.into_inner().claimed.leases();
                 if let Err(error) = self.store.release(leases).await {
                     tell_store::failed("release", &error);
                 }

@@ -232,6 +232,14 @@ pub struct Claimed {
     pub deliveries: Vec<Delivery>,
 }
 
+impl Claimed {
+    /// The claims on its deliveries.
+    #[must_use]
+    pub fn leases(&self) -> Vec<Lease> {
+        self.deliveries.iter().map(|d| d.lease).collect()
+    }
+}
+
 /// One leased delivery.
 #[derive(Clone, Debug)]
 pub struct Delivery {

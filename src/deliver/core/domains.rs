@@ -48,6 +48,13 @@ enum Answer {
     Failing(String),
 }
 
+impl Entry {
+    /// DNS answered lately.
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now.since(self.answered_at) <= FRESH
+    }
+}
+
 impl Core {
     /// Asks for the domain's MX unless it is known and fresh. Also where a question is under way in
     /// a turn that comes later, which may wait behind many others.
@@ -64,7 +71,7 @@ impl Core {
             Answer::None => true,
             // Asked again by its alarm.
             Answer::Failing(_) => false,
-            Answer::At(..) | Answer::Dead(_) => now.since(entry.answered_at) > FRESH,
+            Answer::At(..) | Answer::Dead(_) => !entry.is_fresh(now),
         };
         if stale && entry.asking < Some(turn) {
             entry.asking = Some(turn);
@@ -74,8 +81,7 @@ impl Core {
 
     /// True where DNS answered lately.
     pub(super) fn is_fresh(&self, domain: &Domain, now: Timestamp) -> bool {
-        let entry = self.domains.get(domain);
-        entry.is_some_and(|entry| now.since(entry.answered_at) <= FRESH)
+        self.domains.get(domain).is_some_and(|entry| entry.is_fresh(now))
     }
 
     /// Puts a direct message on its ways: one job for each site that its recipients are at.
@@ -86,12 +92,10 @@ impl Core {
         now: Timestamp,
     ) {
         let Handoff { claimed, body, receive } = handoff;
-        let Claimed { head, deliveries, trusted_until } = claimed;
         if self.draining || self.all_held {
-            let leases = deliveries.into_iter().map(|d| d.lease).collect();
-            self.commands.push(Command::Release(leases));
-            return;
+            return self.commands.push(Command::Release(claimed.leases()));
         }
+        let Claimed { head, deliveries, trusted_until } = claimed;
         let mut by_domain: BTreeMap<Domain, Vec<Delivery>> = BTreeMap::new();
         for delivery in deliveries {
             let domain = delivery.recipient.mailbox.domain().cloned();
@@ -233,7 +237,7 @@ impl Core {
                 || !entry.queues.is_empty()
                 || !entry.jobs.is_empty()
                 || entry.asking.is_some()
-                || now.since(entry.answered_at) < FRESH
+                || entry.is_fresh(now)
         });
     }
 

@@ -193,8 +193,8 @@ pub struct Core {
     touched: HashSet<SiteId>,
     /// Sites that could not open a connection because there are too many in all.
     starved: HashSet<SiteId>,
-    /// Queues whose claims were carried out.
-    redeemed: Vec<QueueId>,
+    /// Queues to be looked at in the next step: their claims were carried out, or a hold has ended.
+    to_recheck: Vec<QueueId>,
     commands: Vec<Command>,
     all_held: bool,
     draining: bool,
@@ -218,7 +218,7 @@ impl Core {
             alarms: BTreeSet::new(),
             touched: HashSet::new(),
             starved: HashSet::new(),
-            redeemed: Vec::new(),
+            to_recheck: Vec::new(),
             commands: Vec::new(),
             all_held: false,
             draining: false,
@@ -252,7 +252,7 @@ impl Core {
             self.all_held = backlog.all_held;
             self.touched.extend(self.sites.keys());
             // Those without a site are looked at, too.
-            self.redeemed.extend(self.queues.keys());
+            self.to_recheck.extend(self.queues.keys());
         }
         for queue in backlog.queues {
             self.queue_changed(queue, now);

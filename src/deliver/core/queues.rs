@@ -199,13 +199,13 @@ impl Core {
                 queue.paused_until = now.after(SHORT_PAUSE);
             }
             // Looked at in the next step, when the backlog knows of the claim too.
-            self.redeemed.push(*id);
+            self.to_recheck.push(*id);
         }
     }
 
-    /// Goes on with the queues whose claims were carried out.
+    /// Goes on with the queues that are to be looked at.
     pub(super) fn recheck(&mut self, now: Timestamp) {
-        for id in std::mem::take(&mut self.redeemed) {
+        for id in std::mem::take(&mut self.to_recheck) {
             let Some(queue) = self.queues.get(&id) else { continue };
             let empty = queue.backlog.waiting() + queue.backlog.leased + queue.backlog.held == 0;
             if empty && queue.promised == 0 {

@@ -152,8 +152,7 @@ impl Core {
     ) {
         let Some(site) = self.sites.get_mut(&id).filter(|site| site.line.len() < LINE_MAX) else {
             // It lies in the queue, and is claimed when its turn comes.
-            let leases = job.transaction.deliveries.iter().map(|d| d.lease).collect();
-            return self.commands.push(Command::Release(leases));
+            return self.commands.push(Command::Release(job.transaction.leases()));
         };
         if site.shut_until > now {
             let verdict = shut(&site.why);

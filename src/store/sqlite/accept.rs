@@ -8,7 +8,7 @@ use crate::mail::message::NewMessage;
 use crate::store::leases::Held;
 use crate::store::row::{Class, Due, Row};
 use crate::store::shared::{Effect, Shared};
-use crate::store::{Accepted, Claimed, Cursor, DeliveryId, Lease, QueueId, QueueKey, StoreError};
+use crate::store::{Accepted, Claimed, Cursor, DeliveryId, QueueId, QueueKey, StoreError};
 use rusqlite::{CachedStatement, Result, params};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -43,8 +43,7 @@ impl Write for Accept {
     fn finish(self: Box<Self>, committed: std::result::Result<(), StoreError>, shared: &Shared) {
         let Err(unheard) = self.reply.send(committed.and(self.result)) else { return };
         if let Ok(Accepted { claimed: Some(claimed) }) = unheard {
-            let leases: Vec<Lease> = claimed.deliveries.iter().map(|d| d.lease).collect();
-            shared.release(&leases);
+            shared.release(&claimed.leases());
         }
     }
 }

@@ -55,7 +55,7 @@ struct Grouped {
 
 impl Grouped {
     fn leases(&self) -> Vec<Lease> {
-        self.groups.iter().flat_map(|group| &group.deliveries).map(|d| d.lease).collect()
+        self.groups.iter().flat_map(Claimed::leases).collect()
     }
 
     /// The head of a message: from what is here, else from the database. `None` where it cannot be

@@ -146,8 +146,7 @@ impl Writer {
             },
         };
         if let Err(Ok(unheard)) = reply.send(result) {
-            let leases: Vec<Lease> =
-                unheard.iter().flat_map(|c| &c.deliveries).map(|d| d.lease).collect();
+            let leases: Vec<Lease> = unheard.iter().flat_map(Claimed::leases).collect();
             self.shared.release(&leases);
         }
     }
