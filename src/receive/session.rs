@@ -84,7 +84,10 @@ impl<S: Store> Shell<'_, S> {
                     if !self.read(&mut buffer).await? {
                         return self.close().await;
                     }
-                    self.session.set_room(self.ingress.store.room().await);
+                    // Only MAIL asks; where space is short the store is asked, too.
+                    if !self.session.is_in_message() {
+                        self.session.set_room(self.ingress.store.room().await);
+                    }
                 }
                 // The dispatcher asks again where it could not be told.
                 Step::Recipient(domain) => _ = self.ingress.expected.try_send(domain),
