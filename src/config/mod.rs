@@ -19,7 +19,7 @@ mod read;
 mod reference;
 mod show;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod unit;
 mod value;
 

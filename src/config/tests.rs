@@ -8,6 +8,12 @@ fn place() -> Place {
     Place { name: "config.toml".into(), dir: "/etc/b".into(), machine: "web1.example.net".into() }
 }
 
+/// The defaults, on a machine called `relay.test`: for the tests of other modules.
+pub(crate) fn defaults() -> Config {
+    let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
+    Config::parse("", &place).unwrap().config
+}
+
 fn read(text: &str) -> Config {
     Config::parse(text, &place()).unwrap_or_else(|errors| panic!("{errors}")).config
 }

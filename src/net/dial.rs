@@ -186,11 +186,10 @@ impl Dialer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Place;
+    use crate::config::tests::defaults;
 
     fn dialer(change: impl FnOnce(&mut Config)) -> Dialer {
-        let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
-        let mut config = Config::parse("", &place).unwrap().config;
+        let mut config = defaults();
         change(&mut config);
         Dialer::new(Arc::new(config)).unwrap()
     }

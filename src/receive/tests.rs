@@ -5,7 +5,8 @@ use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
 use crate::base::network::Networks;
 use crate::base::time::Clock;
-use crate::config::{Config, Place};
+use crate::config::Config;
+use crate::config::tests::defaults;
 use crate::store::memory::MemoryStore;
 use crate::store::{Filter, Handoff, State, Store};
 use std::net::SocketAddr;
@@ -34,8 +35,7 @@ struct Server {
 }
 
 async fn server(change: impl FnOnce(&mut Config)) -> Server {
-    let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
-    let mut config = Config::parse("", &place).unwrap().config;
+    let mut config = defaults();
     change(&mut config);
     let clock = Clock::system();
     let store = MemoryStore::new(clock.clone());

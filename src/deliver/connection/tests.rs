@@ -4,7 +4,8 @@ use super::*;
 use crate::base::address::{Mailbox, ReversePath};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
-use crate::config::{Config, Place};
+use crate::config::Config;
+use crate::config::tests::defaults;
 use crate::mail::envelope::Envelope;
 use crate::mail::message::{Lane, Origin};
 use crate::smtp::reply::REPLY_TEXT_MAX;
@@ -103,8 +104,7 @@ struct Bench {
 
 impl Bench {
     fn new(change: impl FnOnce(&mut Config)) -> Self {
-        let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
-        let mut config = Config::parse("", &place).unwrap().config;
+        let mut config = defaults();
         change(&mut config);
         let socket = TcpSocket::new_v4().unwrap();
         // Little room, so that whoever does not read is noticed.

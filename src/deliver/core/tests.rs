@@ -5,7 +5,7 @@ use super::*;
 use crate::base::address::{Mailbox, ReversePath};
 use crate::base::id::MessageId;
 use crate::base::random::{Rng, from_seed};
-use crate::config::Place;
+use crate::config::tests::defaults;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::{NewMessage, Origin};
 use crate::policy::site::{MxHost, Rate};
@@ -17,8 +17,7 @@ use tokio::sync::Semaphore;
 const START: Timestamp = Timestamp(1_795_394_728_000);
 
 fn config(connections: u32, reserved: u32, worth: u32) -> Config {
-    let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
-    let mut config = Config::parse("", &place).unwrap().config;
+    let mut config = defaults();
     config.sites.default = Limits {
         connections,
         reserved_for_direct: reserved,

@@ -1,7 +1,7 @@
 //! What a real name server's answers come to. The server is that of the black-box tests.
 
 use super::*;
-use crate::config::Place;
+use crate::config::tests::defaults;
 use server::{Answering, Dns};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -18,8 +18,7 @@ fn runtime() -> &'static Runtime {
 }
 
 fn config(servers: SocketAddr) -> Config {
-    let place = Place { name: "test".into(), dir: "/".into(), machine: "relay.test".into() };
-    let mut config = Config::parse("", &place).unwrap().config;
+    let mut config = defaults();
     config.dns.servers = vec![servers];
     config.dns.timeout = Duration::from_millis(200);
     config.delivery.allow_private = true;
