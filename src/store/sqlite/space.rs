@@ -18,23 +18,42 @@ pub(super) struct Floor {
     min: u64,
     checked_at: Option<Timestamp>,
     free: u64,
+    /// Space may have become free since the file system was asked.
+    freed: bool,
 }
 
 impl Floor {
     /// At least `min` bytes are to stay free.
     pub(super) fn new(min: u64) -> Self {
-        Self { min, checked_at: None, free: u64::MAX }
+        Self { min, checked_at: None, free: u64::MAX, freed: false }
     }
 
-    /// Bytes of new mail that leave the floor free. Asks `probe` at most once a second; while that
-    /// fails, there is room (a write would tell soon enough).
-    pub(super) fn room(&mut self, now: Timestamp, probe: impl FnOnce() -> io::Result<u64>) -> u64 {
+    /// Notes that something left the queue: nobody is refused on an answer from before that.
+    pub(super) fn freed(&mut self) {
+        self.freed = true;
+    }
+
+    /// Bytes of new mail that leave the floor free. Asks `probe` at most once a second, and once
+    /// more where `wanted` does not fit but space was freed; while that fails, there is room (a
+    /// write would tell soon enough).
+    pub(super) fn room(
+        &mut self,
+        wanted: u64,
+        now: Timestamp,
+        probe: impl FnOnce() -> io::Result<u64>,
+    ) -> u64 {
         // A clock that went back makes `since` zero: compare both ways.
         let stale = self.checked_at.is_none_or(|at| now < at || now.since(at) >= FRESH);
-        if stale {
+        if stale || (self.freed && wanted > self.left()) {
             self.checked_at = Some(now);
+            self.freed = false;
             self.free = probe().unwrap_or(u64::MAX);
         }
+        self.left()
+    }
+
+    /// By the last answer.
+    fn left(&self) -> u64 {
         self.free.saturating_sub(self.min) / COPIES
     }
 
@@ -45,7 +64,7 @@ impl Floor {
         now: Timestamp,
         probe: impl FnOnce() -> io::Result<u64>,
     ) -> Result<(), String> {
-        if mail > self.room(now, probe) {
+        if mail > self.room(mail, now, probe) {
             return Err(format!("{} MiB free, {} MiB to be kept", self.free >> 20, self.min >> 20));
         }
         // Counted at once: much mail fits in between two answers.
@@ -103,8 +122,18 @@ mod tests {
         assert!(take(0, 2_000, 0), "outcomes are no mail");
         assert!(!take(1, 2_000, 0));
         assert!(take(1, 1_500, 102), "the clock went back");
-        assert_eq!(floor.room(Timestamp(5_000), || Ok(131)), 15);
-        assert_eq!(floor.room(Timestamp(6_000), || Err(io::ErrorKind::Other.into())) >> 60, 7);
+        assert_eq!(floor.room(0, Timestamp(5_000), || Ok(131)), 15);
+        assert_eq!(floor.room(0, Timestamp(6_000), || Err(io::ErrorKind::Other.into())) >> 60, 7);
+    }
+
+    #[test]
+    fn nobody_is_refused_on_an_answer_from_before_space_was_freed() {
+        let mut floor = Floor::new(100);
+        assert_eq!(floor.room(1, Timestamp(0), || Ok(100)), 0);
+        floor.freed();
+        assert_eq!(floor.room(0, Timestamp(1), || unreachable!()), 0, "nothing is wanted");
+        assert!(floor.take(5, Timestamp(1), || Ok(110)).is_ok());
+        assert!(floor.take(5, Timestamp(2), || unreachable!()).is_err(), "asked once");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Writer {
         while let Some(request) = next {
             match request {
                 Request::Claim { claim, until, reply } => self.claim(&claim, until, reply),
-                Request::Room { reply } => _ = reply.send(Ok(self.room())),
+                Request::Room { reply } => _ = reply.send(Ok(self.room(SHORT))),
                 Request::Write(job) => {
                     bytes += job.weight();
                     jobs.push(job);
@@ -151,11 +151,11 @@ impl Writer {
         }
     }
 
-    /// Bytes of new mail that fit; notes whether that is little.
-    fn room(&mut self) -> u64 {
+    /// Bytes of new mail that fit, `least` of them by news of now; notes whether that is little.
+    fn room(&mut self, least: u64) -> u64 {
         let wanted = self.options.free_space_min.saturating_add(space::needed(SHORT));
         let probe = || space::probe(&self.dir, self.db.as_ref(), wanted);
-        let room = self.floor.room(self.shared.clock.now(), probe);
+        let room = self.floor.room(least, self.shared.clock.now(), probe);
         self.short.store(room < SHORT, Ordering::Relaxed);
         room
     }
@@ -170,11 +170,14 @@ impl Writer {
         if let Err(why) = self.floor.take(mail, self.shared.clock.now(), probe) {
             jobs = self.refuse_mail(jobs, &StoreError::Full(why));
         }
-        self.room();
+        self.room(0);
         let mut result = self.commit(&mut jobs);
         if let Err(full @ StoreError::Full(_)) = &result {
             jobs = self.refuse_mail(jobs, full);
             result = self.commit(&mut jobs);
+        }
+        if jobs.iter().any(|job| job.kind() != Kind::Accept) {
+            self.floor.freed();
         }
         for job in jobs {
             job.finish(result.clone(), &self.shared);
