@@ -25,6 +25,7 @@ mod backlog;
 #[cfg(test)]
 mod conformance;
 mod filter;
+mod journal;
 mod leases;
 mod names;
 mod row;

@@ -1,0 +1,163 @@
+//! How a record lies in a segment: framed so that a torn, stale or flipped one is never taken for
+//! whole.
+//!
+//! ```text
+//! magic u32 | kind u8, 3 zeros | length u32 | CRC-32C u32 | payload | zeros up to a multiple of 8
+//! ```
+//! Numbers are little-endian. The checksum covers the frame's place (segment and offset), too: what
+//! an earlier use of the file left behind is not valid in its place, whatever it says.
+//!
+//! # Invariants
+//! * A frame begins at a multiple of 8, so that after damage the next whole one is found.
+
+/// Bytes before the payload.
+pub(super) const HEADER: usize = 16;
+/// Frames begin at multiples of this.
+pub(super) const ALIGN: usize = 8;
+/// `BHJ1`
+const MAGIC: [u8; 4] = *b"BHJ1";
+
+/// Where a frame begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Position {
+    /// The segment's number; grows with each use of a file.
+    pub(crate) segment: u64,
+    /// Bytes from the segment's beginning.
+    pub(crate) offset: u64,
+}
+
+/// A whole frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame<'a> {
+    /// What the payload is.
+    pub(super) kind: u8,
+    pub(super) payload: &'a [u8],
+    /// Bytes that the frame takes, header and padding included.
+    pub(super) len: usize,
+}
+
+/// Bytes that a frame with such a payload takes.
+pub(super) fn len(payload: usize) -> usize {
+    (HEADER + payload).next_multiple_of(ALIGN)
+}
+
+/// Appends a frame that will lie at `at`. The payload comes in parts, so that a message need not be
+/// copied together first.
+pub(super) fn put(out: &mut Vec<u8>, at: Position, kind: u8, payload: &[&[u8]]) {
+    let begin = out.len();
+    let size: usize = payload.iter().map(|part| part.len()).sum();
+    out.reserve(len(size));
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[kind, 0, 0, 0]);
+    out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
+    let head = seed(at, out.get(begin..).unwrap_or_default());
+    let crc = payload.iter().fold(head, |crc, part| crc32c::crc32c_append(crc, part));
+    out.extend_from_slice(&crc.to_le_bytes());
+    payload.iter().for_each(|part| out.extend_from_slice(part));
+    out.resize(begin + len(size), 0);
+}
+
+/// The frame at `at`, of which `bytes` is the beginning. `None` where none is, or not all of it.
+pub(super) fn get(bytes: &[u8], at: Position) -> Option<Frame<'_>> {
+    let (head, rest) = bytes.split_at_checked(HEADER - 4)?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let (magic, head_rest) = head.split_first_chunk::<4>()?;
+    let (kind, size) = head_rest.split_first_chunk::<4>()?;
+    let size = u32::from_le_bytes(size.try_into().ok()?) as usize;
+    let &[kind, 0, 0, 0] = kind else { return None };
+    let payload = rest.get(..size).filter(|_| *magic == MAGIC)?;
+    let whole = crc32c::crc32c_append(seed(at, head), payload) == u32::from_le_bytes(*crc);
+    whole.then_some(Frame { kind, payload, len: len(size) })
+}
+
+/// The bytes that a frame at `at` claims to take, whole or not; at least a header's.
+pub(super) fn claimed(bytes: &[u8]) -> Option<usize> {
+    let size = bytes.get(8..12)?.try_into().ok()?;
+    bytes.starts_with(&MAGIC).then(|| len(u32::from_le_bytes(size) as usize))
+}
+
+/// The place of the next frame's beginning in `bytes`, at a multiple of 8 after `from`: the first
+/// that is whole. `base` is where `bytes` begins.
+pub(super) fn find(bytes: &[u8], base: Position, from: usize) -> Option<usize> {
+    let mut from = from;
+    loop {
+        let found = memchr::memmem::find(bytes.get(from..)?, &MAGIC)? + from;
+        let at = Position { offset: base.offset + found as u64, ..base };
+        if at.offset.is_multiple_of(ALIGN as u64)
+            && bytes.get(found..).and_then(|bytes| get(bytes, at)).is_some()
+        {
+            return Some(found);
+        }
+        from = found + 1;
+    }
+}
+
+fn seed(at: Position, head: &[u8]) -> u32 {
+    let crc = crc32c::crc32c(&at.segment.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, &at.offset.to_le_bytes());
+    crc32c::crc32c_append(crc, head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AT: Position = Position { segment: 3, offset: 4_096 };
+
+    fn framed(payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        put(&mut out, AT, 7, &[payload]);
+        out
+    }
+
+    #[test]
+    fn parts_are_one_payload() {
+        let mut out = Vec::new();
+        put(&mut out, AT, 1, &[b"ab", b"", b"cde"]);
+        let frame = get(&out, AT).unwrap();
+        assert_eq!((frame.kind, frame.payload, frame.len), (1, &b"abcde"[..], 24));
+        assert_eq!((out.len(), claimed(&out)), (24, Some(24)));
+    }
+
+    #[test]
+    fn a_frame_is_valid_in_its_place_alone() {
+        let out = framed(b"payload");
+        assert!(get(&out, AT).is_some());
+        assert!(get(&out, Position { segment: 4, ..AT }).is_none());
+        assert!(get(&out, Position { offset: 4_104, ..AT }).is_none());
+        assert!(get(&[0; 64], AT).is_none() && get(&[], AT).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_cut_or_flipped_is_no_frame(
+            payload in proptest::collection::vec(any::<u8>(), 0..200),
+            place: proptest::sample::Index,
+            bit in 0u8..8,
+        ) {
+            let out = framed(&payload);
+            prop_assert_eq!(get(&out, AT).unwrap().payload, &payload[..]);
+            let whole = HEADER + payload.len();
+            prop_assert!(get(&out[..place.index(whole)], AT).is_none());
+            let mut flipped = out;
+            flipped[place.index(whole)] ^= 1u8 << bit;
+            prop_assert!(get(&flipped, AT).is_none());
+        }
+
+        #[test]
+        fn the_next_whole_frame_is_found(
+            before in proptest::collection::vec(any::<u8>(), 0..100),
+            payload in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut bytes = before.clone();
+            bytes.extend_from_slice(&MAGIC);
+            bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+            let found = bytes.len();
+            let at = Position { offset: AT.offset + found as u64, ..AT };
+            put(&mut bytes, at, 1, &[&payload]);
+            prop_assert_eq!(find(&bytes, AT, 0), Some(found));
+            prop_assert_eq!(find(&bytes, AT, found + 1), None);
+        }
+    }
+}

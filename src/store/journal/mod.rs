@@ -1,0 +1,6 @@
+//! The journal: what was promised, in the order in which it was.
+
+mod files;
+mod frame;
+mod record;
+mod scan;

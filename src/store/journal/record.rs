@@ -1,0 +1,194 @@
+//! What the journal says: a record alone holds all that is needed to rebuild its rows.
+//!
+//! A message is written as its head, by postcard, and its bytes as they are; so these can be read
+//! by position alone.
+
+use crate::base::address::{AddressError, Mailbox, ReversePath};
+use crate::base::id::MessageId;
+use crate::base::time::Timestamp;
+use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
+use crate::mail::message::{Lane, NewMessage, Origin};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// Why bytes that were whole are no record of a kind that this build knows.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// Another build wrote it, or we are wrong.
+    #[error("not a record of this version: {0}")]
+    Codec(#[from] postcard::Error),
+    /// An address that we would not have written.
+    #[error("not an address: {0}")]
+    Address(#[from] AddressError),
+    /// A value that we would not have written.
+    #[error("not a value of {0}")]
+    Value(&'static str),
+}
+
+/// A message's record without its bytes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head<'a> {
+    id: i64,
+    accepted_at: i64,
+    due_at: i64,
+    expires_at: i64,
+    lane: Lane,
+    #[serde(borrow)]
+    reason: Cow<'a, str>,
+    tenant: Cow<'a, str>,
+    campaign: Cow<'a, str>,
+    client: Cow<'a, str>,
+    reverse_path: Cow<'a, str>,
+    eight_bit: bool,
+    smtputf8: bool,
+    ret_full: Option<bool>,
+    envid: Option<Cow<'a, str>>,
+    recipients: Vec<To<'a>>,
+}
+
+/// One recipient.
+#[derive(Debug, Serialize, Deserialize)]
+struct To<'a> {
+    #[serde(borrow)]
+    mailbox: Cow<'a, str>,
+    /// 1 SUCCESS, 2 FAILURE, 4 DELAY.
+    notify: Option<u8>,
+    orcpt: Option<Cow<'a, str>>,
+}
+
+/// The head of a message's record; its bytes follow.
+pub(super) fn write_head(message: &NewMessage) -> Result<Vec<u8>, Unreadable> {
+    let envelope = &message.envelope;
+    let to = |recipient: &'_ Recipient| To {
+        mailbox: Cow::Owned(recipient.mailbox.as_str().to_owned()),
+        notify: recipient.notify.map(notify_bits),
+        orcpt: recipient.orcpt.clone().map(Cow::Owned),
+    };
+    let head = Head {
+        id: message.id.number(),
+        accepted_at: message.accepted_at.0,
+        due_at: message.due_at.0,
+        expires_at: message.expires_at.0,
+        lane: message.origin.lane,
+        reason: Cow::Borrowed(&message.origin.reason),
+        tenant: Cow::Borrowed(&message.origin.tenant),
+        campaign: Cow::Borrowed(&message.origin.campaign),
+        client: Cow::Borrowed(&message.origin.client),
+        reverse_path: Cow::Borrowed(envelope.reverse_path.as_str()),
+        eight_bit: envelope.body == BodyType::EightBitMime,
+        smtputf8: envelope.smtputf8,
+        ret_full: envelope.ret.map(|ret| ret == Ret::Full),
+        envid: envelope.envid.as_deref().map(Cow::Borrowed),
+        recipients: envelope.recipients.iter().map(to).collect(),
+    };
+    Ok(postcard::to_allocvec(&head)?)
+}
+
+/// A message from its record, and how many of the bytes are its head.
+pub(super) fn read_message(payload: &Bytes) -> Result<(NewMessage, usize), Unreadable> {
+    let (head, body): (Head<'_>, &[u8]) = postcard::take_from_bytes(payload)?;
+    let head_len = payload.len() - body.len();
+    let mut envelope = Envelope::from(ReversePath::parse(&head.reverse_path)?);
+    envelope.body = if head.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
+    envelope.smtputf8 = head.smtputf8;
+    envelope.ret = head.ret_full.map(|full| if full { Ret::Full } else { Ret::Headers });
+    envelope.envid = head.envid.map(Cow::into_owned);
+    for to in head.recipients {
+        envelope.recipients.push(Recipient {
+            mailbox: Mailbox::parse(&to.mailbox)?,
+            notify: to.notify.map(notify_from),
+            orcpt: to.orcpt.map(Cow::into_owned),
+        });
+    }
+    let message = NewMessage {
+        id: MessageId::from_number(head.id).ok_or(Unreadable::Value("a message id"))?,
+        accepted_at: Timestamp(head.accepted_at),
+        due_at: Timestamp(head.due_at),
+        expires_at: Timestamp(head.expires_at),
+        origin: Origin {
+            lane: head.lane,
+            reason: head.reason.into_owned(),
+            tenant: head.tenant.into_owned(),
+            campaign: head.campaign.into_owned(),
+            client: head.client.into_owned(),
+        },
+        envelope,
+        body: payload.slice(head_len..),
+    };
+    Ok((message, head_len))
+}
+
+fn notify_bits(notify: Notify) -> u8 {
+    u8::from(notify.success) | u8::from(notify.failure) << 1 | u8::from(notify.delay) << 2
+}
+
+fn notify_from(bits: u8) -> Notify {
+    Notify { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(
+        reason: String,
+        recipients: &[(u8, Option<u8>, Option<String>)],
+        body: Vec<u8>,
+    ) -> NewMessage {
+        let mut envelope = Envelope::from(ReversePath::parse("Ann@s.test").unwrap());
+        (envelope.body, envelope.ret) = (BodyType::EightBitMime, Some(Ret::Headers));
+        envelope.envid = Some("QQ+2B1".into());
+        envelope.recipients = recipients
+            .iter()
+            .map(|(n, notify, orcpt)| Recipient {
+                mailbox: Mailbox::parse(&format!("r{n}@D{n}.test")).unwrap(),
+                notify: notify.map(notify_from),
+                orcpt: orcpt.clone(),
+            })
+            .collect();
+        NewMessage {
+            id: MessageId::from_number(77).unwrap(),
+            accepted_at: Timestamp(5),
+            due_at: Timestamp(6),
+            expires_at: Timestamp(-7),
+            origin: Origin {
+                lane: Lane::Bulk,
+                reason,
+                tenant: "t".into(),
+                campaign: String::new(),
+                client: "192.0.2.1".into(),
+            },
+            envelope,
+            body: body.into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_is_read_as_it_was_written(
+            reason in "\\PC{0,20}",
+            recipients in proptest::collection::vec(
+                (any::<u8>(), proptest::option::of(0u8..8), proptest::option::of("rfc822;[a-z]{1,9}")),
+                1..6,
+            ),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let written = message(reason, &recipients, body);
+            let mut payload = write_head(&written).unwrap();
+            let head_len = payload.len();
+            payload.extend_from_slice(&written.body);
+            let (read, len) = read_message(&payload.into()).unwrap();
+            prop_assert_eq!(len, head_len);
+            prop_assert_eq!(format!("{read:?}"), format!("{written:?}"));
+        }
+
+        #[test]
+        fn other_bytes_are_refused_without_harm(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            _ = read_message(&bytes.into());
+        }
+    }
+}
