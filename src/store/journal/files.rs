@@ -1,50 +1,46 @@
-//! The journal's files: appended to and synced by one writer, read by position by others, used
-//! again when nothing in them lives.
+//! The journal's files, a ring: appended to at one end, given up at the other.
 //!
 //! # Invariants
 //! * What [`Log::write`] returned `Ok` for is on disk. After a failure the file is never written or
 //!   synced again: a new segment says where the synced part of it ended.
-//! * A file is renamed to its new number before anything is written to it: no number has two
-//!   contents.
-//! * A segment is as long as was asked for from its first byte on, so that a sync of records needs
-//!   no metadata.
+//! * Segments are given up oldest first. So whatever is in the journal, what it says of it later
+//!   is in it, too: a rebuild never brings back what was settled.
+//! * A file has its new name before anything is written to it: no name has two contents.
+//! * A segment is as long as it will be from the first, so that a sync of records writes no
+//!   metadata.
 
+use super::disk::{Disk, DiskFile};
 use super::frame::{self, Position};
 use super::scan;
-use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of an ordinary segment.
-pub(super) const SEGMENT: u64 = 64 << 20;
-/// Bytes of a segment's first frame.
-const BEGIN: u64 = 32;
 /// Files kept to be used again.
 const SPARE_MAX: usize = 4;
 
 /// The files.
 #[derive(Debug)]
-pub(super) struct Log {
-    dir: PathBuf,
+pub(super) struct Log<D: Disk> {
+    disk: D,
     segment_size: u64,
-    current: Segment,
+    current: Segment<D>,
     /// Where the synced part ends.
     end: Position,
     /// Where that of the segment before ends that has one.
     last: Position,
-    sealed: BTreeMap<u64, Segment>,
-    spare: Vec<Segment>,
+    sealed: BTreeMap<u64, Segment<D>>,
+    /// Names of files to be used again.
+    spare: Vec<String>,
+    next_spare: u64,
 }
 
 /// One file.
-#[derive(Clone, Debug)]
-struct Segment {
+#[derive(Debug)]
+struct Segment<D: Disk> {
     number: u64,
-    file: Arc<File>,
+    file: Arc<D::File>,
     size: u64,
 }
 
@@ -60,32 +56,39 @@ impl Batch {
     pub(super) fn push(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
         let offset = self.begin.offset + self.bytes.len() as u64;
         let at = Position { offset, ..self.begin };
-        frame::put(&mut self.bytes, at, kind, payload);
+        frame::put(&mut self.bytes, at, self.begin.offset, kind, payload);
         at
     }
 }
 
-impl Log {
-    /// Goes on after `last`, the place where what is to be kept ends, in a new segment.
-    pub(super) fn open(dir: &Path, last: Position, segment_size: u64) -> io::Result<Self> {
+impl<D: Disk> Log<D> {
+    /// Goes on in a new segment after what [`read`] told of.
+    pub(super) fn open(disk: D, told: &Told, segment_size: u64) -> io::Result<Self> {
         let mut sealed = BTreeMap::new();
-        for number in numbers(dir)? {
-            let file = OpenOptions::new().read(true).write(true).open(path(dir, number))?;
-            let size = file.metadata()?.len();
-            sealed.insert(number, Segment { number, file: Arc::new(file), size });
+        for number in numbers(&disk)? {
+            let file = disk.open(&name(number))?;
+            let size = file.size()?;
+            sealed.insert(number, Segment { number, file, size });
         }
+        let last = told.last;
+        if let Some(segment) = sealed.get(&last.segment) {
+            secure(&*segment.file, told.unsure..last.offset)?;
+        }
+        let is_spare = |name: &String| name.ends_with(SPARE);
+        let spare: Vec<String> = disk.names()?.into_iter().filter(is_spare).collect();
         let number = sealed.last_key_value().map_or(1, |(number, _)| number + 1);
-        let current = create(dir, number, segment_size)?;
+        let next_spare = number;
+        let file = disk.create(&name(number), segment_size)?;
+        let current = Segment { number, file, size: segment_size };
         let end = Position { segment: number, offset: 0 };
-        let (dir, spare) = (dir.to_owned(), Vec::new());
-        let mut log = Self { dir, segment_size, current, end, last, sealed, spare };
+        let mut log = Self { disk, segment_size, current, end, last, sealed, spare, next_spare };
         log.begin()?;
         Ok(log)
     }
 
     /// A batch of records that take so many bytes, as [`frame::len`] counts them.
     pub(super) fn batch(&mut self, len: u64) -> io::Result<Batch> {
-        if self.current.size - self.end.offset < len {
+        if self.end.offset == 0 || self.current.size.saturating_sub(self.end.offset) < len {
             self.roll(len)?;
         }
         let bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
@@ -95,16 +98,15 @@ impl Log {
     /// Writes a batch and syncs it.
     pub(super) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let file = &self.current.file;
-        let written = file.write_all_at(&batch.bytes, batch.begin.offset);
-        match written.and_then(|()| file.sync_data()) {
+        let written = file.write_at(&batch.bytes, batch.begin.offset);
+        match written.and_then(|()| file.sync()) {
             Ok(()) => {
                 self.end.offset = batch.begin.offset + batch.bytes.len() as u64;
                 Ok(())
             }
             Err(error) => {
-                // Nothing is known of the file's pages any more. Where no new one can be made
-                // either, the next batch tries again.
-                self.current.size = self.end.offset;
+                // Nothing is known of its pages any more: the next batch goes elsewhere.
+                self.current.size = 0;
                 Err(error)
             }
         }
@@ -115,46 +117,59 @@ impl Log {
         self.end
     }
 
+    /// The oldest segment and its size, unless it is the one that is written to.
+    pub(super) fn oldest(&self) -> Option<(u64, u64)> {
+        self.sealed.first_key_value().map(|(number, segment)| (*number, segment.size))
+    }
+
     /// The file that a record lies in, to be read without the log.
-    pub(super) fn file(&self, segment: u64) -> Option<Arc<File>> {
-        let sealed = || self.sealed.get(&segment).map(|sealed| &sealed.file);
-        let file = (self.current.number == segment).then_some(&self.current.file).or_else(sealed);
-        file.cloned()
-    }
-
-    /// Gives up a segment in which nothing lives: it is used again, or removed.
-    pub(super) fn retire(&mut self, number: u64) -> io::Result<()> {
-        let Some(segment) = self.sealed.remove(&number) else { return Ok(()) };
-        if self.spare.len() < SPARE_MAX && segment.size == self.segment_size {
-            self.spare.push(segment);
-            return Ok(());
+    pub(super) fn file(&self, segment: u64) -> Option<Arc<D::File>> {
+        if self.current.number == segment {
+            return Some(Arc::clone(&self.current.file));
         }
-        std::fs::remove_file(path(&self.dir, number))
+        self.sealed.get(&segment).map(|sealed| Arc::clone(&sealed.file))
     }
 
-    /// Bytes of all files.
-    pub(super) fn size(&self) -> u64 {
-        let others = self.sealed.values().chain(&self.spare).map(|segment| segment.size);
-        self.current.size + others.sum::<u64>()
+    /// Gives up the oldest segment: nothing in it is needed any more.
+    pub(super) fn retire_oldest(&mut self) -> io::Result<()> {
+        let Some((number, segment)) = self.sealed.pop_first() else { return Ok(()) };
+        let used = segment.size == self.segment_size && self.spare.len() < SPARE_MAX;
+        let spare = format!("{:016x}{SPARE}", self.next_spare);
+        let done = match used {
+            true => self.disk.rename(&name(number), &spare),
+            false => self.disk.remove(&name(number)),
+        };
+        match done {
+            Ok(()) if used => {
+                self.next_spare += 1;
+                self.spare.push(spare);
+            }
+            Ok(()) => {}
+            Err(_) => _ = self.sealed.insert(number, segment),
+        }
+        done
     }
 
     /// Goes on in a new segment, which takes at least one batch of `len` bytes.
     fn roll(&mut self, len: u64) -> io::Result<()> {
         let number = self.current.number + 1;
-        let size = (len + BEGIN).max(self.segment_size);
-        let next = match self.spare.pop() {
-            Some(spare) if size == self.segment_size => reuse(&self.dir, spare, number)?,
-            spare => {
-                self.spare.extend(spare);
-                create(&self.dir, number, size)?
+        let size = (len + scan::BEGIN_LEN).max(self.segment_size);
+        let file = match self.spare.last() {
+            Some(spare) if size == self.segment_size => {
+                self.disk.rename(spare, &name(number))?;
+                self.spare.pop();
+                self.disk.open(&name(number))?
             }
+            _ => self.disk.create(&name(number), size)?,
         };
-        let previous = std::mem::replace(&mut self.current, next);
-        self.sealed.insert(previous.number, previous);
+        let next = Segment { number, file, size };
+        let mut previous = std::mem::replace(&mut self.current, next);
         // A segment whose first frame could not be written is as if it had not been.
         if self.end.offset > 0 {
             self.last = self.end;
         }
+        previous.size = previous.file.size()?;
+        self.sealed.insert(previous.number, previous);
         self.end = Position { segment: number, offset: 0 };
         self.begin()
     }
@@ -167,44 +182,191 @@ impl Log {
     }
 }
 
-/// Numbers of the segments in a folder, in order.
-pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".log"));
-        numbers.extend(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
-    }
+/// How files that can be used again are named.
+const SPARE: &str = ".spare";
+
+/// Makes sure that what was read is on the disk: a process that died may have written it and never
+/// synced it, or in vain. Only pages that are written anew are looked at by a sync.
+fn secure(file: &impl DiskFile, range: Range<u64>) -> io::Result<()> {
+    let len = range.end.saturating_sub(range.start);
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(&mut bytes, range.start)?;
+    file.write_at(&bytes, range.start)?;
+    file.sync()
+}
+
+/// Numbers of the segments, in order.
+fn numbers(disk: &impl Disk) -> io::Result<Vec<u64>> {
+    let number = |name: &String| u64::from_str_radix(name.strip_suffix(".log")?, 16).ok();
+    let mut numbers: Vec<u64> = disk.names()?.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
 
 /// A segment's file.
-pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:016x}.log"))
+fn name(number: u64) -> String {
+    format!("{number:016x}.log")
 }
 
-fn create(dir: &Path, number: u64, size: u64) -> io::Result<Segment> {
-    let mut options = OpenOptions::new();
-    // One that is there was made before a crash, and nothing was written to it.
-    let file = options.read(true).write(true).create(true).truncate(true).open(path(dir, number))?;
-    match fallocate(&file, FallocateFlags::empty(), 0, size) {
-        Ok(()) => {}
-        // Not every file system can; the file then grows as it is written.
-        Err(rustix::io::Errno::OPNOTSUPP) => {}
-        Err(error) => return Err(error.into()),
+/// What a journal says.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Where what is to be kept ends: for [`Log::open`].
+    pub(super) last: Position,
+    /// From this offset on, it is not known whether what was read is on the disk.
+    unsure: u64,
+    /// Places where a record was, and how many bytes of it.
+    pub(super) damage: Vec<(Position, u64)>,
+}
+
+/// Reads all records from `from` on, in order; one segment is in memory at a time.
+pub(super) fn read(
+    disk: &impl Disk,
+    from: Position,
+    mut record: impl FnMut(Position, u8, &[u8]),
+) -> io::Result<Told> {
+    let numbers = numbers(disk)?;
+    let mut begins = Vec::new();
+    for number in &numbers {
+        let file = disk.open(&name(*number))?;
+        let mut head = vec![0; usize::try_from(file.size()?.min(scan::BEGIN_LEN)).unwrap_or(0)];
+        file.read_at(&mut head, 0)?;
+        if let Some(previous) = scan::previous(&head, *number) {
+            begins.push((*number, previous));
+        }
     }
-    file.sync_all()?;
-    sync_dir(dir)?;
-    Ok(Segment { number, file: Arc::new(file), size })
+    let mut told = Told { last: from, ..Told::default() };
+    for (n, (number, _)) in begins.iter().enumerate() {
+        // Who came next tells where this one ended; one that nobody names ended before it began.
+        let mut later = begins.iter().skip(n + 1).map(|(_, previous)| previous);
+        let named = later.clone().find(|previous| previous.segment == *number);
+        let end = match named {
+            Some(previous) => Some(previous.offset),
+            None if later.next().is_some() => continue,
+            None => None,
+        };
+        let begin = if *number == from.segment { from.offset } else { 0 };
+        if *number < from.segment {
+            continue;
+        }
+        let file = disk.open(&name(*number))?;
+        let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
+        file.read_at(&mut bytes, 0)?;
+        let begin = Position { segment: *number, offset: begin };
+        let (items, last) = scan::items(&bytes, begin, end);
+        for item in items {
+            match item {
+                scan::Item::Frame(at, frame) if frame.kind != scan::BEGIN => {
+                    record(at, frame.kind, frame.payload);
+                }
+                scan::Item::Frame(..) => {}
+                scan::Item::Damage(at, len) => told.damage.push((at, len)),
+            }
+        }
+        told.last = Position { segment: *number, offset: last };
+        told.unsure = begin.offset;
+    }
+    Ok(told)
 }
 
-fn reuse(dir: &Path, spare: Segment, number: u64) -> io::Result<Segment> {
-    std::fs::rename(path(dir, spare.number), path(dir, number))?;
-    sync_dir(dir)?;
-    Ok(Segment { number, ..spare })
-}
+#[cfg(test)]
+mod tests {
+    use super::super::disk::simulated::Simulated;
+    use super::*;
+    use crate::base::random::from_seed;
+    use proptest::prelude::*;
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    const SIZE: u64 = 1_024;
+    const NOWHERE: Position = Position { segment: 0, offset: 0 };
+
+    fn all(disk: &Simulated) -> (Vec<Vec<u8>>, Told) {
+        let mut records = Vec::new();
+        let told = read(disk, NOWHERE, |_, _, payload| records.push(payload.to_vec())).unwrap();
+        (records, told)
+    }
+
+    fn write(log: &mut Log<Simulated>, payloads: &[Vec<u8>]) -> io::Result<Vec<Position>> {
+        let len = payloads.iter().map(|payload| frame::len(payload.len()) as u64).sum();
+        let mut batch = log.batch(len)?;
+        let places = payloads.iter().map(|payload| batch.push(1, &[payload])).collect();
+        log.write(&batch).map(|()| places)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Write(Vec<usize>),
+        /// A write in which the n-th operation fails.
+        Fail(Vec<usize>, u64),
+        Reopen,
+        Retire,
+        /// Of the machine.
+        Crash(u64),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let sizes = || proptest::collection::vec(0usize..400, 1..4);
+        prop_oneof![
+            6 => sizes().prop_map(Act::Write),
+            2 => (sizes(), 0u64..4).prop_map(|(sizes, n)| Act::Fail(sizes, n)),
+            1 => Just(Act::Reopen),
+            1 => Just(Act::Retire),
+            2 => any::<u64>().prop_map(Act::Crash),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn what_was_written_is_there_after_any_fault(acts in proptest::collection::vec(act(), 1..25)) {
+            let mut disk = Simulated::default();
+            let mut log = Log::open(disk.clone(), &Told::default(), SIZE).unwrap();
+            // Payloads that were written, with their places; and those that may have been.
+            let (mut kept, mut doubtful): (Vec<(Vec<u8>, Position)>, Vec<Vec<u8>>) = (vec![], vec![]);
+            let mut number = 0u32;
+            for act in acts {
+                match act {
+                    Act::Write(sizes) | Act::Fail(sizes, _) if sizes.is_empty() => {}
+                    Act::Write(ref sizes) | Act::Fail(ref sizes, _) => {
+                        if let Act::Fail(_, n) = act {
+                            disk.fail_in(n);
+                        }
+                        let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| {
+                            number += 1;
+                            let mut payload = number.to_le_bytes().to_vec();
+                            payload.resize(4 + size, 0xa5);
+                            payload
+                        }).collect();
+                        match write(&mut log, &payloads) {
+                            Ok(places) => kept.extend(payloads.into_iter().zip(places)),
+                            Err(_) => doubtful.extend(payloads),
+                        }
+                        disk.fail_in(u64::MAX);
+                    }
+                    Act::Retire => {
+                        if let Some((oldest, _)) = log.oldest() {
+                            log.retire_oldest().unwrap();
+                            kept.retain(|(_, at)| at.segment != oldest);
+                        }
+                    }
+                    Act::Reopen | Act::Crash(_) => {
+                        if let Act::Crash(seed) = act {
+                            disk = disk.cut(&mut from_seed(seed));
+                        }
+                        let (_, told) = all(&disk);
+                        log = Log::open(disk.clone(), &told, SIZE).unwrap();
+                    }
+                }
+                let (found, told) = all(&disk);
+                prop_assert_eq!(&told.damage, &vec![]);
+                let sure: Vec<&Vec<u8>> = found.iter().filter(|p| !doubtful.contains(p)).collect();
+                prop_assert_eq!(sure, kept.iter().map(|(p, _)| p).collect::<Vec<_>>());
+                for (payload, at) in &kept {
+                    let file = log.file(at.segment).unwrap();
+                    let mut bytes = vec![0; frame::len(payload.len())];
+                    file.read_at(&mut bytes, at.offset).unwrap();
+                    prop_assert_eq!(frame::get(&bytes, *at).unwrap().payload, &payload[..]);
+                }
+            }
+        }
+    }
 }

@@ -2,8 +2,11 @@
 //! whole.
 //!
 //! ```text
-//! magic u32 | kind u8, 3 zeros | length u32 | CRC-32C u32 | payload | zeros up to a multiple of 8
+//! magic u32 | kind u8, 3 zeros | length u32 | back u32 | CRC-32C u32 | payload | zeros up to 8
 //! ```
+//! *back* is how far before it the batch begins that it was written with: a batch is synced as a
+//! whole, so a record of a later batch shows that all before that batch was synced.
+//!
 //! Numbers are little-endian. The checksum covers the frame's place (segment and offset), too: what
 //! an earlier use of the file left behind is not valid in its place, whatever it says.
 //!
@@ -11,7 +14,7 @@
 //! * A frame begins at a multiple of 8, so that after damage the next whole one is found.
 
 /// Bytes before the payload.
-pub(super) const HEADER: usize = 16;
+pub(super) const HEADER: usize = 20;
 /// Frames begin at multiples of this.
 pub(super) const ALIGN: usize = 8;
 /// `BHJ1`
@@ -31,6 +34,8 @@ pub(crate) struct Position {
 pub(super) struct Frame<'a> {
     /// What the payload is.
     pub(super) kind: u8,
+    /// Offset of the first frame of its batch.
+    pub(super) batch: u64,
     pub(super) payload: &'a [u8],
     /// Bytes that the frame takes, header and padding included.
     pub(super) len: usize,
@@ -41,15 +46,17 @@ pub(super) fn len(payload: usize) -> usize {
     (HEADER + payload).next_multiple_of(ALIGN)
 }
 
-/// Appends a frame that will lie at `at`. The payload comes in parts, so that a message need not be
-/// copied together first.
-pub(super) fn put(out: &mut Vec<u8>, at: Position, kind: u8, payload: &[&[u8]]) {
+/// Appends a frame that will lie at `at`, in a batch that begins at the offset `batch`. The payload
+/// comes in parts, so that a message need not be copied together first.
+pub(super) fn put(out: &mut Vec<u8>, at: Position, batch: u64, kind: u8, payload: &[&[u8]]) {
     let begin = out.len();
     let size: usize = payload.iter().map(|part| part.len()).sum();
     out.reserve(len(size));
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[kind, 0, 0, 0]);
-    out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
+    for number in [size as u64, at.offset - batch] {
+        out.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+    }
     let head = seed(at, out.get(begin..).unwrap_or_default());
     let crc = payload.iter().fold(head, |crc, part| crc32c::crc32c_append(crc, part));
     out.extend_from_slice(&crc.to_le_bytes());
@@ -62,18 +69,14 @@ pub(super) fn get(bytes: &[u8], at: Position) -> Option<Frame<'_>> {
     let (head, rest) = bytes.split_at_checked(HEADER - 4)?;
     let (crc, rest) = rest.split_first_chunk::<4>()?;
     let (magic, head_rest) = head.split_first_chunk::<4>()?;
-    let (kind, size) = head_rest.split_first_chunk::<4>()?;
-    let size = u32::from_le_bytes(size.try_into().ok()?) as usize;
+    let (kind, numbers) = head_rest.split_first_chunk::<4>()?;
+    let (size, back) = numbers.split_first_chunk::<4>()?;
+    let size = u32::from_le_bytes(*size) as usize;
+    let batch = at.offset.checked_sub(u64::from(u32::from_le_bytes(*back.first_chunk()?)))?;
     let &[kind, 0, 0, 0] = kind else { return None };
     let payload = rest.get(..size).filter(|_| *magic == MAGIC)?;
     let whole = crc32c::crc32c_append(seed(at, head), payload) == u32::from_le_bytes(*crc);
-    whole.then_some(Frame { kind, payload, len: len(size) })
-}
-
-/// The bytes that a frame at `at` claims to take, whole or not; at least a header's.
-pub(super) fn claimed(bytes: &[u8]) -> Option<usize> {
-    let size = bytes.get(8..12)?.try_into().ok()?;
-    bytes.starts_with(&MAGIC).then(|| len(u32::from_le_bytes(size) as usize))
+    whole.then_some(Frame { kind, batch, payload, len: len(size) })
 }
 
 /// The place of the next frame's beginning in `bytes`, at a multiple of 8 after `from`: the first
@@ -107,17 +110,17 @@ mod tests {
 
     fn framed(payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        put(&mut out, AT, 7, &[payload]);
+        put(&mut out, AT, AT.offset - 8, 7, &[payload]);
         out
     }
 
     #[test]
     fn parts_are_one_payload() {
         let mut out = Vec::new();
-        put(&mut out, AT, 1, &[b"ab", b"", b"cde"]);
+        put(&mut out, AT, 4_000, 1, &[b"ab", b"", b"cde"]);
         let frame = get(&out, AT).unwrap();
-        assert_eq!((frame.kind, frame.payload, frame.len), (1, &b"abcde"[..], 24));
-        assert_eq!((out.len(), claimed(&out)), (24, Some(24)));
+        assert_eq!((frame.kind, frame.batch, frame.payload), (1, 4_000, &b"abcde"[..]));
+        assert_eq!((out.len(), frame.len), (32, 32));
     }
 
     #[test]
@@ -155,7 +158,7 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
             let found = bytes.len();
             let at = Position { offset: AT.offset + found as u64, ..AT };
-            put(&mut bytes, at, 1, &[&payload]);
+            put(&mut bytes, at, at.offset, 1, &[&payload]);
             prop_assert_eq!(find(&bytes, AT, 0), Some(found));
             prop_assert_eq!(find(&bytes, AT, found + 1), None);
         }

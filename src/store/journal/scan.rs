@@ -11,6 +11,8 @@ use super::frame::{self, Frame, Position};
 
 /// The first frame of a segment: where the one before it ended.
 pub(super) const BEGIN: u8 = 0;
+/// Its length in bytes.
+pub(super) const BEGIN_LEN: u64 = 40;
 
 /// Something in a segment.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +41,14 @@ pub(super) fn items(bytes: &[u8], from: Position, end: Option<u64>) -> (Vec<Item
             continue;
         }
         let next = frame::find(rest, at, 1).map(|found| at.offset + found as u64);
-        let Some(next) = next.or(end.filter(|end| *end > at.offset)) else {
+        let batch = |next: u64| {
+            let place = usize::try_from(next).unwrap_or(usize::MAX);
+            let frame = frame::get(bytes.get(place..)?, Position { offset: next, ..at })?;
+            Some(frame.batch)
+        };
+        // A batch that was torn apart was never synced, and nothing was after it.
+        let synced = |next: &u64| end.is_some() || batch(*next).is_some_and(|b| b > at.offset);
+        let Some(next) = next.filter(synced).or(end.filter(|end| *end > at.offset)) else {
             return (items, at.offset);
         };
         items.push(Item::Damage(at, next - at.offset));
@@ -60,7 +69,7 @@ pub(super) fn previous(bytes: &[u8], segment: u64) -> Option<Position> {
 pub(super) fn begin(out: &mut Vec<u8>, segment: u64, previous: Position) {
     let at = Position { segment, offset: 0 };
     let (number, offset) = (previous.segment.to_le_bytes(), previous.offset.to_le_bytes());
-    frame::put(out, at, BEGIN, &[&number, &offset]);
+    frame::put(out, at, 0, BEGIN, &[&number, &offset]);
 }
 
 #[cfg(test)]
@@ -77,7 +86,7 @@ mod tests {
         for payload in payloads {
             places.push(bytes.len() as u64);
             let at = Position { segment: SEGMENT, offset: bytes.len() as u64 };
-            frame::put(&mut bytes, at, 1, &[payload]);
+            frame::put(&mut bytes, at, at.offset, 1, &[payload]);
         }
         (bytes, places)
     }
