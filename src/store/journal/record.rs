@@ -8,6 +8,7 @@ use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
 use crate::mail::message::{Lane, NewMessage, Origin};
+use crate::policy::verdict::Blame;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -119,6 +120,94 @@ pub(super) fn read_message(payload: &Bytes) -> Result<(NewMessage, usize), Unrea
     Ok((message, head_len))
 }
 
+/// What became of deliveries, as written. The notifications that it caused are in the same frame:
+/// both are kept, or neither.
+#[derive(Debug, Serialize, Deserialize)]
+struct Outcomes<'a> {
+    at: i64,
+    #[serde(borrow)]
+    ended: Vec<Ended<'a>>,
+    /// Lengths of the notifications' records, which follow.
+    notices: Vec<u64>,
+}
+
+/// What became of one delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended<'a> {
+    pub(super) message: i64,
+    pub(super) number: u32,
+    /// With the message's lane, tenant and campaign, the name of its queue.
+    #[serde(borrow)]
+    pub(super) domain: Cow<'a, str>,
+    /// Its place in that queue.
+    pub(super) due_at: i64,
+    pub(super) how: How,
+    pub(super) reply: Cow<'a, str>,
+    pub(super) blame: Option<Blame>,
+}
+
+/// How an attempt, or an operator, left a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum How {
+    /// The next hop took it.
+    Delivered,
+    /// Refused for good.
+    Failed,
+    /// Given up.
+    Expired,
+    /// By an operator.
+    Deleted,
+    /// To be tried again.
+    Deferred {
+        /// When; of a held one, once it is released.
+        due_at: i64,
+        /// A delay notification was sent.
+        delay_notified: bool,
+    },
+    /// Not to be sent until released.
+    Held,
+    /// As it was before it was held; or due at this time, where one is given.
+    Due(Option<i64>),
+}
+
+/// The record of outcomes: its head, to be followed by each notice's head and bytes.
+pub(super) fn write_outcomes(
+    at: Timestamp,
+    ended: Vec<Ended<'_>>,
+    notices: &[(Vec<u8>, Bytes)],
+) -> Result<Vec<u8>, Unreadable> {
+    let notices = notices.iter().map(|(head, body)| (head.len() + body.len()) as u64).collect();
+    Ok(postcard::to_allocvec(&Outcomes { at: at.0, ended, notices })?)
+}
+
+/// What became of deliveries, and the notifications, each with the place of its bytes in the
+/// payload.
+pub(super) fn read_outcomes(payload: &Bytes) -> Result<OutcomesRead<'_>, Unreadable> {
+    let (outcomes, rest): (Outcomes<'_>, &[u8]) = postcard::take_from_bytes(payload)?;
+    let mut at = payload.len() - rest.len();
+    let mut notices = Vec::new();
+    for len in outcomes.notices {
+        let end = usize::try_from(len).ok().and_then(|len| at.checked_add(len));
+        let end = end.filter(|end| *end <= payload.len());
+        let end = end.ok_or(Unreadable::Value("a notice's length"))?;
+        let (notice, head_len) = read_message(&payload.slice(at..end))?;
+        notices.push((notice, at + head_len));
+        at = end;
+    }
+    Ok(OutcomesRead { at: Timestamp(outcomes.at), ended: outcomes.ended, notices })
+}
+
+/// As [`read_outcomes`] gives it.
+#[derive(Debug)]
+pub(super) struct OutcomesRead<'a> {
+    /// When.
+    pub(super) at: Timestamp,
+    /// What became of deliveries.
+    pub(super) ended: Vec<Ended<'a>>,
+    /// Notifications, and where in the payload their bytes begin.
+    pub(super) notices: Vec<(NewMessage, usize)>,
+}
+
 fn notify_bits(notify: Notify) -> u8 {
     u8::from(notify.success) | u8::from(notify.failure) << 1 | u8::from(notify.delay) << 2
 }
@@ -185,10 +274,50 @@ mod tests {
         }
 
         #[test]
+        fn outcomes_are_read_with_their_notices(
+            deliveries in proptest::collection::vec((any::<i64>(), any::<u32>(), "\\PC{0,9}"), 0..5),
+            bodies in proptest::collection::vec("[a-z]{0,40}", 0..3),
+        ) {
+            let hows = [How::Delivered, How::Deferred { due_at: 5, delay_notified: true }, How::Held];
+            let ended: Vec<Ended<'_>> = deliveries.iter().zip(hows.iter().cycle()).map(
+                |((message, number, reply), how)| Ended {
+                    message: *message,
+                    number: *number,
+                    domain: "d.test".into(),
+                    due_at: 9,
+                    how: *how,
+                    reply: reply.into(),
+                    blame: Some(Blame::Site),
+                },
+            ).collect();
+            let notices: Vec<NewMessage> = bodies
+                .iter()
+                .map(|body| message("report".into(), &[(1, None, None)], body.clone().into()))
+                .collect();
+            let parts: Vec<(Vec<u8>, Bytes)> =
+                notices.iter().map(|n| (write_head(n).unwrap(), n.body.clone())).collect();
+            let mut payload = write_outcomes(Timestamp(3), ended.clone(), &parts).unwrap();
+            for (head, body) in &parts {
+                payload.extend_from_slice(head);
+                payload.extend_from_slice(body);
+            }
+            let payload = Bytes::from(payload);
+            let read = read_outcomes(&payload).unwrap();
+            prop_assert_eq!((read.at, &read.ended), (Timestamp(3), &ended));
+            prop_assert_eq!(read.notices.len(), notices.len());
+            for ((notice, at), written) in read.notices.iter().zip(&notices) {
+                prop_assert_eq!(format!("{notice:?}"), format!("{written:?}"));
+                prop_assert_eq!(&payload[*at..*at + written.body.len()], &written.body[..]);
+            }
+        }
+
+        #[test]
         fn other_bytes_are_refused_without_harm(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            _ = read_message(&bytes.into());
+            let bytes = Bytes::from(bytes);
+            _ = read_message(&bytes);
+            _ = read_outcomes(&bytes);
         }
     }
 }
