@@ -6,7 +6,6 @@
 
 use super::filter::Matcher;
 use super::leases::Held;
-use super::names::Names;
 use super::row::{Class, Due, Row};
 use super::shared::{Effect, Shared};
 use super::{
@@ -41,7 +40,6 @@ struct Inner {
 struct Data {
     messages: HashMap<MessageId, Message>,
     rows: BTreeMap<Cursor, Row>,
-    names: Names,
     last_id: Option<MessageId>,
     effects: Vec<Effect>,
 }
@@ -73,9 +71,8 @@ impl MemoryStore {
     /// Makes known what was done to `data`.
     fn commit(&self, data: &mut Data) {
         let effects = std::mem::take(&mut data.effects);
-        let shared = &self.0.shared;
-        shared.apply(effects, &mut data.names);
-        data.names.forget(usize::MAX, |queue| shared.lock().tally.lives(queue));
+        self.0.shared.apply(effects);
+        self.0.shared.lock().forget(usize::MAX);
     }
 
     /// Works out when the queues that were claimed from have something due again.
@@ -148,12 +145,12 @@ impl Data {
     }
 
     /// Takes in a message that was not refused; gives back the keys of its rows.
-    fn insert(&mut self, new: &NewMessage) -> Vec<(Cursor, Arc<QueueKey>)> {
+    fn insert(&mut self, new: &NewMessage, shared: &Shared) -> Vec<(Cursor, Arc<QueueKey>)> {
         let (head, recipients) = new.split();
         let mut keys = Vec::with_capacity(recipients.len());
         for (number, recipient) in (0..).zip(recipients) {
             let Some(domain) = recipient.mailbox.domain() else { continue };
-            let (queue, name, _) = self.names.intern(&QueueKey {
+            let (queue, name, _) = shared.lock().names.intern(&QueueKey {
                 lane: head.origin.lane,
                 tenant: head.origin.tenant.clone(),
                 campaign: head.origin.campaign.clone(),
@@ -280,7 +277,7 @@ impl Store for MemoryStore {
         let until = lease.map(|ttl| self.now().after(ttl));
         let mut data = self.data();
         data.refuse(&message)?;
-        let keys = data.insert(&message);
+        let keys = data.insert(&message, &self.0.shared);
         data.arrive(&keys);
         self.commit(&mut data);
         let all_held = self.0.shared.lock().tally.all_held();
@@ -340,7 +337,7 @@ impl Store for MemoryStore {
             }
         }
         for notice in &settlement.notices {
-            let keys = data.insert(notice);
+            let keys = data.insert(notice, &self.0.shared);
             data.arrive(&keys);
         }
         self.commit(&mut data);

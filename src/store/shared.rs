@@ -26,11 +26,12 @@ pub(super) struct Shared {
     changed: Notify,
 }
 
-/// Leases and backlog.
+/// Leases, backlog, and the queues' names.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) leases: Leases,
     pub(super) tally: Tally,
+    pub(super) names: Names,
 }
 
 /// A change of the backlog that waits for the commit of what caused it.
@@ -114,14 +115,14 @@ impl Shared {
     }
 
     /// Applies what a commit brought about.
-    pub(super) fn apply(&self, effects: Vec<Effect>, names: &mut Names) {
+    pub(super) fn apply(&self, effects: Vec<Effect>) {
         if effects.is_empty() {
             return;
         }
         let mut live = self.lock();
         for effect in effects {
             if let Some((queue, key)) = live.apply(effect) {
-                names.emptied(queue, key);
+                live.names.emptied(queue, key);
             }
         }
         drop(live);
@@ -130,6 +131,12 @@ impl Shared {
 }
 
 impl Live {
+    /// Forgets the names of up to `max` queues that have long been empty.
+    pub(super) fn forget(&mut self, max: usize) -> Vec<(QueueId, Arc<QueueKey>)> {
+        let Self { names, tally, .. } = self;
+        names.forget(max, |queue| tally.lives(queue))
+    }
+
     /// Gives back the queue that this left empty.
     fn apply(&mut self, effect: Effect) -> Option<(QueueId, Arc<QueueKey>)> {
         match effect {

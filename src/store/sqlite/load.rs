@@ -11,9 +11,9 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Counts what is queued into `shared`, keeping the leases whose deliveries are still in place, and
-/// gives back the names of all queues. One pass over the deliveries.
-pub(super) fn load(db: &Connection, shared: &Shared, earlier: &Names) -> Result<Names> {
+/// Counts what is queued into `shared`, and puts the names of all queues there, keeping the leases
+/// whose deliveries are still in place. One pass over the deliveries.
+pub(super) fn load(db: &Connection, shared: &Shared) -> Result<()> {
     let keys = queues(db)?;
     let found = count(db, &keys)?;
     let hold_all = meta(db, "hold_all")? == Some(1);
@@ -29,16 +29,17 @@ pub(super) fn load(db: &Connection, shared: &Shared, earlier: &Names) -> Result<
             live.tally.lease(held.row.queue, held.class);
         }
     }
-    let mut names = Names::after(earlier);
+    let mut names = Names::after(&live.names);
     for (id, key) in keys {
         if !live.tally.lives(id) {
             names.emptied(id, Arc::clone(&key));
         }
         names.insert(id, key);
     }
+    live.names = names;
     drop(live);
     shared.wake();
-    Ok(names)
+    Ok(())
 }
 
 fn queues(db: &Connection) -> Result<HashMap<QueueId, Arc<QueueKey>>> {

@@ -36,7 +36,6 @@ use self::reader::Readers;
 use self::settle::Settle;
 use self::writer::{Request, Writer};
 use super::filter::Matcher;
-use super::names::Names;
 use super::shared::Shared;
 use super::{
     Accepted, Backlog, Change, Changed, Claim, Claimed, Cursor, Filter, Lease, MessageRecord, Page,
@@ -140,7 +139,7 @@ impl SqliteStore {
     pub fn open_read_only(dir: &Path, clock: Clock) -> Result<Self, StoreError> {
         let db = schema::open_reader(dir)?;
         let shared = Arc::new(Shared::new(clock));
-        let read = load::load(&db, &shared, &Names::default());
+        let read = load::load(&db, &shared);
         let last_id = read.and_then(|_| load::last_id(&db));
         let last_id = last_id.map_err(|e| schema::store_error(&e))?.map_or(-1, MessageId::number);
         Ok(Self(Arc::new(Inner {

@@ -7,7 +7,6 @@
 
 use crate::base::id::MessageId;
 use crate::store::leases::Held;
-use crate::store::names::Names;
 use crate::store::shared::{Effect, Shared};
 use crate::store::{Lease, QueueId, QueueKey, StoreError};
 use rusqlite::{Connection, Result, params};
@@ -53,7 +52,6 @@ pub(super) enum Kind {
 pub(super) struct Tx<'a> {
     pub(super) db: &'a Connection,
     pub(super) shared: &'a Shared,
-    pub(super) names: &'a mut Names,
     /// For after the commit.
     pub(super) effects: Vec<Effect>,
     /// Leases that end with the commit.
@@ -67,11 +65,10 @@ pub(super) struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn new(db: &'a Connection, shared: &'a Shared, names: &'a mut Names) -> Self {
+    pub(super) fn new(db: &'a Connection, shared: &'a Shared) -> Self {
         Self {
             db,
             shared,
-            names,
             effects: Vec::new(),
             taken: Vec::new(),
             interned: Vec::new(),
@@ -82,8 +79,7 @@ impl<'a> Tx<'a> {
 
     /// Removes some queues that have long been empty. Before all jobs, which may bring them back.
     pub(super) fn forget_queues(&mut self) -> Result<()> {
-        self.forgotten =
-            self.names.forget(FORGET_MAX, |queue| self.shared.lock().tally.lives(queue));
+        self.forgotten = self.shared.lock().forget(FORGET_MAX);
         for (queue, _) in &self.forgotten {
             self.db.prepare_cached("DELETE FROM queues WHERE id = ?1")?.execute([queue.0])?;
         }
@@ -92,7 +88,7 @@ impl<'a> Tx<'a> {
 
     /// The number of a scheduled queue, with a row of its own if it is new.
     pub(super) fn intern(&mut self, key: &QueueKey) -> Result<(QueueId, Arc<QueueKey>)> {
-        let (id, key, new) = self.names.intern(key);
+        let (id, key, new) = self.shared.lock().names.intern(key);
         if new {
             self.interned.push(Arc::clone(&key));
             self.db.prepare_cached("INSERT INTO queues VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
@@ -116,11 +112,11 @@ impl<'a> Tx<'a> {
             live.leases.insert(held);
         }
         for key in self.interned {
-            self.names.remove(&key);
+            live.names.remove(&key);
         }
         for (queue, key) in self.forgotten {
-            self.names.insert(queue, Arc::clone(&key));
-            self.names.emptied(queue, key);
+            live.names.insert(queue, Arc::clone(&key));
+            live.names.emptied(queue, key);
         }
     }
 }

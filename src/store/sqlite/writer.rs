@@ -19,7 +19,6 @@ use super::write::{Kind, Tx, Write};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::observe::store as tell;
-use crate::store::names::Names;
 use crate::store::shared::Shared;
 use crate::store::{Claim, Claimed, Lease, StoreError};
 use rusqlite::{Connection, ErrorCode};
@@ -62,7 +61,6 @@ pub(super) struct Writer {
     /// `None` after a failure, until it can be opened again.
     pub(super) db: Option<Connection>,
     pub(super) shared: Arc<Shared>,
-    names: Names,
     floor: Floor,
     /// Space is so short that each sender is told of it before he sends.
     pub(super) short: Arc<AtomicBool>,
@@ -80,10 +78,9 @@ impl Writer {
         shared: Arc<Shared>,
     ) -> Result<Self, StoreError> {
         let floor = Floor::new(options.free_space_min);
-        let names = Names::default();
         let last_id = Arc::new(AtomicI64::new(-1));
         let (db, saved_id, short) = (None, None, Arc::default());
-        let mut writer = Self { dir, options, db, shared, names, floor, short, last_id, saved_id };
+        let mut writer = Self { dir, options, db, shared, floor, short, last_id, saved_id };
         writer.reopen()?;
         Ok(writer)
     }
@@ -200,11 +197,11 @@ impl Writer {
         }
         self.reopen()?;
         let Some(db) = self.db.take() else { return Ok(()) };
-        let mut tx = Tx::new(&db, &self.shared, &mut self.names);
+        let mut tx = Tx::new(&db, &self.shared);
         match transaction(&mut tx, jobs, self.saved_id) {
             Ok(saved_id) => {
                 let (effects, last_id) = (tx.effects, tx.last_id);
-                self.shared.apply(effects, &mut self.names);
+                self.shared.apply(effects);
                 self.saved_id = saved_id;
                 if let Some(id) = last_id {
                     self.last_id.fetch_max(id.number(), Ordering::Relaxed);
@@ -248,7 +245,7 @@ impl Writer {
             return Ok(());
         }
         let db = schema::open_writer(&self.dir, self.options.page_size, self.options.wal_pages)?;
-        self.names = load::load(&db, &self.shared, &self.names).map_err(|e| store_error(&e))?;
+        load::load(&db, &self.shared).map_err(|e| store_error(&e))?;
         self.saved_id = load::recorded_id(&db).map_err(|e| store_error(&e))?;
         if let Some(id) = load::last_id(&db).map_err(|e| store_error(&e))? {
             self.last_id.fetch_max(id.number(), Ordering::Relaxed);
