@@ -24,6 +24,8 @@ pub(super) struct Held {
     pub(super) size: u64,
     /// The message has no other recipient.
     pub(super) lone: bool,
+    /// Its outcome is being recorded: the lease ends with that alone.
+    pub(super) settling: bool,
 }
 
 /// All leases.
@@ -62,7 +64,32 @@ impl Leases {
     /// Ends a lease; `None` where it is stale.
     pub(super) fn take(&mut self, lease: &Lease) -> Option<Held> {
         let held = self.held.get(&lease.delivery)?;
-        if held.fence == lease.fence { self.held.remove(&lease.delivery) } else { None }
+        let good = held.fence == lease.fence && !held.settling;
+        if good { self.held.remove(&lease.delivery) } else { None }
+    }
+
+    /// Notes that the outcome of a lease is being recorded; `None` where it is stale, or that is so
+    /// already.
+    pub(super) fn begin_settling(&mut self, lease: &Lease) -> Option<Held> {
+        let held = self.held.get_mut(&lease.delivery)?;
+        let good = held.fence == lease.fence && !held.settling;
+        good.then(|| {
+            held.settling = true;
+            *held
+        })
+    }
+
+    /// The outcome could not be recorded: the lease stands as before.
+    pub(super) fn stop_settling(&mut self, delivery: DeliveryId) {
+        if let Some(held) = self.held.get_mut(&delivery) {
+            held.settling = false;
+            self.next_end = self.next_end.min(held.until);
+        }
+    }
+
+    /// The outcome is recorded: the lease is over.
+    pub(super) fn end(&mut self, delivery: DeliveryId) {
+        self.held.remove(&delivery);
     }
 
     /// Moves the end of a lease; false where it is stale.
@@ -88,9 +115,11 @@ impl Leases {
         if now < self.next_end {
             return Vec::new();
         }
-        let ended: Vec<Held> =
-            self.held.extract_if(|_, held| held.until <= now).map(|(_, held)| held).collect();
-        self.next_end = self.held.values().map(|held| held.until).min().unwrap_or(Timestamp::NEVER);
+        let over = |_: &DeliveryId, held: &mut Held| held.until <= now && !held.settling;
+        let ended: Vec<Held> = self.held.extract_if(over).map(|(_, held)| held).collect();
+        // One that is being settled past its time is looked at again with the next that ends.
+        let others = self.held.values().filter(|held| !held.settling);
+        self.next_end = others.map(|held| held.until).min().unwrap_or(Timestamp::NEVER);
         ended
     }
 

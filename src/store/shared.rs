@@ -162,7 +162,8 @@ impl Live {
     pub(super) fn grant(&mut self, row: Row, until: Timestamp, lone: bool) -> Delivery {
         let (class, size) = (row.class(), row.size);
         let fence = self.leases.next_fence();
-        self.leases.insert(Held { row: row.key, fence, until, class, size, lone });
+        let held = Held { row: row.key, fence, until, class, size, lone, settling: false };
+        self.leases.insert(held);
         self.tally.lease(row.key.queue, class);
         row.delivery(fence)
     }

@@ -186,7 +186,8 @@ fn lease(tx: &mut Tx<'_>, message: &NewMessage, rows: Rows, until: Timestamp) ->
     let mut deliveries = Vec::with_capacity(rows.len());
     for ((key, name), recipient) in rows.into_iter().zip(recipients) {
         let fence = tx.shared.lock().leases.next_fence();
-        let held = Held { row: key, fence, until, class: Class::Ready, size, lone };
+        let class = Class::Ready;
+        let held = Held { row: key, fence, until, class, size, lone, settling: false };
         tx.effects.push(Effect::EnterLeased { held, key: name });
         deliveries.push(Row::new(key, size, recipient.clone()).delivery(fence));
     }
