@@ -1,4 +1,7 @@
--- The queue, as it lies in DATA_DIR/queue.db (SQLite, write-ahead log, synchronous = FULL).
+-- The queue's state, as it lies in DATA_DIR/queue.db (SQLite, write-ahead log, synchronous = NORMAL).
+--
+-- What is promised lies in DATA_DIR/journal; this file follows it, a second behind at most, and can be made
+-- anew from it (`bulkhead queue rebuild`). The bytes of messages are in the journal alone.
 --
 -- Times are milliseconds since 1970-01-01T00:00:00Z. Ids of messages are numbers here and 12 characters of
 -- Crockford's base 32 everywhere else.
@@ -11,12 +14,14 @@
 --              left with the outcome, the end of the lease, or the end of the process. Not in this file.
 --   delivered, failed, expired, deleted
 --              no row in deliveries; a row in settled while the message has other deliveries; then nothing.
--- Each change of state is one transaction.
+-- Each change of state is one record of the journal; a transaction here holds all changes up to the place
+-- in the journal that is written with it, and nothing after it.
 
 -- What concerns the file as a whole.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,   -- 'schema': version of this schema; 'hold_all': 1 while everything is held;
-                              -- 'last_id': greatest message id seen, written now and then and at the end
+                              -- 'last_id': greatest message id seen;
+                              -- 'segment', 'offset': place in the journal that this file has reached
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 
@@ -47,14 +52,19 @@ CREATE TABLE messages (
     envid           TEXT,              -- ENVID= (RFC 3461), xtext
     size            INTEGER NOT NULL,  -- length of the body in bytes
     recipient_count INTEGER NOT NULL,  -- deliveries it began with
-    open            INTEGER NOT NULL   -- deliveries left; kept up only where recipient_count > 1
+    open            INTEGER NOT NULL,  -- deliveries left; kept up only where recipient_count > 1
+    queues          TEXT NOT NULL,     -- numbers of the queues its deliveries went to, separated by spaces
+    segment         INTEGER NOT NULL,  -- its record in the journal: the segment,
+    offset          INTEGER NOT NULL,  -- where its frame begins there,
+    payload         INTEGER NOT NULL,  -- the length of the frame's payload,
+    body            INTEGER NOT NULL   -- and where in the payload header and body begin, as they will be sent
 );
 
--- What is never changed of a message, apart from it so that counting `open` down rewrites no body.
-CREATE TABLE bodies (
-    message INTEGER PRIMARY KEY,
-    queues  TEXT NOT NULL,    -- numbers of the queues its deliveries went to, separated by spaces
-    bytes   BLOB NOT NULL     -- header and body as they will be sent
+-- What lives in each segment of the journal, so that one without messages can be used again.
+CREATE TABLE segments (
+    number   INTEGER PRIMARY KEY,
+    messages INTEGER NOT NULL,
+    bytes    INTEGER NOT NULL  -- of their bodies
 );
 
 -- The queue itself: one row for each recipient not settled, clustered by queue and due time.

@@ -10,7 +10,7 @@ use bulkhead::base::id::IdGenerator;
 use bulkhead::base::time::{Clock, Timestamp};
 use bulkhead::mail::envelope::{Envelope, Recipient};
 use bulkhead::mail::message::{Lane, NewMessage, Origin};
-use bulkhead::store::sqlite::{Options, SqliteStore};
+use bulkhead::store::embedded::{Options, EmbeddedStore};
 use bulkhead::store::{Claim, Outcome, QueueId, Revision, Settled, Settlement, Store};
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ async fn main() {
 }
 
 struct Bench {
-    store: SqliteStore,
+    store: EmbeddedStore,
     ids: Arc<Mutex<IdGenerator>>,
     body: Bytes,
     /// Removed at the end.
@@ -69,7 +69,7 @@ struct Bench {
 impl Bench {
     fn new(base: &std::path::Path, options: &Options, size: usize) -> Self {
         let dir = tempfile::tempdir_in(base).unwrap();
-        let store = SqliteStore::open(dir.path(), Clock::system(), options.clone()).unwrap();
+        let store = EmbeddedStore::open(dir.path(), Clock::system(), options.clone()).unwrap();
         let ids = Arc::new(Mutex::new(IdGenerator::after(None)));
         Self { store, ids, body: Bytes::from(vec![b'x'; size]), _dir: dir }
     }
@@ -129,7 +129,7 @@ impl Bench {
 }
 
 /// As one connection does it. Gives back how many deliveries that was.
-async fn drain_once(store: &SqliteStore, queue: QueueId) -> u64 {
+async fn drain_once(store: &EmbeddedStore, queue: QueueId) -> u64 {
     let claim = Claim {
         queues: vec![(queue, BATCH)],
         due_until: Timestamp::NEVER,

@@ -13,7 +13,7 @@
 //!                       └──────── direct mail, already leased ───────┘
 //! ```
 //! [`smtp`] holds both ends of the protocol and [`policy`] every decision, as state machines and
-//! functions without IO that are told the time. [`receive`], [`deliver`] and [`store::sqlite`]
+//! functions without IO that are told the time. [`receive`], [`deliver`] and [`store::embedded`]
 //! bring them bytes and events. [`node`] joins the parts; there are two channels of mail between
 //! them, both bounded: the hand-off of direct messages, and the store.
 //!

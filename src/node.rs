@@ -21,7 +21,7 @@ use crate::net::dns::Resolver;
 use crate::observe::node as tell;
 use crate::receive::Ingress;
 use crate::store::memory::MemoryStore;
-use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::embedded::{Options, EmbeddedStore};
 use crate::store::{Handoff, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
@@ -67,7 +67,7 @@ pub async fn run(config: Config) -> Result<(), String> {
                 Options { free_space_min: config.store.free_space_min, ..Options::default() };
             let (dir, of_store) = (config.data_dir.clone(), clock.clone());
             let opened =
-                tokio::task::spawn_blocking(move || SqliteStore::open(&dir, of_store, options));
+                tokio::task::spawn_blocking(move || EmbeddedStore::open(&dir, of_store, options));
             let store = opened.await.map_err(|error| format!("cannot open the queue: {error}"))?;
             let store = store.map_err(|error| error.to_string())?;
             serve(config, store, clock, listeners, socket).await

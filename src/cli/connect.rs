@@ -10,7 +10,7 @@ use crate::control::api::no_sites;
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Counts, Request, Response};
 use crate::control::{Api, serve_one};
-use crate::store::sqlite::SqliteStore;
+use crate::store::embedded::EmbeddedStore;
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -63,7 +63,7 @@ fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
         let sentence = "no node runs, and its queue was in memory: there is nothing to read";
         return Err(Failure::Usage(sentence.to_string()));
     }
-    let store = SqliteStore::open_read_only(dir, clock.clone())
+    let store = EmbeddedStore::open_read_only(dir, clock.clone())
         .map_err(|error| Failure::Usage(format!("no node runs; {error}")))?;
     writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
     let api = Api { store, clock: clock.clone(), node: String::new(), sites: no_sites() };

@@ -10,7 +10,7 @@ use crate::control::tests::{NOW, Running, store};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::{Lane, NewMessage, Origin};
 use crate::store::Store;
-use crate::store::sqlite::{Options, SqliteStore};
+use crate::store::embedded::{Options, EmbeddedStore};
 use bytes::Bytes;
 use clap::Parser;
 use std::time::Duration;
@@ -118,7 +118,7 @@ async fn the_queue_on_disk_is_read_without_a_node() {
     assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("no node runs; ")), "no queue");
 
     let clock = Clock::simulated(NOW);
-    let disk = SqliteStore::open(node.path(), clock, Options::default()).unwrap();
+    let disk = EmbeddedStore::open(node.path(), clock, Options::default()).unwrap();
     let id = IdGenerator::after(None).next(NOW);
     disk.accept(message(id), None).await.unwrap();
     drop(disk);

@@ -1,7 +1,7 @@
 //! What went wrong at the queue. Where nothing is told of, it works.
 
 use std::fmt::Display;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// `store.failed`: the queue could not be read or written.
 pub fn failed(what: &str, error: &dyn Display) {
@@ -27,4 +27,36 @@ pub fn body_missing(id: &str) {
 /// `lease.lost`: deliveries that were ours are not any more; they are not sent by this connection.
 pub fn lease_lost(count: usize) {
     warn!(target: "bulkhead", message = "lease.lost", count);
+}
+
+/// `record.damaged`: the bytes of a message in the journal are not what was written. It stays where
+/// it is; other messages go on.
+pub fn record_damaged(id: &dyn Display, segment: u64, offset: u64) {
+    error!(target: "bulkhead", message = "record.damaged", id = %id, segment, offset);
+}
+
+/// `record.unreadable`: a record of the journal is whole, but not understood; it is passed over.
+pub fn record_unreadable(segment: u64, offset: u64, error: &dyn Display) {
+    error!(target: "bulkhead", message = "record.unreadable", segment, offset, error = %error);
+}
+
+/// `message.duplicate`: two messages with one id; the second is in the journal, but not queued.
+pub fn duplicate(id: &dyn Display) {
+    error!(target: "bulkhead", message = "message.duplicate", id = %id);
+}
+
+/// `outcome.lost`: an outcome of a delivery that the queue does not know; it has no effect.
+pub fn outcome_without_row(id: &dyn Display, number: u32) {
+    error!(target: "bulkhead", message = "outcome.lost", id = %id, number);
+}
+
+/// `journal.damaged`: so many bytes of the journal were a record once. What the record was about is
+/// lost; the file is left as it is.
+pub fn journal_damaged(segment: u64, offset: u64, bytes: u64) {
+    error!(target: "bulkhead", message = "journal.damaged", segment, offset, bytes);
+}
+
+/// `index.replaying`: the rows follow the journal, at a start or after a failure.
+pub fn replaying(segment: u64, records: u64) {
+    info!(target: "bulkhead", message = "index.replaying", segment, records);
 }

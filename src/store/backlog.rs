@@ -96,6 +96,18 @@ impl Tally {
         });
     }
 
+    /// A delivery that was counted as it arrived has its row now: a claim that looked for it in
+    /// between found nothing.
+    pub(super) fn landed(&mut self, row: Cursor, class: Class) {
+        let Some(entry) = self.queues.get_mut(&row.queue) else { return };
+        let passed_over = entry.now.next_due > row.due_at
+            || entry.scan_from.is_some_and(|from| row <= from);
+        if class != Class::Held && passed_over {
+            entry.arrived(row, class);
+            self.touch(row.queue);
+        }
+    }
+
     /// Deliveries found in the store at start, all without leases.
     pub(super) fn found(&mut self, queue: &QueueBacklog) {
         self.add(queue.id, &queue.key, queue.oldest, queue.bytes, |entry| {
@@ -190,20 +202,6 @@ impl Tally {
             self.forget(queue);
         }
         Some(key)
-    }
-
-    /// Sets all counts to nothing before a rebuild; what is not found again is reported as empty.
-    pub(super) fn clear(&mut self) {
-        let ids: Vec<QueueId> = self.queues.keys().copied().collect();
-        for id in ids {
-            if let Some(entry) = self.queues.get_mut(&id) {
-                let fresh = Entry::new(id, Arc::clone(&entry.now.key));
-                let (reported, revision) = (entry.reported, entry.revision);
-                *entry = Entry { reported, revision, ..fresh };
-                self.touch(id);
-            }
-        }
-        self.step();
     }
 
     /// True while the queue has deliveries.

@@ -5,9 +5,11 @@
 //! * A lease that has run out is ended before anything else looks at the leases (`Shared::lock`).
 
 use super::row::Class;
+use super::journal::record::Place;
 use super::{Cursor, DeliveryId, Lease};
+use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A lease, and what must be known of its delivery when it ends.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Held {
     pub(super) size: u64,
     /// The message has no other recipient.
     pub(super) lone: bool,
+    /// Where the message's bytes lie, in an engine that keeps them in a journal.
+    pub(super) place: Place,
     /// Its outcome is being recorded: the lease ends with that alone.
     pub(super) settling: bool,
 }
@@ -31,7 +35,7 @@ pub(super) struct Held {
 /// All leases.
 #[derive(Debug)]
 pub(super) struct Leases {
-    held: HashMap<DeliveryId, Held>,
+    held: BTreeMap<DeliveryId, Held>,
     last_fence: u64,
     /// None ends before this.
     next_end: Timestamp,
@@ -39,7 +43,7 @@ pub(super) struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { held: HashMap::new(), last_fence: 0, next_end: Timestamp::NEVER }
+        Self { held: BTreeMap::new(), last_fence: 0, next_end: Timestamp::NEVER }
     }
 }
 
@@ -116,16 +120,22 @@ impl Leases {
             return Vec::new();
         }
         let over = |_: &DeliveryId, held: &mut Held| held.until <= now && !held.settling;
-        let ended: Vec<Held> = self.held.extract_if(over).map(|(_, held)| held).collect();
+        let ended: Vec<Held> = self.held.extract_if(.., over).map(|(_, held)| held).collect();
         // One that is being settled past its time is looked at again with the next that ends.
         let others = self.held.values().filter(|held| !held.settling);
         self.next_end = others.map(|held| held.until).min().unwrap_or(Timestamp::NEVER);
         ended
     }
 
-    /// All of them, for a rebuild.
-    pub(super) fn drain(&mut self) -> Vec<Held> {
-        self.next_end = Timestamp::NEVER;
-        self.held.drain().map(|(_, held)| held).collect()
+    /// Where the bytes of a message with leased deliveries lie, and how many they are.
+    pub(super) fn place(&self, message: MessageId) -> Option<(Place, u64)> {
+        let first = DeliveryId { message, number: 0 };
+        let last = DeliveryId { message, number: u32::MAX };
+        self.held.range(first..=last).next().map(|(_, held)| (held.place, held.size))
+    }
+
+    /// True where a delivery of the message is leased.
+    pub(super) fn any_of(&self, message: MessageId) -> bool {
+        self.place(message).is_some()
     }
 }

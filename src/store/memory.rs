@@ -5,6 +5,7 @@
 //! the specification.
 
 use super::filter::Matcher;
+use super::journal::record::Place;
 use super::leases::Held;
 use super::row::{Class, Due, Row};
 use super::shared::{Effect, Shared};
@@ -114,7 +115,8 @@ impl MemoryStore {
             else {
                 continue;
             };
-            let delivery = live.grant(row.clone(), until, message.head.recipient_count == 1);
+            let lone = message.head.recipient_count == 1;
+            let delivery = live.grant(row.clone(), until, lone, Place::default());
             match claimed.iter_mut().find(|c| c.head.id == key.delivery.message) {
                 Some(group) => group.deliveries.push(delivery),
                 None => claimed.push(Claimed {
@@ -150,7 +152,7 @@ impl Data {
         let mut keys = Vec::with_capacity(recipients.len());
         for (number, recipient) in (0..).zip(recipients) {
             let Some(domain) = recipient.mailbox.domain() else { continue };
-            let (queue, name, _) = shared.lock().names.intern(&QueueKey {
+            let (queue, name) = shared.lock().names.intern(&QueueKey {
                 lane: head.origin.lane,
                 tenant: head.origin.tenant.clone(),
                 campaign: head.origin.campaign.clone(),
@@ -190,7 +192,7 @@ impl Data {
         let Some(mut row) = self.rows.remove(&held.row) else { return };
         let size = row.size;
         if !matches!(settled.outcome, Outcome::Deferred { .. }) {
-            self.effects.push(Effect::LeaveLeased { queue: held.row.queue, size });
+            self.effects.push(Effect::LeaveLeased { row: held.row, size });
         }
         row.last_reply.clone_from(&settled.reply);
         row.blame = settled.blame;

@@ -1,7 +1,7 @@
 //! The queue: what was answered `250` and is not settled yet.
 //!
 //! One trait, several engines, one conformance suite (`store::conformance`). [`memory`] is the
-//! model and the specification; [`sqlite`] is the embedded default.
+//! model and the specification; [`embedded`] is the embedded default.
 //!
 //! # Words
 //! A *delivery* is one recipient of a message, the row of the queue. A *scheduled queue* is the
@@ -19,7 +19,7 @@
 //!   message has other deliveries.
 
 pub mod memory;
-pub mod sqlite;
+pub mod embedded;
 
 mod backlog;
 #[cfg(test)]
@@ -48,6 +48,8 @@ use std::time::Duration;
 pub trait Store: Clone + Send + Sync + 'static {
     /// Takes a message into the queue. When it returns, the message survives SIGKILL and power
     /// loss.
+    ///
+    /// The caller gives no id twice, see [`Store::last_id`].
     ///
     /// With `lease`, its deliveries are born leased to this node for that long, unless everything
     /// is held ([`Store::hold_all`]): then `Accepted::claimed` is `None`.

@@ -24,21 +24,20 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// No names; numbers go on after those of `earlier`.
-    pub(super) fn after(earlier: &Self) -> Self {
-        Self { last: earlier.last, ..Self::default() }
-    }
-
-    /// The number of `key` and the one copy of its name; a new number where it has none (then
-    /// `true`).
-    pub(super) fn intern(&mut self, key: &QueueKey) -> (QueueId, Arc<QueueKey>, bool) {
+    /// The number of `key` and the one copy of its name; a new number where it has none.
+    pub(super) fn intern(&mut self, key: &QueueKey) -> (QueueId, Arc<QueueKey>) {
         if let Some((key, id)) = self.ids.get_key_value(key) {
-            return (*id, Arc::clone(key), false);
+            return (*id, Arc::clone(key));
         }
         let key = Arc::new(key.clone());
         let id = QueueId(self.last + 1);
         self.insert(id, Arc::clone(&key));
-        (id, key, true)
+        (id, key)
+    }
+
+    /// The number that `key` has.
+    pub(super) fn id(&self, key: &QueueKey) -> Option<QueueId> {
+        self.ids.get(key).copied()
     }
 
     /// A number known from before.
@@ -47,14 +46,14 @@ impl Names {
         self.ids.insert(key, id);
     }
 
-    /// Takes back a number that came to nothing; it is not given again.
-    pub(super) fn remove(&mut self, key: &QueueKey) {
-        self.ids.remove(key);
-    }
-
     /// Notes that a queue has no deliveries now.
     pub(super) fn emptied(&mut self, id: QueueId, key: Arc<QueueKey>) {
         self.idle.push_back((id, key));
+    }
+
+    /// True where some empty queues could be forgotten.
+    pub(super) fn has_idle(&self) -> bool {
+        self.idle.len() > IDLE_MAX
     }
 
     /// Forgets queues that have been empty longest, while more than enough are remembered, at most
@@ -65,7 +64,7 @@ impl Names {
         lives: impl Fn(QueueId) -> bool,
     ) -> Vec<(QueueId, Arc<QueueKey>)> {
         let mut forgotten = Vec::new();
-        while self.idle.len() > IDLE_MAX && forgotten.len() < max {
+        while self.has_idle() && forgotten.len() < max {
             let Some((id, key)) = self.idle.pop_front() else { break };
             if !lives(id) && self.ids.get(&key) == Some(&id) {
                 self.ids.remove(&key);
@@ -90,24 +89,31 @@ mod tests {
     #[test]
     fn a_number_is_never_given_twice() {
         let mut names = Names::default();
-        let (first, name, new) = names.intern(&key(0));
-        assert!(new);
+        let (first, name) = names.intern(&key(0));
         assert_eq!(names.intern(&key(0)).0, first);
-        names.remove(&name);
-        let (second, _, new) = names.intern(&key(0));
-        assert!(new && second > first);
+        for n in 1..=IDLE_MAX {
+            let (id, name) = names.intern(&key(n));
+            names.emptied(id, name);
+        }
+        names.emptied(first, name);
+        while names.id(&key(0)).is_some() {
+            let (id, name) = names.intern(&key(1));
+            names.emptied(id, name);
+            names.forget(1, |_| false);
+        }
+        assert!(names.intern(&key(0)).0 > first);
     }
 
     #[test]
     fn forgets_the_longest_empty_and_keeps_the_living() {
         let mut names = Names::default();
         for n in 0..IDLE_MAX + 3 {
-            let (id, name, _) = names.intern(&key(n));
+            let (id, name) = names.intern(&key(n));
             names.emptied(id, name);
         }
         let gone = names.forget(10, |id| id == QueueId(1));
         assert_eq!(gone.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(names.intern(&key(0)).0, QueueId(1));
-        assert!(names.intern(&key(1)).2);
+        assert_eq!((names.id(&key(1)), names.id(&key(2))), (None, None));
     }
 }

@@ -6,6 +6,7 @@
 //! [`Store::backlog`]: super::Store::backlog
 
 use super::backlog::Tally;
+use super::journal::record::Place;
 use super::leases::{Held, Leases};
 use super::names::Names;
 use super::row::{Class, Row};
@@ -41,14 +42,16 @@ pub(super) enum Effect {
     Enter { row: Cursor, key: Arc<QueueKey>, class: Class, size: u64 },
     /// A delivery arrived, leased.
     EnterLeased { held: Held, key: Arc<QueueKey> },
-    /// A leased delivery waits again, at another place.
+    /// A delivery that had arrived can be found by a claim now.
+    Landed { row: Cursor, class: Class },
+    /// The lease is over: the delivery waits again, at another place.
     Unlease { row: Cursor, class: Class },
     /// A waiting delivery waits at another place.
     Shift { row: Cursor, from: Class, to: Class },
     /// A waiting delivery is gone.
     Leave { queue: QueueId, class: Class, size: u64 },
-    /// A leased delivery is gone.
-    LeaveLeased { queue: QueueId, size: u64 },
+    /// The lease is over: the delivery is gone.
+    LeaveLeased { row: Cursor, size: u64 },
     /// Everything is held, or no longer.
     HoldAll(bool),
 }
@@ -145,26 +148,46 @@ impl Live {
                 self.tally.enter_leased(held.row, &key, held.size);
                 self.leases.insert(held);
             }
-            Effect::Unlease { row, class } => self.tally.unlease(row, class),
+            Effect::Unlease { row, class } => {
+                self.leases.end(row.delivery);
+                self.tally.unlease(row, class);
+            }
+            Effect::Landed { row, class } => {
+                if !self.leases.contains(row.delivery) {
+                    self.tally.landed(row, class);
+                }
+            }
             Effect::Shift { row, from, to } => self.tally.shift(row, from, to),
             Effect::HoldAll(hold) => self.tally.hold_all(hold),
             Effect::Leave { queue, class, size } => {
                 return self.tally.leave(queue, class, size).map(|key| (queue, key));
             }
-            Effect::LeaveLeased { queue, size } => {
-                return self.tally.leave_leased(queue, size).map(|key| (queue, key));
+            Effect::LeaveLeased { row, size } => {
+                self.leases.end(row.delivery);
+                return self.tally.leave_leased(row.queue, size).map(|key| (row.queue, key));
             }
         }
         None
     }
 
     /// Leases a waiting delivery.
-    pub(super) fn grant(&mut self, row: Row, until: Timestamp, lone: bool) -> Delivery {
-        let (class, size) = (row.class(), row.size);
-        let fence = self.leases.next_fence();
-        let held = Held { row: row.key, fence, until, class, size, lone, settling: false };
+    pub(super) fn grant(
+        &mut self,
+        row: Row,
+        until: Timestamp,
+        lone: bool,
+        place: Place,
+    ) -> Delivery {
+        let held = self.held(&row, until, lone, place);
         self.leases.insert(held);
-        self.tally.lease(row.key.queue, class);
-        row.delivery(fence)
+        self.tally.lease(row.key.queue, held.class);
+        row.delivery(held.fence)
+    }
+
+    /// A new lease, not in force yet.
+    pub(super) fn held(&mut self, row: &Row, until: Timestamp, lone: bool, place: Place) -> Held {
+        let fence = self.leases.next_fence();
+        let (row, class, size) = (row.key, row.class(), row.size);
+        Held { row, fence, until, class, size, lone, place, settling: false }
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One folder of files. Clones are the same folder.
-pub(super) trait Disk: Clone + Debug + Send + 'static {
+pub(in crate::store) trait Disk: Clone + Debug + Send + 'static {
     /// An open file.
     type File: DiskFile;
 
@@ -31,7 +31,7 @@ pub(super) trait Disk: Clone + Debug + Send + 'static {
 }
 
 /// A file that is written and read at positions.
-pub(super) trait DiskFile: Debug + Send + Sync + 'static {
+pub(in crate::store) trait DiskFile: Debug + Send + Sync + 'static {
     /// Length in bytes.
     fn size(&self) -> io::Result<u64>;
 
@@ -47,7 +47,7 @@ pub(super) trait DiskFile: Debug + Send + Sync + 'static {
 
 /// A folder of the file system.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(pub(super) PathBuf);
+pub(in crate::store) struct Folder(pub(in crate::store) PathBuf);
 
 impl Folder {
     /// Names are durable once their folder is synced.
@@ -114,7 +114,7 @@ impl DiskFile for File {
 
 /// A disk that forgets what was not synced, and fails when told to.
 #[cfg(test)]
-pub(super) mod simulated {
+pub(in crate::store) mod simulated {
     use super::{Disk, DiskFile};
     use crate::base::random::Rng;
     use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ pub(super) mod simulated {
     const SECTOR: usize = 512;
 
     #[derive(Clone, Debug, Default)]
-    pub(in crate::store::journal) struct Simulated(Arc<Mutex<State>>);
+    pub(in crate::store) struct Simulated(Arc<Mutex<State>>);
 
     #[derive(Debug, Default)]
     struct State {
@@ -135,7 +135,7 @@ pub(super) mod simulated {
     }
 
     #[derive(Debug)]
-    pub(in crate::store::journal) struct SimulatedFile {
+    pub(in crate::store) struct SimulatedFile {
         disk: Simulated,
         bytes: Mutex<Bytes>,
     }
@@ -150,7 +150,7 @@ pub(super) mod simulated {
 
     impl Simulated {
         /// The `n`-th write or sync from now on fails, and only that.
-        pub(in crate::store::journal) fn fail_in(&self, n: u64) {
+        pub(in crate::store) fn fail_in(&self, n: u64) {
             self.0.lock().unwrap().fail_in = Some(n);
         }
 
@@ -167,7 +167,7 @@ pub(super) mod simulated {
         }
 
         /// The disk after a power cut: of what was not synced, any sectors.
-        pub(in crate::store::journal) fn cut(&self, rng: &mut Rng) -> Self {
+        pub(in crate::store) fn cut(&self, rng: &mut Rng) -> Self {
             let after = Self::default();
             for (name, file) in &self.0.lock().unwrap().files {
                 let bytes = file.bytes.lock().unwrap();

@@ -12,17 +12,65 @@
 use super::disk::{Disk, DiskFile};
 use super::frame::{self, Position};
 use super::scan;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Files kept to be used again.
 const SPARE_MAX: usize = 4;
 
+/// The open files by segment, for those who read beside the log.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Files(Arc<Mutex<BTreeMap<u64, Open>>>);
+
+/// A file that records can be read from.
+#[derive(Clone, Debug)]
+struct Open {
+    file: Arc<dyn DiskFile>,
+    size: u64,
+}
+
+impl Files {
+    /// Opens all segments.
+    pub(in crate::store) fn open(disk: &impl Disk) -> io::Result<Self> {
+        let files = Self::default();
+        for number in numbers(disk)? {
+            let file = disk.open(&name(number))?;
+            let size = file.size()?;
+            files.insert(number, file, size);
+        }
+        Ok(files)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, number: u64, file: Arc<dyn DiskFile>, size: u64) {
+        self.lock().insert(number, Open { file, size });
+    }
+
+    /// The file of a segment; `None` once it was given up.
+    pub(in crate::store) fn get(&self, segment: u64) -> Option<Arc<dyn DiskFile>> {
+        self.lock().get(&segment).map(|open| Arc::clone(&open.file))
+    }
+
+    /// The segments, oldest first.
+    pub(in crate::store) fn numbers(&self) -> Vec<u64> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Bytes of all segments.
+    pub(in crate::store) fn size(&self) -> u64 {
+        self.lock().values().map(|open| open.size).sum()
+    }
+}
+
 /// The files.
 #[derive(Debug)]
-pub(super) struct Log<D: Disk> {
+pub(in crate::store) struct Log<D: Disk> {
     disk: D,
     segment_size: u64,
     current: Segment<D>,
@@ -31,6 +79,8 @@ pub(super) struct Log<D: Disk> {
     /// Where that of the segment before ends that has one.
     last: Position,
     sealed: BTreeMap<u64, Segment<D>>,
+    /// All of them, to be read from.
+    files: Files,
     /// Names of files to be used again.
     spare: Vec<String>,
     next_spare: u64,
@@ -46,14 +96,14 @@ struct Segment<D: Disk> {
 
 /// Records that are written and synced together.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(in crate::store) struct Batch {
     begin: Position,
     bytes: Vec<u8>,
 }
 
 impl Batch {
     /// Adds a record; gives its place.
-    pub(super) fn push(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
+    pub(in crate::store) fn push(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
         let offset = self.begin.offset + self.bytes.len() as u64;
         let at = Position { offset, ..self.begin };
         frame::put(&mut self.bytes, at, self.begin.offset, kind, payload);
@@ -63,7 +113,7 @@ impl Batch {
 
 impl<D: Disk> Log<D> {
     /// Goes on in a new segment after what [`read`] told of.
-    pub(super) fn open(disk: D, told: &Told, segment_size: u64) -> io::Result<Self> {
+    pub(in crate::store) fn open(disk: D, told: &Told, segment_size: u64) -> io::Result<Self> {
         let mut sealed = BTreeMap::new();
         for number in numbers(&disk)? {
             let file = disk.open(&name(number))?;
@@ -78,16 +128,30 @@ impl<D: Disk> Log<D> {
         let spare: Vec<String> = disk.names()?.into_iter().filter(is_spare).collect();
         let number = sealed.last_key_value().map_or(1, |(number, _)| number + 1);
         let next_spare = number;
+        let files = Files::open(&disk)?;
         let file = disk.create(&name(number), segment_size)?;
+        files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, segment_size);
         let current = Segment { number, file, size: segment_size };
         let end = Position { segment: number, offset: 0 };
-        let mut log = Self { disk, segment_size, current, end, last, sealed, spare, next_spare };
+        let mut log =
+            Self { disk, segment_size, current, end, last, sealed, files, spare, next_spare };
         log.begin()?;
         Ok(log)
     }
 
+    /// The files, to be read from.
+    pub(in crate::store) fn files(&self) -> Files {
+        self.files.clone()
+    }
+
+    /// Bytes that can be written without taking more of the disk.
+    pub(in crate::store) fn reserve(&self) -> u64 {
+        let spare = self.spare.len() as u64 * self.segment_size;
+        spare + self.current.size.saturating_sub(self.end.offset)
+    }
+
     /// A batch of records that take so many bytes, as [`frame::len`] counts them.
-    pub(super) fn batch(&mut self, len: u64) -> io::Result<Batch> {
+    pub(in crate::store) fn batch(&mut self, len: u64) -> io::Result<Batch> {
         if self.end.offset == 0 || self.current.size.saturating_sub(self.end.offset) < len {
             self.roll(len)?;
         }
@@ -96,7 +160,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Writes a batch and syncs it.
-    pub(super) fn write(&mut self, batch: &Batch) -> io::Result<()> {
+    pub(in crate::store) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let file = &self.current.file;
         let written = file.write_at(&batch.bytes, batch.begin.offset);
         match written.and_then(|()| file.sync()) {
@@ -113,25 +177,17 @@ impl<D: Disk> Log<D> {
     }
 
     /// Where the synced part ends.
-    pub(super) fn end(&self) -> Position {
+    pub(in crate::store) fn end(&self) -> Position {
         self.end
     }
 
     /// The oldest segment and its size, unless it is the one that is written to.
-    pub(super) fn oldest(&self) -> Option<(u64, u64)> {
+    pub(in crate::store) fn oldest(&self) -> Option<(u64, u64)> {
         self.sealed.first_key_value().map(|(number, segment)| (*number, segment.size))
     }
 
-    /// The file that a record lies in, to be read without the log.
-    pub(super) fn file(&self, segment: u64) -> Option<Arc<D::File>> {
-        if self.current.number == segment {
-            return Some(Arc::clone(&self.current.file));
-        }
-        self.sealed.get(&segment).map(|sealed| Arc::clone(&sealed.file))
-    }
-
     /// Gives up the oldest segment: nothing in it is needed any more.
-    pub(super) fn retire_oldest(&mut self) -> io::Result<()> {
+    pub(in crate::store) fn retire_oldest(&mut self) -> io::Result<()> {
         let Some((number, segment)) = self.sealed.pop_first() else { return Ok(()) };
         let used = segment.size == self.segment_size && self.spare.len() < SPARE_MAX;
         let spare = format!("{:016x}{SPARE}", self.next_spare);
@@ -140,11 +196,13 @@ impl<D: Disk> Log<D> {
             false => self.disk.remove(&name(number)),
         };
         match done {
-            Ok(()) if used => {
-                self.next_spare += 1;
-                self.spare.push(spare);
+            Ok(()) => {
+                self.files.lock().remove(&number);
+                if used {
+                    self.next_spare += 1;
+                    self.spare.push(spare);
+                }
             }
-            Ok(()) => {}
             Err(_) => _ = self.sealed.insert(number, segment),
         }
         done
@@ -162,6 +220,7 @@ impl<D: Disk> Log<D> {
             }
             _ => self.disk.create(&name(number), size)?,
         };
+        self.files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, size);
         let next = Segment { number, file, size };
         let mut previous = std::mem::replace(&mut self.current, next);
         // A segment whose first frame could not be written is as if it had not been.
@@ -210,21 +269,23 @@ fn name(number: u64) -> String {
 
 /// What a journal says.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(in crate::store) struct Told {
     /// Where what is to be kept ends: for [`Log::open`].
-    pub(super) last: Position,
+    pub(in crate::store) last: Position,
     /// From this offset on, it is not known whether what was read is on the disk.
     unsure: u64,
     /// Places where a record was, and how many bytes of it.
-    pub(super) damage: Vec<(Position, u64)>,
+    pub(in crate::store) damage: Vec<(Position, u64)>,
 }
 
-/// Reads all records from `from` on, in order; one segment is in memory at a time.
-pub(super) fn read(
+/// Reads all records from `from` on, before `until` where that is given, in order; one segment is
+/// in memory at a time.
+pub(in crate::store) fn read<E: From<io::Error>>(
     disk: &impl Disk,
     from: Position,
-    mut record: impl FnMut(Position, u8, &[u8]),
-) -> io::Result<Told> {
+    until: Option<Position>,
+    mut record: impl FnMut(Position, u8, Bytes) -> Result<(), E>,
+) -> Result<Told, E> {
     let numbers = numbers(disk)?;
     let mut begins = Vec::new();
     for number in &numbers {
@@ -246,18 +307,23 @@ pub(super) fn read(
             None => None,
         };
         let begin = if *number == from.segment { from.offset } else { 0 };
-        if *number < from.segment {
+        if *number < from.segment || until.is_some_and(|until| *number > until.segment) {
             continue;
         }
+        let end = match until {
+            Some(until) if until.segment == *number => Some(until.offset),
+            _ => end,
+        };
         let file = disk.open(&name(*number))?;
         let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
         file.read_at(&mut bytes, 0)?;
+        let bytes = Bytes::from(bytes);
         let begin = Position { segment: *number, offset: begin };
         let (items, last) = scan::items(&bytes, begin, end);
         for item in items {
             match item {
                 scan::Item::Frame(at, frame) if frame.kind != scan::BEGIN => {
-                    record(at, frame.kind, frame.payload);
+                    record(at, frame.kind, bytes.slice_ref(frame.payload))?;
                 }
                 scan::Item::Frame(..) => {}
                 scan::Item::Damage(at, len) => told.damage.push((at, len)),
@@ -281,7 +347,11 @@ mod tests {
 
     fn all(disk: &Simulated) -> (Vec<Vec<u8>>, Told) {
         let mut records = Vec::new();
-        let told = read(disk, NOWHERE, |_, _, payload| records.push(payload.to_vec())).unwrap();
+        let told = read::<io::Error>(disk, NOWHERE, None, |_, _, payload| {
+            records.push(payload.to_vec());
+            Ok(())
+        });
+        let told = told.unwrap();
         (records, told)
     }
 
@@ -361,7 +431,7 @@ mod tests {
                 let sure: Vec<&Vec<u8>> = found.iter().filter(|p| !doubtful.contains(p)).collect();
                 prop_assert_eq!(sure, kept.iter().map(|(p, _)| p).collect::<Vec<_>>());
                 for (payload, at) in &kept {
-                    let file = log.file(at.segment).unwrap();
+                    let file = log.files().get(at.segment).unwrap();
                     let mut bytes = vec![0; frame::len(payload.len())];
                     file.read_at(&mut bytes, at.offset).unwrap();
                     prop_assert_eq!(frame::get(&bytes, *at).unwrap().payload, &payload[..]);

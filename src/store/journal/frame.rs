@@ -14,41 +14,41 @@
 //! * A frame begins at a multiple of 8, so that after damage the next whole one is found.
 
 /// Bytes before the payload.
-pub(super) const HEADER: usize = 20;
+pub(in crate::store) const HEADER: usize = 20;
 /// Frames begin at multiples of this.
-pub(super) const ALIGN: usize = 8;
+pub(in crate::store) const ALIGN: usize = 8;
 /// `BHJ1`
 const MAGIC: [u8; 4] = *b"BHJ1";
 
 /// Where a frame begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Position {
+pub(in crate::store) struct Position {
     /// The segment's number; grows with each use of a file.
-    pub(crate) segment: u64,
+    pub(in crate::store) segment: u64,
     /// Bytes from the segment's beginning.
-    pub(crate) offset: u64,
+    pub(in crate::store) offset: u64,
 }
 
 /// A whole frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame<'a> {
+pub(in crate::store) struct Frame<'a> {
     /// What the payload is.
-    pub(super) kind: u8,
+    pub(in crate::store) kind: u8,
     /// Offset of the first frame of its batch.
-    pub(super) batch: u64,
-    pub(super) payload: &'a [u8],
+    pub(in crate::store) batch: u64,
+    pub(in crate::store) payload: &'a [u8],
     /// Bytes that the frame takes, header and padding included.
-    pub(super) len: usize,
+    pub(in crate::store) len: usize,
 }
 
 /// Bytes that a frame with such a payload takes.
-pub(super) fn len(payload: usize) -> usize {
+pub(in crate::store) fn len(payload: usize) -> usize {
     (HEADER + payload).next_multiple_of(ALIGN)
 }
 
 /// Appends a frame that will lie at `at`, in a batch that begins at the offset `batch`. The payload
 /// comes in parts, so that a message need not be copied together first.
-pub(super) fn put(out: &mut Vec<u8>, at: Position, batch: u64, kind: u8, payload: &[&[u8]]) {
+pub(in crate::store) fn put(out: &mut Vec<u8>, at: Position, batch: u64, kind: u8, payload: &[&[u8]]) {
     let begin = out.len();
     let size: usize = payload.iter().map(|part| part.len()).sum();
     out.reserve(len(size));
@@ -65,7 +65,7 @@ pub(super) fn put(out: &mut Vec<u8>, at: Position, batch: u64, kind: u8, payload
 }
 
 /// The frame at `at`, of which `bytes` is the beginning. `None` where none is, or not all of it.
-pub(super) fn get(bytes: &[u8], at: Position) -> Option<Frame<'_>> {
+pub(in crate::store) fn get(bytes: &[u8], at: Position) -> Option<Frame<'_>> {
     let (head, rest) = bytes.split_at_checked(HEADER - 4)?;
     let (crc, rest) = rest.split_first_chunk::<4>()?;
     let (magic, head_rest) = head.split_first_chunk::<4>()?;
@@ -81,7 +81,7 @@ pub(super) fn get(bytes: &[u8], at: Position) -> Option<Frame<'_>> {
 
 /// The place of the next frame's beginning in `bytes`, at a multiple of 8 after `from`: the first
 /// that is whole. `base` is where `bytes` begins.
-pub(super) fn find(bytes: &[u8], base: Position, from: usize) -> Option<usize> {
+pub(in crate::store) fn find(bytes: &[u8], base: Position, from: usize) -> Option<usize> {
     let mut from = from;
     loop {
         let found = memchr::memmem::find(bytes.get(from..)?, &MAGIC)? + from;

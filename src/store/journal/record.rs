@@ -3,19 +3,41 @@
 //! A message is written as its head, by postcard, and its bytes as they are; so these can be read
 //! by position alone.
 
+use super::frame::Position;
 use crate::base::address::{AddressError, Mailbox, ReversePath};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
 use crate::mail::message::{Lane, NewMessage, Origin};
 use crate::policy::verdict::Blame;
+use crate::store::State;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+/// A new message.
+pub(in crate::store) const MESSAGE: u8 = 1;
+/// What became of deliveries.
+pub(in crate::store) const OUTCOMES: u8 = 2;
+/// A message written again at the front, with what became of its deliveries.
+pub(in crate::store) const CARRIED: u8 = 3;
+/// Everything is held (payload 1), or no longer (0).
+pub(in crate::store) const HOLD: u8 = 4;
+
+/// Where the bytes of a message lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Place {
+    /// The frame of its record.
+    pub(in crate::store) frame: Position,
+    /// Length of that frame's payload.
+    pub(in crate::store) payload: u32,
+    /// Where in the payload its bytes begin.
+    pub(in crate::store) body: u32,
+}
+
 /// Why bytes that were whole are no record of a kind that this build knows.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(in crate::store) enum Unreadable {
     /// Another build wrote it, or we are wrong.
     #[error("not a record of this version: {0}")]
     Codec(#[from] postcard::Error),
@@ -59,7 +81,7 @@ struct To<'a> {
 }
 
 /// The head of a message's record; its bytes follow.
-pub(super) fn write_head(message: &NewMessage) -> Result<Vec<u8>, Unreadable> {
+pub(in crate::store) fn write_head(message: &NewMessage) -> Result<Vec<u8>, Unreadable> {
     let envelope = &message.envelope;
     let to = |recipient: &'_ Recipient| To {
         mailbox: Cow::Owned(recipient.mailbox.as_str().to_owned()),
@@ -87,7 +109,7 @@ pub(super) fn write_head(message: &NewMessage) -> Result<Vec<u8>, Unreadable> {
 }
 
 /// A message from its record, and how many of the bytes are its head.
-pub(super) fn read_message(payload: &Bytes) -> Result<(NewMessage, usize), Unreadable> {
+pub(in crate::store) fn read_message(payload: &Bytes) -> Result<(NewMessage, usize), Unreadable> {
     let (head, body): (Head<'_>, &[u8]) = postcard::take_from_bytes(payload)?;
     let head_len = payload.len() - body.len();
     let mut envelope = Envelope::from(ReversePath::parse(&head.reverse_path)?);
@@ -133,22 +155,22 @@ struct Outcomes<'a> {
 
 /// What became of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ended<'a> {
-    pub(super) message: i64,
-    pub(super) number: u32,
+pub(in crate::store) struct Ended<'a> {
+    pub(in crate::store) message: i64,
+    pub(in crate::store) number: u32,
     /// With the message's lane, tenant and campaign, the name of its queue.
     #[serde(borrow)]
-    pub(super) domain: Cow<'a, str>,
+    pub(in crate::store) domain: Cow<'a, str>,
     /// Its place in that queue.
-    pub(super) due_at: i64,
-    pub(super) how: How,
-    pub(super) reply: Cow<'a, str>,
-    pub(super) blame: Option<Blame>,
+    pub(in crate::store) due_at: i64,
+    pub(in crate::store) how: How,
+    pub(in crate::store) reply: Cow<'a, str>,
+    pub(in crate::store) blame: Option<Blame>,
 }
 
 /// How an attempt, or an operator, left a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum How {
+pub(in crate::store) enum How {
     /// The next hop took it.
     Delivered,
     /// Refused for good.
@@ -164,14 +186,17 @@ pub(super) enum How {
         /// A delay notification was sent.
         delay_notified: bool,
     },
-    /// Not to be sent until released.
-    Held,
-    /// As it was before it was held; or due at this time, where one is given.
-    Due(Option<i64>),
+    /// By an operator: due at another time, or held.
+    Moved {
+        /// Its new place in its queue.
+        due_at: i64,
+        /// Of a held one, the due time it goes back to.
+        held_due: Option<i64>,
+    },
 }
 
 /// The record of outcomes: its head, to be followed by each notice's head and bytes.
-pub(super) fn write_outcomes(
+pub(in crate::store) fn write_outcomes(
     at: Timestamp,
     ended: Vec<Ended<'_>>,
     notices: &[(Vec<u8>, Bytes)],
@@ -182,7 +207,7 @@ pub(super) fn write_outcomes(
 
 /// What became of deliveries, and the notifications, each with the place of its bytes in the
 /// payload.
-pub(super) fn read_outcomes(payload: &Bytes) -> Result<OutcomesRead<'_>, Unreadable> {
+pub(in crate::store) fn read_outcomes(payload: &Bytes) -> Result<OutcomesRead<'_>, Unreadable> {
     let (outcomes, rest): (Outcomes<'_>, &[u8]) = postcard::take_from_bytes(payload)?;
     let mut at = payload.len() - rest.len();
     let mut notices = Vec::new();
@@ -199,13 +224,62 @@ pub(super) fn read_outcomes(payload: &Bytes) -> Result<OutcomesRead<'_>, Unreada
 
 /// As [`read_outcomes`] gives it.
 #[derive(Debug)]
-pub(super) struct OutcomesRead<'a> {
+pub(in crate::store) struct OutcomesRead<'a> {
     /// When.
-    pub(super) at: Timestamp,
+    pub(in crate::store) at: Timestamp,
     /// What became of deliveries.
-    pub(super) ended: Vec<Ended<'a>>,
+    pub(in crate::store) ended: Vec<Ended<'a>>,
     /// Notifications, and where in the payload their bytes begin.
-    pub(super) notices: Vec<(NewMessage, usize)>,
+    pub(in crate::store) notices: Vec<(NewMessage, usize)>,
+}
+
+/// What became of a message's deliveries, to go before its head and bytes in a record that stands
+/// for all of its records so far.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Carried {
+    /// Deliveries that are open.
+    pub(in crate::store) open: Vec<Open>,
+    /// Those that are not.
+    pub(in crate::store) closed: Vec<Closed>,
+}
+
+/// A delivery that is open.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Open {
+    pub(in crate::store) number: u32,
+    pub(in crate::store) due_at: i64,
+    pub(in crate::store) held_due: Option<i64>,
+    pub(in crate::store) attempts: u32,
+    pub(in crate::store) delay_notified: bool,
+    pub(in crate::store) last_at: Option<i64>,
+    pub(in crate::store) last_reply: String,
+    pub(in crate::store) blame: Option<Blame>,
+}
+
+/// A delivery that is settled.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Closed {
+    pub(in crate::store) number: u32,
+    pub(in crate::store) state: State,
+    pub(in crate::store) attempts: u32,
+    pub(in crate::store) at: i64,
+    pub(in crate::store) reply: String,
+    pub(in crate::store) blame: Option<Blame>,
+}
+
+/// The beginning of a record that carries a message on; its head and bytes follow.
+pub(in crate::store) fn write_carried(carried: &Carried) -> Result<Vec<u8>, Unreadable> {
+    Ok(postcard::to_allocvec(carried)?)
+}
+
+/// What was carried on, the message, and where in the payload its bytes begin.
+pub(in crate::store) fn read_carried(
+    payload: &Bytes,
+) -> Result<(Carried, NewMessage, usize), Unreadable> {
+    let (carried, rest): (Carried, &[u8]) = postcard::take_from_bytes(payload)?;
+    let begin = payload.len() - rest.len();
+    let (message, head_len) = read_message(&payload.slice(begin..))?;
+    Ok((carried, message, begin + head_len))
 }
 
 fn notify_bits(notify: Notify) -> u8 {
@@ -278,7 +352,7 @@ mod tests {
             deliveries in proptest::collection::vec((any::<i64>(), any::<u32>(), "\\PC{0,9}"), 0..5),
             bodies in proptest::collection::vec("[a-z]{0,40}", 0..3),
         ) {
-            let hows = [How::Delivered, How::Deferred { due_at: 5, delay_notified: true }, How::Held];
+            let hows = [How::Delivered, How::Deferred { due_at: 5, delay_notified: true }, How::Moved { due_at: 5, held_due: None }];
             let ended: Vec<Ended<'_>> = deliveries.iter().zip(hows.iter().cycle()).map(
                 |((message, number, reply), how)| Ended {
                     message: *message,
@@ -312,12 +386,38 @@ mod tests {
         }
 
         #[test]
+        fn a_message_is_carried_on_with_its_state(body in "[a-z]{0,40}", reply in "\\PC{0,9}") {
+            let written = message("r".into(), &[(1, None, None), (2, None, None)], body.into());
+            let open = Open {
+                number: 0,
+                due_at: 7,
+                held_due: Some(9),
+                attempts: 3,
+                delay_notified: true,
+                last_at: Some(4),
+                last_reply: reply.clone(),
+                blame: Some(Blame::Site),
+            };
+            let (state, blame) = (State::Failed, None);
+            let closed = Closed { number: 1, state, attempts: 1, at: 3, reply, blame };
+            let carried = Carried { open: vec![open], closed: vec![closed] };
+            let mut payload = write_carried(&carried).unwrap();
+            payload.extend_from_slice(&write_head(&written).unwrap());
+            let begin = payload.len();
+            payload.extend_from_slice(&written.body);
+            let (again, read, at) = read_carried(&payload.into()).unwrap();
+            prop_assert_eq!((again, at), (carried, begin));
+            prop_assert_eq!(format!("{read:?}"), format!("{written:?}"));
+        }
+
+        #[test]
         fn other_bytes_are_refused_without_harm(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let bytes = Bytes::from(bytes);
             _ = read_message(&bytes);
             _ = read_outcomes(&bytes);
+            _ = read_carried(&bytes);
         }
     }
 }

@@ -10,13 +10,13 @@
 use super::frame::{self, Frame, Position};
 
 /// The first frame of a segment: where the one before it ended.
-pub(super) const BEGIN: u8 = 0;
+pub(in crate::store) const BEGIN: u8 = 0;
 /// Its length in bytes.
-pub(super) const BEGIN_LEN: u64 = 40;
+pub(in crate::store) const BEGIN_LEN: u64 = 40;
 
 /// Something in a segment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Item<'a> {
+pub(in crate::store) enum Item<'a> {
     /// A record.
     Frame(Position, Frame<'a>),
     /// So many bytes from here on were a record, and are none any more.
@@ -25,7 +25,7 @@ pub(super) enum Item<'a> {
 
 /// The items of a segment from `from` on, and where the last of them ends. `end`, where it is
 /// known, is where the synced part ended.
-pub(super) fn items(bytes: &[u8], from: Position, end: Option<u64>) -> (Vec<Item<'_>>, u64) {
+pub(in crate::store) fn items(bytes: &[u8], from: Position, end: Option<u64>) -> (Vec<Item<'_>>, u64) {
     let bytes = match end.and_then(|end| usize::try_from(end).ok()) {
         Some(end) => bytes.get(..end).unwrap_or(bytes),
         None => bytes,
@@ -57,7 +57,7 @@ pub(super) fn items(bytes: &[u8], from: Position, end: Option<u64>) -> (Vec<Item
 }
 
 /// Where the segment before ended, as the first frame of a segment says.
-pub(super) fn previous(bytes: &[u8], segment: u64) -> Option<Position> {
+pub(in crate::store) fn previous(bytes: &[u8], segment: u64) -> Option<Position> {
     let at = Position { segment, offset: 0 };
     let frame = frame::get(bytes, at).filter(|frame| frame.kind == BEGIN)?;
     let (segment, offset) = frame.payload.split_first_chunk::<8>()?;
@@ -66,7 +66,7 @@ pub(super) fn previous(bytes: &[u8], segment: u64) -> Option<Position> {
 }
 
 /// The first frame of a segment after one that ended at `previous`.
-pub(super) fn begin(out: &mut Vec<u8>, segment: u64, previous: Position) {
+pub(in crate::store) fn begin(out: &mut Vec<u8>, segment: u64, previous: Position) {
     let at = Position { segment, offset: 0 };
     let (number, offset) = (previous.segment.to_le_bytes(), previous.offset.to_le_bytes());
     frame::put(out, at, 0, BEGIN, &[&number, &offset]);

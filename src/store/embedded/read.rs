@@ -1,4 +1,4 @@
-//! Reading: pages of deliveries, one message, bodies. For reader connections, and for the writer's
+//! Reading: pages of deliveries, one message. For reader connections, and for the index thread's
 //! own needs.
 
 use super::codec::{self, row_columns};
@@ -7,12 +7,12 @@ use crate::base::time::Timestamp;
 use crate::mail::message::MessageHead;
 use crate::observe::store as tell;
 use crate::store::filter::Matcher;
+use crate::store::journal::record::Place;
 use crate::store::row::Row;
 use crate::store::shared::Shared;
 use crate::store::{
     Cursor, DeliveryId, DeliveryRecord, MessageRecord, Page, QueueId, QueueKey, State,
 };
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Params, Result};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const LOOK_MAX: usize = 10_000;
 /// Names of queues taken from the backlog at a time.
 const QUEUES_AT_ONCE: usize = 256;
 
-/// The rows of one queue after a [`place`].
+/// The rows of one queue after one, see [`beyond`].
 pub(super) const ROWS_AFTER: &str = concat!(
     "SELECT ",
     row_columns!(),
@@ -33,8 +33,8 @@ const ROWS_OF_MESSAGE: &str =
     concat!("SELECT ", row_columns!(), " FROM deliveries WHERE queue = ?1 AND message = ?2");
 
 /// Parameters of [`ROWS_AFTER`].
-pub(super) fn place(after: Cursor) -> impl Params {
-    let Cursor { queue, due_at, delivery } = after;
+pub(super) fn beyond(row: Cursor) -> impl Params {
+    let Cursor { queue, due_at, delivery } = row;
     (queue.0, due_at.0, delivery.message.number(), delivery.number)
 }
 
@@ -58,35 +58,30 @@ pub(super) fn readable<T>(row: Result<T>) -> Result<Option<T>> {
 
 /// What is known of a message; `None` where it is not there or cannot be read.
 pub(super) fn head(db: &Connection, id: MessageId) -> Result<Option<Arc<MessageHead>>> {
-    let mut statement = db.prepare_cached(
-        "SELECT id, accepted_at, expires_at, lane, reason, tenant, campaign, client, reverse_path, \
-         body_type, smtputf8, ret, envid, size, recipient_count FROM messages WHERE id = ?1",
-    )?;
-    let head = readable(statement.query_row([id.number()], codec::head).optional())?.flatten();
-    Ok(head.map(Arc::new))
+    Ok(message(db, id)?.map(|(head, _)| head))
 }
 
-/// Bytes of messages, in the order asked for.
-pub(super) fn bodies(db: &Connection, ids: &[MessageId]) -> Result<Vec<(MessageId, Bytes)>> {
-    // One read transaction for all, in the order in which they lie on disk.
-    let tx = db.unchecked_transaction()?;
-    let mut sorted: Vec<(usize, MessageId)> = ids.iter().copied().enumerate().collect();
-    sorted.sort_unstable_by_key(|(_, id)| *id);
-    let mut found: Vec<(usize, (MessageId, Bytes))> = Vec::with_capacity(ids.len());
-    {
-        let mut statement = tx.prepare_cached("SELECT bytes FROM bodies WHERE message = ?1")?;
-        for (place, id) in sorted {
-            let bytes = statement.query_row([id.number()], |row| {
-                Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
-            });
-            if let Some(bytes) = bytes.optional()? {
-                found.push((place, (id, bytes)));
-            }
-        }
-    }
-    tx.finish()?;
-    found.sort_unstable_by_key(|(place, _)| *place);
-    Ok(found.into_iter().map(|(_, body)| body).collect())
+/// As [`head`], and where its bytes lie.
+pub(super) fn message(
+    db: &Connection,
+    id: MessageId,
+) -> Result<Option<(Arc<MessageHead>, Place)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, accepted_at, expires_at, lane, reason, tenant, campaign, client, reverse_path, \
+         body_type, smtputf8, ret, envid, size, recipient_count, segment, offset, payload, body \
+         FROM messages WHERE id = ?1",
+    )?;
+    let read = |row: &rusqlite::Row<'_>| Ok((Arc::new(codec::head(row)?), codec::place(row, 15)?));
+    Ok(readable(statement.query_row([id.number()], read).optional())?.flatten())
+}
+
+/// Where the bytes of a message lie, and how many they are; `None` where it is not there.
+pub(super) fn place(db: &Connection, id: MessageId) -> Result<Option<(Place, u64)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT segment, offset, payload, body, size FROM messages WHERE id = ?1",
+    )?;
+    let place = |row: &rusqlite::Row<'_>| Ok((codec::place(row, 0)?, row.get(4)?));
+    statement.query_row([id.number()], place).optional()
 }
 
 /// One delivery that matches.
@@ -125,7 +120,7 @@ pub(super) fn scan(
             if matcher.queue(&key) {
                 let start = if from.queue == queue { from } else { start_of(queue) };
                 let mut statement = db.prepare_cached(ROWS_AFTER)?;
-                let mut rows = statement.query(place(start))?;
+                let mut rows = statement.query(beyond(start))?;
                 while let Some(row) = rows.next()? {
                     let Some(row) = readable(codec::row(row))? else { continue };
                     looked += 1;
@@ -162,7 +157,7 @@ fn next_queues(
 /// The queues that a message's deliveries went to, by number.
 fn queues_of(db: &Connection, id: MessageId) -> Result<Vec<QueueId>> {
     let list: Option<String> = db
-        .prepare_cached("SELECT queues FROM bodies WHERE message = ?1")?
+        .prepare_cached("SELECT queues FROM messages WHERE id = ?1")?
         .query_row([id.number()], |row| row.get(0))
         .optional()?;
     let list = list.unwrap_or_default();

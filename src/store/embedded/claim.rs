@@ -5,6 +5,7 @@ use super::read;
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::mail::message::MessageHead;
+use crate::store::journal::record::Place;
 use crate::store::row::Row;
 use crate::store::shared::Shared;
 use crate::store::{Claim, Claimed, Lease, QueueId};
@@ -49,7 +50,8 @@ pub(super) fn claim(
 struct Grouped {
     until: Timestamp,
     groups: Vec<Claimed>,
-    places: HashMap<MessageId, usize>,
+    /// Where each message is in `groups`, and where its bytes lie.
+    places: HashMap<MessageId, (usize, Place)>,
     count: u32,
 }
 
@@ -58,21 +60,21 @@ impl Grouped {
         self.groups.iter().flat_map(Claimed::leases).collect()
     }
 
-    /// The head of a message: from what is here, else from the database. `None` where it cannot be
-    /// read.
-    fn head(&self, db: &Connection, id: MessageId) -> Result<Option<Arc<MessageHead>>> {
-        match self.places.get(&id).and_then(|place| self.groups.get(*place)) {
-            Some(group) => Ok(Some(Arc::clone(&group.head))),
-            None => read::head(db, id),
+    /// What is known of a message: from what is here, else from the database. `None` where it
+    /// cannot be read.
+    fn message(&self, db: &Connection, id: MessageId) -> Result<Option<(Arc<MessageHead>, Place)>> {
+        match self.places.get(&id).and_then(|(n, place)| Some((self.groups.get(*n)?, place))) {
+            Some((group, place)) => Ok(Some((Arc::clone(&group.head), *place))),
+            None => read::message(db, id),
         }
     }
 
-    fn lease(&mut self, shared: &Shared, row: Row, head: Arc<MessageHead>) {
+    fn lease(&mut self, shared: &Shared, row: Row, head: Arc<MessageHead>, place: Place) {
         let lone = head.recipient_count == 1;
-        let delivery = shared.lock().grant(row, self.until, lone);
+        let delivery = shared.lock().grant(row, self.until, lone, place);
         self.count += 1;
-        let place = *self.places.entry(head.id).or_insert(self.groups.len());
-        match self.groups.get_mut(place) {
+        let (n, _) = *self.places.entry(head.id).or_insert((self.groups.len(), place));
+        match self.groups.get_mut(n) {
             Some(group) => group.deliveries.push(delivery),
             None => self.groups.push(Claimed {
                 head,
@@ -93,7 +95,7 @@ fn claim_due(
 ) -> Result<()> {
     let Some(scan) = shared.lock().tally.scan(queue) else { return Ok(()) };
     let mut statement = db.prepare_cached(read::ROWS_AFTER)?;
-    let mut rows = statement.query(read::place(scan.from.unwrap_or(read::start_of(queue))))?;
+    let mut rows = statement.query(read::beyond(scan.from.unwrap_or(read::start_of(queue))))?;
     let goal = claimed.count + most;
     let mut to = scan.from;
     let next_due = loop {
@@ -117,8 +119,8 @@ fn take(db: &Connection, shared: &Shared, row: Row, claimed: &mut Grouped) -> Re
     if shared.lock().leases.contains(row.key.delivery) {
         return Ok(());
     }
-    if let Some(head) = claimed.head(db, row.key.delivery.message)? {
-        claimed.lease(shared, row, head);
+    if let Some((head, place)) = claimed.message(db, row.key.delivery.message)? {
+        claimed.lease(shared, row, head, place);
     }
     Ok(())
 }
@@ -134,7 +136,7 @@ fn claim_expired(
     let from = shared.lock().tally.expiry_from(queue, None);
     let mut statement = db.prepare_cached(read::ROWS_AFTER)?;
     let mut expires = db.prepare_cached("SELECT expires_at <= ?2 FROM messages WHERE id = ?1")?;
-    let mut rows = statement.query(read::place(from.unwrap_or(read::start_of(queue))))?;
+    let mut rows = statement.query(read::beyond(from.unwrap_or(read::start_of(queue))))?;
     let goal = claimed.count + most;
     let mut looked = 0;
     while let Some(row) = rows.next()? {

@@ -1,7 +1,7 @@
 //! The floor of free disk space, below which no new mail is taken so that deliveries can go on.
 
 use crate::base::time::Timestamp;
-use rusqlite::Connection;
+use crate::store::StoreError;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +9,6 @@ use std::time::Duration;
 /// How long an answer of the file system is trusted.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Mail is written once to the log and once to the database.
-const COPIES: u64 = 2;
 
 /// Watches one file system.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ impl Floor {
 
     /// By the last answer.
     fn left(&self) -> u64 {
-        self.free.saturating_sub(self.min) / COPIES
+        self.free.saturating_sub(self.min)
     }
 
     /// Takes room for this much new mail, or says why there is none. As [`Floor::room`].
@@ -68,7 +66,7 @@ impl Floor {
             return Err(format!("{} MiB free, {} MiB to be kept", self.free >> 20, self.min >> 20));
         }
         // Counted at once: much mail fits in between two answers.
-        self.free = self.free.saturating_sub(needed(mail));
+        self.free = self.free.saturating_sub(mail);
         Ok(())
     }
 }
@@ -79,32 +77,25 @@ pub(super) fn free(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Room that mail of so many bytes takes.
-pub(super) fn needed(mail: u64) -> u64 {
-    mail.saturating_mul(COPIES)
+/// Bytes of the file system that holds `dir`.
+pub(super) fn total(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 
-/// Bytes that can be written: free on the disk or in the database, less what the log has still to
-/// move there. Where that is less than `wanted`, the log is emptied first.
-pub(super) fn probe(dir: &Path, db: Option<&Connection>, wanted: u64) -> io::Result<u64> {
-    let measure = || {
-        let log = std::fs::metadata(dir.join("queue.db-wal")).map_or(0, |log| log.len());
-        let free = free(dir)? + db.map_or(0, reusable);
-        io::Result::Ok(free.saturating_sub(log))
-    };
-    let free = measure()?;
-    let Some(db) = db.filter(|_| free < wanted) else { return Ok(free) };
-    // It may fail for want of room; then it is as it was.
-    _ = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-    measure()
+/// Bytes that can be written: free on the disk, or held by the journal for what comes.
+pub(super) fn probe(dir: &Path, reserve: u64) -> io::Result<u64> {
+    Ok(free(dir)?.saturating_add(reserve))
 }
 
-/// Bytes of the database file that hold nothing any more: it does not shrink, its free pages are
-/// filled again.
-pub(super) fn reusable(db: &Connection) -> u64 {
-    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
-    let pages = pragma("freelist_count").unwrap_or(0);
-    pages.saturating_mul(pragma("page_size").unwrap_or(0))
+/// Why a file could not be written, in the store's words.
+pub(super) fn store_error(error: &io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StoreError::Full(error.to_string())
+        }
+        _ => StoreError::Failed(format!("the journal: {error}")),
+    }
 }
 
 #[cfg(test)]
@@ -115,15 +106,15 @@ mod tests {
     fn refuses_below_the_floor_and_opens_again() {
         let mut floor = Floor::new(100);
         let mut take = |mail, ms, free| floor.take(mail, Timestamp(ms), || Ok(free)).is_ok();
-        assert!(!take(1, 0, 101));
-        assert!(!take(1, 999, 102), "trusted for a second");
-        assert!(take(1, 1_000, 102));
-        assert!(!take(1, 1_001, 102), "what was taken is counted");
+        assert!(!take(1, 0, 100));
+        assert!(!take(1, 999, 101), "trusted for a second");
+        assert!(take(1, 1_000, 101));
+        assert!(!take(1, 1_001, 101), "what was taken is counted");
         assert!(take(0, 2_000, 0), "outcomes are no mail");
         assert!(!take(1, 2_000, 0));
-        assert!(take(1, 1_500, 102), "the clock went back");
-        assert_eq!(floor.room(0, Timestamp(5_000), || Ok(131)), 15);
-        assert_eq!(floor.room(0, Timestamp(6_000), || Err(io::ErrorKind::Other.into())) >> 60, 7);
+        assert!(take(1, 1_500, 101), "the clock went back");
+        assert_eq!(floor.room(0, Timestamp(5_000), || Ok(131)), 31);
+        assert_eq!(floor.room(0, Timestamp(6_000), || Err(io::ErrorKind::Other.into())) >> 60, 15);
     }
 
     #[test]
@@ -132,7 +123,7 @@ mod tests {
         assert_eq!(floor.room(1, Timestamp(0), || Ok(100)), 0);
         floor.freed();
         assert_eq!(floor.room(0, Timestamp(1), || unreachable!()), 0, "nothing is wanted");
-        assert!(floor.take(5, Timestamp(1), || Ok(110)).is_ok());
+        assert!(floor.take(6, Timestamp(1), || Ok(110)).is_ok());
         assert!(floor.take(5, Timestamp(2), || unreachable!()).is_err(), "asked once");
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Version of queue-schema.sql.
-const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("../../../queue-schema.sql");
 /// Statements kept prepared on a connection: more than there are.
 const STATEMENTS: usize = 64;
@@ -56,36 +56,37 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-/// The page size is taken by a new database alone; the log's size is bounded after a checkpoint.
-fn settings(db: &Connection, page_size: u32, wal_pages: u32) -> rusqlite::Result<()> {
+/// The page size is taken by a new database alone; the log's size is bounded after a checkpoint,
+/// which is made when the journal wants it.
+fn settings(db: &Connection, page_size: u32) -> rusqlite::Result<()> {
     db.pragma_update(None, "page_size", page_size)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "wal_autocheckpoint", wal_pages)?;
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.pragma_update(None, "journal_size_limit", 64 << 20)?;
     db.pragma_update(None, "cache_size", -32_768)?;
     db.pragma_update(None, "temp_store", "MEMORY")
 }
 
 /// A connection that writes; creates the file where there is none.
-pub(super) fn open_writer(
-    dir: &Path,
-    page_size: u32,
-    wal_pages: u32,
-) -> Result<Connection, StoreError> {
-    let path = path(dir);
+pub(super) fn open_writer(dir: &Path, page_size: u32) -> Result<Connection, StoreError> {
+    open_file(&path(dir), page_size)
+}
+
+/// As [`open_writer`], of any file.
+pub(super) fn open_file(path: &Path, page_size: u32) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = connect(&path, flags)?;
-    settings(&db, page_size, wal_pages).map_err(|e| failed(&path, &e))?;
+    let db = connect(path, flags)?;
+    settings(&db, page_size).map_err(|e| failed(path, &e))?;
     let create = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    if create.map_err(|e| failed(&path, &e))? == 0 {
+    if create.map_err(|e| failed(path, &e))? == 0 {
         let schema =
             format!("BEGIN; {SCHEMA}; INSERT INTO meta VALUES ('schema', {VERSION}); COMMIT;");
-        db.execute_batch(&schema).map_err(|e| failed(&path, &e))?;
+        db.execute_batch(&schema).map_err(|e| failed(path, &e))?;
     }
-    check_version(&db, &path)?;
+    check_version(&db, path)?;
     Ok(db)
 }
 

@@ -6,6 +6,8 @@ use crate::base::time::Timestamp;
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
 use crate::mail::message::{Lane, MessageHead, Origin};
 use crate::policy::verdict::Blame;
+use crate::store::journal::Position;
+use crate::store::journal::record::Place;
 use crate::store::row::Row;
 use crate::store::{Cursor, DeliveryId, DeliveryRecord, QueueId, QueueKey, State};
 use rusqlite::types::Type;
@@ -118,6 +120,12 @@ pub(super) fn head(row: &rusqlite::Row<'_>) -> Result<MessageHead> {
         size: row.get(13)?,
         recipient_count: row.get(14)?,
     })
+}
+
+/// Four columns from `first` on: segment, offset, payload, body.
+pub(super) fn place(row: &rusqlite::Row<'_>, first: usize) -> Result<Place> {
+    let frame = Position { segment: row.get(first)?, offset: row.get(first + 1)? };
+    Ok(Place { frame, payload: row.get(first + 2)?, body: row.get(first + 3)? })
 }
 
 /// A row of `queues`: id, lane, tenant, campaign, domain.

@@ -1,0 +1,148 @@
+//! Opening the queue: the index is brought up to the journal's end, and what memory holds is worked
+//! out.
+
+use super::index::{Index, reached};
+use super::indexer::{Behind, Inbox, Indexer, Message};
+use super::replay::{Span, replay};
+use super::space::{self, Floor};
+use super::writer::{Gauges, Request, Writer};
+use super::{Options, WAITING_MAX, load, schema};
+use crate::base::time::Clock;
+use crate::observe::store as tell;
+use crate::store::StoreError;
+use crate::store::journal::Position;
+use crate::store::journal::disk::{Disk, Folder};
+use crate::store::journal::files::{Files, Log, Told};
+use crate::store::shared::Shared;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use tokio::sync::mpsc;
+
+/// Bytes of a segment, unless the disk is small.
+const SEGMENT_SIZE: u64 = 64 << 20;
+/// Of a small disk, a segment takes so much of the whole at most.
+const SEGMENT_SHARE: u64 = 32;
+
+/// An engine that is ready to run.
+pub(super) struct Parts<D: Disk> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) files: Files,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) writer: Writer<D>,
+    pub(super) indexer: Indexer<D>,
+    pub(super) messages: Receiver<Message>,
+    pub(super) inbox: Inbox,
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) waiting: mpsc::Receiver<Request>,
+}
+
+/// Where the journal lies in a data directory.
+pub(super) fn journal(dir: &Path) -> PathBuf {
+    dir.join("journal")
+}
+
+/// The journal's folder, made as needed.
+pub(super) fn folder(dir: &Path) -> Result<Folder, StoreError> {
+    let path = journal(dir);
+    let failed = |e| StoreError::Failed(format!("cannot create {}: {e}", path.display()));
+    std::fs::create_dir_all(&path).map_err(failed)?;
+    Ok(Folder(path))
+}
+
+/// Opens the queue in `dir` with its journal on `disk`.
+pub(super) fn open<D: Disk>(
+    dir: &Path,
+    disk: D,
+    clock: Clock,
+    options: &Options,
+) -> Result<Parts<D>, StoreError> {
+    let shared = Arc::new(Shared::new(clock));
+    let (index, told) = follow(dir, &disk, &shared, options.page_size)?;
+    load::count(&index.db, &shared).map_err(|e| schema::store_error(&e))?;
+    let segment_size = options.segment_size.unwrap_or_else(|| segment_size(dir));
+    let failed = |e| space::store_error(&e);
+    let log = Log::open(disk.clone(), &told, segment_size).map_err(failed)?;
+    let gauges = Arc::new(Gauges::new(index.last_id));
+    let (requests, waiting) = mpsc::channel(WAITING_MAX);
+    let (sender, messages) = std::sync::mpsc::channel();
+    let behind = Arc::new(Behind::default());
+    let inbox = Inbox::new(sender, Arc::clone(&behind));
+    let files = log.files();
+    let indexer = Indexer::new(
+        dir.to_owned(),
+        disk,
+        options.page_size,
+        Arc::clone(&shared),
+        Arc::clone(&gauges),
+        files.clone(),
+        behind,
+        requests.downgrade(),
+        index,
+        told.last,
+    );
+    let writer = Writer {
+        dir: dir.to_owned(),
+        log,
+        shared: Arc::clone(&shared),
+        gauges: Arc::clone(&gauges),
+        floor: Floor::new(options.free_space_min),
+        index: inbox.clone(),
+        mail: VecDeque::new(),
+    };
+    Ok(Parts { shared, files, gauges, writer, indexer, messages, inbox, requests, waiting })
+}
+
+/// The index, brought up to the journal's end, and what the journal says.
+fn follow(
+    dir: &Path,
+    disk: &impl Disk,
+    shared: &Shared,
+    page_size: u32,
+) -> Result<(Index, Told), StoreError> {
+    let mut index = Index::open(dir, page_size)?;
+    let from = reached(&index.db).map_err(|e| schema::store_error(&e))?;
+    load::names(&index.db, shared).map_err(|e| schema::store_error(&e))?;
+    let files = Files::open(disk).map_err(|e| space::store_error(&e))?;
+    if from > Position::default() && files.get(from.segment).is_none() {
+        return Err(StoreError::Incompatible(format!(
+            "queue.db in {} has followed the journal into segment {:016x}, which is not there: \
+             restore the folder journal, or remove queue.db to go on with what is left of it",
+            dir.display(),
+            from.segment
+        )));
+    }
+    let span = Span { from, until: None };
+    let told = replay(&mut index, disk, span, shared, |at, records| {
+        tell::replaying(at.segment, records);
+    })?;
+    for (at, bytes) in &told.damage {
+        tell::journal_damaged(at.segment, at.offset, *bytes);
+    }
+    Ok((index, told))
+}
+
+/// Brings the index of a queue that no node has up to its journal's end, so that all that was
+/// accepted is seen. Where that cannot be done, what is there has to do.
+pub(super) fn catch_up(dir: &Path, clock: &Clock) -> Result<(), StoreError> {
+    if !schema::path(dir).exists() && !journal(dir).exists() {
+        return Ok(());
+    }
+    let Ok(_lock) = schema::lock(dir) else { return Ok(()) };
+    let shared = Shared::new(clock.clone());
+    let page_size = Options::default().page_size;
+    match follow(dir, &Folder(journal(dir)), &shared, page_size) {
+        Ok(_) => Ok(()),
+        Err(error @ StoreError::Incompatible(_)) => Err(error),
+        Err(error) => {
+            tell::failed("follow", &error);
+            Ok(())
+        }
+    }
+}
+
+fn segment_size(dir: &Path) -> u64 {
+    let share = space::total(dir).map_or(SEGMENT_SIZE, |total| total / SEGMENT_SHARE);
+    (share & !0xf_ffff).clamp(1 << 20, SEGMENT_SIZE)
+}

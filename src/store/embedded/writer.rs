@@ -1,0 +1,296 @@
+//! The one thread that promises: it writes the journal, by natural group commit.
+//!
+//! It takes what waits, writes it in one go, syncs once, hands it on to the index, and answers all.
+//! It never waits for company, and never for the index: where that is too far behind, new mail waits
+//! here, and whoever sends it is refused in time.
+//!
+//! # Invariants
+//! * Nobody is answered `Ok` before the sync that covers it.
+//! * What was synced is seen in memory and handed to the index thread before it is answered.
+//! * A lease whose outcome is being recorded stays until the index has it, marked; so no claim finds
+//!   its delivery free with an outcome on the way.
+
+use super::indexer::{self, Batch, Job};
+use super::prepare::{self, Prepared, Then};
+use super::space::{self, Floor};
+use crate::base::id::MessageId;
+use crate::base::time::Timestamp;
+use crate::mail::message::NewMessage;
+use crate::observe::store as tell;
+use crate::store::journal::Position;
+use crate::store::journal::disk::Disk;
+use crate::store::journal::files::Log;
+use crate::store::journal::frame;
+use crate::store::shared::Shared;
+use crate::store::{Accepted, Lease, Settlement, StoreError};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests in one batch.
+const BATCH_MAX: usize = 1_024;
+/// Bytes of messages in one batch, about.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// With room for less new mail than this, in bytes, space is short.
+const SHORT: u64 = 64 << 20;
+/// Empty queues forgotten at a time.
+const FORGET_MAX: usize = 64;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the thread is asked for.
+pub(super) enum Request {
+    /// `Store::accept`.
+    Accept(Accept),
+    /// `Store::settle`.
+    Settle(Settle),
+    /// A record of the index thread, which gets it back in its turn as [`Job::Recorded`].
+    Record { kind: u8, payload: Vec<Bytes> },
+    /// Bytes of new mail that fit.
+    Room { reply: Reply<u64> },
+    /// From the index: all that is empty now was so at its last commit.
+    Forget,
+    /// From the index: nothing in this segment, which is the oldest, is needed any more.
+    Retire(u64),
+    /// From the index: it is not far behind any more.
+    CaughtUp,
+}
+
+/// `Store::accept` under way.
+pub(super) struct Accept {
+    pub(super) message: NewMessage,
+    /// When the leases end that its deliveries are born with.
+    pub(super) until: Option<Timestamp>,
+    pub(super) reply: Reply<Accepted>,
+}
+
+/// `Store::settle` under way.
+pub(super) struct Settle {
+    pub(super) settlement: Settlement,
+    pub(super) reply: Reply<Vec<Lease>>,
+}
+
+/// What others see of the thread.
+#[derive(Debug)]
+pub(super) struct Gauges {
+    /// Space is so short that each sender is told of it before he sends.
+    pub(super) short: AtomicBool,
+    /// Greatest id seen; below zero for none.
+    pub(super) last_id: AtomicI64,
+}
+
+/// State of the thread.
+pub(super) struct Writer<D: Disk> {
+    pub(super) dir: PathBuf,
+    pub(super) log: Log<D>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) floor: Floor,
+    pub(super) index: indexer::Inbox,
+    /// New mail that was not looked at yet.
+    pub(super) mail: VecDeque<Accept>,
+}
+
+impl<D: Disk> Writer<D> {
+    /// Serves requests until nobody is left to ask.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        loop {
+            // Mail that waits here is served without a new request, unless the index is behind.
+            let first = match self.mail.is_empty() || self.index.is_behind() {
+                true => match requests.blocking_recv() {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+                false => requests.try_recv().ok(),
+            };
+            let jobs = self.gather(first, &mut requests);
+            if !jobs.is_empty() {
+                self.write(jobs);
+            }
+        }
+    }
+
+    /// Takes what waits: outcomes first.
+    fn gather(
+        &mut self,
+        first: Option<Request>,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Vec<Prepared> {
+        let mut jobs = Vec::new();
+        let mut bytes = 0;
+        let mut next = first;
+        for _ in 0..BATCH_MAX {
+            let Some(request) = next else { break };
+            self.take(request, &mut jobs);
+            bytes += jobs.last().map_or(0, Prepared::len);
+            next = if bytes < BATCH_BYTES_MAX { requests.try_recv().ok() } else { None };
+        }
+        // One that was taken out of the channel beyond the limit.
+        if let Some(request) = next {
+            self.take(request, &mut jobs);
+        }
+        if !self.index.is_behind() {
+            self.gather_mail(&mut jobs, bytes);
+        }
+        jobs
+    }
+
+    fn gather_mail(&mut self, jobs: &mut Vec<Prepared>, mut bytes: usize) {
+        let mut mail = 0;
+        let mut taken: Vec<Prepared> = Vec::new();
+        while bytes < BATCH_BYTES_MAX && jobs.len() + taken.len() < BATCH_MAX {
+            let Some(accept) = self.mail.pop_front() else { break };
+            if accept.reply.is_closed() {
+                continue;
+            }
+            if let Some(prepared) = prepare::accept(accept) {
+                bytes += prepared.len();
+                mail += prepared.len() as u64;
+                taken.push(prepared);
+            }
+        }
+        if taken.is_empty() {
+            return;
+        }
+        let (dir, reserve) = (&self.dir, self.log.reserve());
+        let probe = || space::probe(dir, reserve);
+        match self.floor.take(mail, self.shared.clock.now(), probe) {
+            Ok(()) => jobs.append(&mut taken),
+            Err(why) => {
+                taken.into_iter().for_each(|job| self.undo(job, &StoreError::Full(why.clone())));
+            }
+        }
+        self.room(0);
+    }
+
+    fn take(&mut self, request: Request, jobs: &mut Vec<Prepared>) {
+        match request {
+            Request::Accept(accept) => self.mail.push_back(accept),
+            Request::Settle(settle) => jobs.extend(prepare::settle(settle, &self.shared)),
+            Request::Record { kind, payload } => jobs.push(prepare::record(kind, payload)),
+            Request::Room { reply } => _ = reply.send(Ok(self.room(SHORT))),
+            Request::Forget => {
+                let forgotten = self.shared.lock().forget(FORGET_MAX);
+                if !forgotten.is_empty() {
+                    let queues = forgotten.into_iter().map(|(queue, _)| queue).collect();
+                    let jobs = vec![Job::Forget(queues)];
+                    self.index.send(Batch { jobs, end: self.log.end() });
+                }
+            }
+            Request::Retire(segment) => {
+                if self.log.oldest().is_some_and(|(oldest, _)| oldest == segment)
+                    && let Err(error) = self.log.retire_oldest()
+                {
+                    tell::failed("retire", &error);
+                }
+                self.floor.freed();
+            }
+            // Being woken is all.
+            Request::CaughtUp => {}
+        }
+    }
+
+    /// Bytes of new mail that fit, `least` of them by news of now; notes whether that is little.
+    fn room(&mut self, least: u64) -> u64 {
+        let (dir, reserve) = (&self.dir, self.log.reserve());
+        let probe = || space::probe(dir, reserve);
+        let room = self.floor.room(least, self.shared.clock.now(), probe);
+        self.gauges.short.store(room < SHORT, Ordering::Relaxed);
+        room
+    }
+
+    /// One batch, or two: when space runs out, the second without new mail, since outcomes free
+    /// space.
+    fn write(&mut self, jobs: Vec<Prepared>) {
+        let Err((error, jobs)) = self.try_write(jobs) else { return };
+        tell::failed("journal", &error);
+        let error = space::store_error(&error);
+        let (mail, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(Prepared::is_mail);
+        let again = matches!(error, StoreError::Full(_)) && !mail.is_empty();
+        mail.into_iter().for_each(|job| self.undo(job, &error));
+        match again {
+            true if others.is_empty() => {}
+            true => {
+                if let Err((error, jobs)) = self.try_write(others) {
+                    let error = space::store_error(&error);
+                    jobs.into_iter().for_each(|job| self.undo(job, &error));
+                }
+            }
+            false => others.into_iter().for_each(|job| self.undo(job, &error)),
+        }
+    }
+
+    fn try_write(&mut self, jobs: Vec<Prepared>) -> Result<(), (io::Error, Vec<Prepared>)> {
+        let len = jobs.iter().map(|job| frame::len(job.len()) as u64).sum();
+        let mut batch = match self.log.batch(len) {
+            Ok(batch) => batch,
+            Err(error) => return Err((error, jobs)),
+        };
+        let places: Vec<Position> =
+            jobs.iter().map(|job| batch.push(job.kind, &job.parts())).collect();
+        if let Err(error) = self.log.write(&batch) {
+            return Err((error, jobs));
+        }
+        self.done(jobs, &places);
+        Ok(())
+    }
+
+    /// Hands on what is durable, makes it seen, and answers.
+    fn done(&mut self, jobs: Vec<Prepared>, places: &[Position]) {
+        let (mut forward, mut effects, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut live = self.shared.lock();
+        for (job, at) in jobs.into_iter().zip(places) {
+            let payload = job.len();
+            match job.then {
+                Then::Accept(accepted) => {
+                    let (arrived, made, answer) = accepted.done(*at, payload, &mut live);
+                    self.gauges.seen(arrived.arrival.head.id);
+                    forward.push(Job::Arrive(arrived));
+                    effects.extend(made);
+                    answers.push(answer);
+                }
+                Then::Settle(settled) => {
+                    let (job, made) = settled.done(*at, payload, &mut live);
+                    job.notices.iter().for_each(|notice| self.gauges.seen(notice.head.id));
+                    effects.extend(made);
+                    forward.push(Job::Settle(job));
+                }
+                Then::Record => forward.push(Job::Recorded(Ok(()))),
+            }
+        }
+        drop(live);
+        // Seen first, so that the index finds the leases of what is born leased.
+        self.shared.apply(effects);
+        self.index.send(Batch { jobs: forward, end: self.log.end() });
+        answers.into_iter().for_each(|answer| answer.give(&self.shared));
+    }
+
+    /// Takes back what was prepared, and says why.
+    fn undo(&mut self, job: Prepared, error: &StoreError) {
+        match job.then {
+            Then::Accept(accepted) => accepted.undo(error),
+            Then::Settle(settled) => settled.undo(error, &self.shared),
+            Then::Record => {
+                let jobs = vec![Job::Recorded(Err(error.clone()))];
+                self.index.send(Batch { jobs, end: self.log.end() });
+            }
+        }
+    }
+}
+
+impl Gauges {
+    pub(super) fn new(last_id: Option<MessageId>) -> Self {
+        let last_id = AtomicI64::new(last_id.map_or(-1, MessageId::number));
+        Self { short: AtomicBool::new(false), last_id }
+    }
+
+    /// Notes an id.
+    fn seen(&self, id: MessageId) {
+        self.last_id.fetch_max(id.number(), Ordering::Relaxed);
+    }
+}
