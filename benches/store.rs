@@ -1,6 +1,6 @@
 //! How fast the embedded store is, and what a message costs it in CPU time.
 //!
-//! `cargo bench --bench store [-- DIR [PAGE_SIZE [WAL_PAGES]]]`: DIR is where the queue goes, since
+//! `cargo bench --bench store [-- DIR [PAGE_SIZE]]`: DIR is where the queue goes, since
 //! the disk decides; default: the system's folder for temporary files.
 // A measurement: it reads the clock and gives up loudly.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -10,7 +10,7 @@ use bulkhead::base::id::IdGenerator;
 use bulkhead::base::time::{Clock, Timestamp};
 use bulkhead::mail::envelope::{Envelope, Recipient};
 use bulkhead::mail::message::{Lane, NewMessage, Origin};
-use bulkhead::store::embedded::{Options, EmbeddedStore};
+use bulkhead::store::embedded::{EmbeddedStore, Options};
 use bulkhead::store::{Claim, Outcome, QueueId, Revision, Settled, Settlement, Store};
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -31,9 +31,6 @@ async fn main() {
     let mut options = Options { free_space_min: 0, ..Options::default() };
     if let Some(size) = args.next() {
         options.page_size = size.parse().unwrap();
-    }
-    if let Some(pages) = args.next() {
-        options.wal_pages = pages.parse().unwrap();
     }
     println!("{options:?}");
     println!("accept      producers  KiB   messages/s   us CPU each");

@@ -10,7 +10,7 @@ use crate::control::tests::{NOW, Running, store};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::{Lane, NewMessage, Origin};
 use crate::store::Store;
-use crate::store::embedded::{Options, EmbeddedStore};
+use crate::store::embedded::{EmbeddedStore, Options};
 use bytes::Bytes;
 use clap::Parser;
 use std::time::Duration;

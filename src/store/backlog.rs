@@ -100,8 +100,8 @@ impl Tally {
     /// between found nothing.
     pub(super) fn landed(&mut self, row: Cursor, class: Class) {
         let Some(entry) = self.queues.get_mut(&row.queue) else { return };
-        let passed_over = entry.now.next_due > row.due_at
-            || entry.scan_from.is_some_and(|from| row <= from);
+        let passed_over =
+            entry.now.next_due > row.due_at || entry.scan_from.is_some_and(|from| row <= from);
         if class != Class::Held && passed_over {
             entry.arrived(row, class);
             self.touch(row.queue);

@@ -4,8 +4,8 @@
 //! * A delivery has at most one lease; the fence of a later one is greater.
 //! * A lease that has run out is ended before anything else looks at the leases (`Shared::lock`).
 
-use super::row::Class;
 use super::journal::record::Place;
+use super::row::Class;
 use super::{Cursor, DeliveryId, Lease};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;

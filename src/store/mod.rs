@@ -18,8 +18,8 @@
 //! * **settled**: delivered, failed, expired or deleted: gone; on record in `show` while the
 //!   message has other deliveries.
 
-pub mod memory;
 pub mod embedded;
+pub mod memory;
 
 mod backlog;
 #[cfg(test)]

@@ -128,8 +128,7 @@ fn counts(queue: &QueueBacklog) -> [u64; 5] {
 }
 
 fn open(dir: &Path, clock: &Clock) -> EmbeddedStore {
-    let options =
-        Options { free_space_min: 0, segment_size: Some(1 << 14), ..Options::default() };
+    let options = Options { free_space_min: 0, segment_size: Some(1 << 14), ..Options::default() };
     EmbeddedStore::open(dir, clock.clone(), options).unwrap()
 }
 

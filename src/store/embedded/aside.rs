@@ -39,9 +39,8 @@ impl Aside {
             return Ok(());
         }
         let queues: HashSet<QueueId> = queues.collect();
-        let wanted = |arrival: &Arrival| {
-            arrival.rows.iter().any(|(row, _)| queues.contains(&row.key.queue))
-        };
+        let wanted =
+            |arrival: &Arrival| arrival.rows.iter().any(|(row, _)| queues.contains(&row.key.queue));
         self.down_where(wanted, index)
     }
 

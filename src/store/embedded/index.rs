@@ -191,7 +191,8 @@ impl Index {
         recipient: &crate::mail::envelope::Recipient,
         closed: &Closed,
     ) -> Result<()> {
-        self.db.prepare_cached("INSERT INTO settled VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?
+        self.db
+            .prepare_cached("INSERT INTO settled VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?
             .execute(params![
                 message.number(),
                 closed.number,

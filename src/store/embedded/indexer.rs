@@ -20,6 +20,7 @@ use super::schema::store_error;
 use super::writer::{Gauges, Reply, Request};
 use crate::base::time::Timestamp;
 use crate::observe::store as tell;
+use crate::policy::verdict::Blame;
 use crate::store::filter::Matcher;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
@@ -28,10 +29,7 @@ use crate::store::journal::record::How;
 use crate::store::leases::Held;
 use crate::store::row::{Class, Due};
 use crate::store::shared::{Effect, Shared};
-use crate::store::{
-    Change, Changed, Claim, Claimed, Cursor, Lease, QueueId, StoreError,
-};
-use crate::policy::verdict::Blame;
+use crate::store::{Change, Changed, Claim, Claimed, Cursor, Lease, QueueId, StoreError};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -351,9 +349,10 @@ impl<D: Disk> Indexer<D> {
             return;
         };
         let queues = claim.queues.iter().map(|(queue, _)| *queue);
-        let result = self.aside.settle_down(queues, index).and_then(|()| {
-            claim::claim(&index.db, &self.shared, claim, until)
-        });
+        let result = self
+            .aside
+            .settle_down(queues, index)
+            .and_then(|()| claim::claim(&index.db, &self.shared, claim, until));
         let result = result.map_err(|error| {
             let told = store_error(&error);
             self.failed("claim", &error);

@@ -26,6 +26,8 @@ mod indexer;
 mod load;
 mod open;
 mod operator;
+#[cfg(test)]
+mod power;
 mod prepare;
 mod read;
 mod reader;

@@ -62,10 +62,7 @@ pub(super) fn head(db: &Connection, id: MessageId) -> Result<Option<Arc<MessageH
 }
 
 /// As [`head`], and where its bytes lie.
-pub(super) fn message(
-    db: &Connection,
-    id: MessageId,
-) -> Result<Option<(Arc<MessageHead>, Place)>> {
+pub(super) fn message(db: &Connection, id: MessageId) -> Result<Option<(Arc<MessageHead>, Place)>> {
     let mut statement = db.prepare_cached(
         "SELECT id, accepted_at, expires_at, lane, reason, tenant, campaign, client, reverse_path, \
          body_type, smtputf8, ret, envid, size, recipient_count, segment, offset, payload, body \

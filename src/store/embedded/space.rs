@@ -9,7 +9,6 @@ use std::time::Duration;
 /// How long an answer of the file system is trusted.
 const FRESH: Duration = Duration::from_secs(1);
 
-
 /// Watches one file system.
 #[derive(Debug)]
 pub(super) struct Floor {

@@ -4,7 +4,7 @@ use super::{EmbeddedStore, Options, open, schema};
 use crate::base::time::{Clock, Timestamp};
 use crate::mail::message::NewMessage;
 use crate::store::conformance::{Fixture, START, conformance};
-use crate::store::journal::disk::simulated::Simulated;
+use crate::store::journal::simulated::Simulated;
 use crate::store::{
     Change, DeliveryRecord, Filter, Lease, Outcome, Revision, Settled, Settlement, State, Store,
     StoreError,
@@ -22,7 +22,7 @@ fn new() -> Fixture<EmbeddedStore> {
 
 conformance!(new);
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { free_space_min: 0, segment_size: Some(1 << 16), ..Options::default() }
 }
 
@@ -264,9 +264,8 @@ async fn segments_without_messages_are_used_again() {
         body: Bytes::from(vec![b'x'; 50_000]),
         ..f.message(&["a@x.example"])
     };
-    let segments = |f: &Fixture<EmbeddedStore>| {
-        std::fs::read_dir(open::journal(path(f))).unwrap().count()
-    };
+    let segments =
+        |f: &Fixture<EmbeddedStore>| std::fs::read_dir(open::journal(path(f))).unwrap().count();
     for _ in 0..20 {
         f.store.accept(big(&f), None).await.unwrap();
     }

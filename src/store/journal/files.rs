@@ -337,7 +337,7 @@ pub(in crate::store) fn read<E: From<io::Error>>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::disk::simulated::Simulated;
+    use super::super::simulated::Simulated;
     use super::*;
     use crate::base::random::from_seed;
     use proptest::prelude::*;

@@ -48,7 +48,13 @@ pub(in crate::store) fn len(payload: usize) -> usize {
 
 /// Appends a frame that will lie at `at`, in a batch that begins at the offset `batch`. The payload
 /// comes in parts, so that a message need not be copied together first.
-pub(in crate::store) fn put(out: &mut Vec<u8>, at: Position, batch: u64, kind: u8, payload: &[&[u8]]) {
+pub(in crate::store) fn put(
+    out: &mut Vec<u8>,
+    at: Position,
+    batch: u64,
+    kind: u8,
+    payload: &[&[u8]],
+) {
     let begin = out.len();
     let size: usize = payload.iter().map(|part| part.len()).sum();
     out.reserve(len(size));

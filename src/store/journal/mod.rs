@@ -10,5 +10,7 @@ pub(super) mod files;
 pub(super) mod frame;
 pub(super) mod record;
 mod scan;
+#[cfg(test)]
+pub(super) mod simulated;
 
 pub(super) use self::frame::Position;

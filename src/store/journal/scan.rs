@@ -25,7 +25,11 @@ pub(in crate::store) enum Item<'a> {
 
 /// The items of a segment from `from` on, and where the last of them ends. `end`, where it is
 /// known, is where the synced part ended.
-pub(in crate::store) fn items(bytes: &[u8], from: Position, end: Option<u64>) -> (Vec<Item<'_>>, u64) {
+pub(in crate::store) fn items(
+    bytes: &[u8],
+    from: Position,
+    end: Option<u64>,
+) -> (Vec<Item<'_>>, u64) {
     let bytes = match end.and_then(|end| usize::try_from(end).ok()) {
         Some(end) => bytes.get(..end).unwrap_or(bytes),
         None => bytes,
