@@ -60,3 +60,8 @@ pub fn journal_damaged(segment: u64, offset: u64, bytes: u64) {
 pub fn replaying(segment: u64, records: u64) {
     info!(target: "bulkhead", message = "index.replaying", segment, records);
 }
+
+/// `queue.migrating`: messages of a queue of an earlier version that are in the journal now.
+pub fn migrating(messages: u64) {
+    info!(target: "bulkhead", message = "queue.migrating", messages);
+}

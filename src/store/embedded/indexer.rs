@@ -13,7 +13,7 @@
 use super::aside::Aside;
 use super::claim;
 use super::index::{Arrival, Ending, Index, reached};
-use super::operator::{self, Pending};
+use super::operator::{self, Nth, Pending};
 use super::reclaim::Reclaim;
 use super::replay::{Span, replay};
 use super::schema::store_error;
@@ -71,8 +71,8 @@ pub(super) struct Batch {
 pub(super) enum Job {
     Arrive(Arrived),
     Settle(SettleJob),
-    /// The record that this thread asked for.
-    Recorded(Result<(), StoreError>),
+    /// The record that this thread asked for: its place and the length of its payload.
+    Recorded(Result<(Position, usize), StoreError>),
     /// Queues that have long been empty.
     Forget(Vec<QueueId>),
 }
@@ -412,6 +412,7 @@ impl<D: Disk> Indexer<D> {
                 self.aside = Aside::default();
                 self.index = Some(index);
                 self.failed_at = None;
+                self.reclaim.recovered();
                 self.reclaim.committed(self.reached, 0);
                 self.work();
             }
@@ -431,6 +432,19 @@ impl<D: Disk> Indexer<D> {
         for segment in self.reclaim.empty(&self.files, index) {
             self.tell(Request::Retire(segment));
         }
+        if self.pending.is_none() {
+            self.carry();
+        }
+    }
+
+    /// Goes on with emptying the oldest segment, where too much of the journal is not needed.
+    fn carry(&mut self) {
+        let Some(index) = &self.index else { return };
+        match self.reclaim.carry(index, &self.disk, &self.shared, &self.files) {
+            Ok(slice) if slice.is_empty() => {}
+            Ok(slice) => operator::carry(self, slice),
+            Err(error) => self.failed("carry", &error),
+        }
     }
 }
 
@@ -443,6 +457,7 @@ fn apply(
     pending: Option<&Pending>,
     done: &mut Done,
 ) -> rusqlite::Result<()> {
+    let mut recorded = 0;
     for job in &batch.jobs {
         match job {
             Job::Arrive(Arrived { arrival, born_leased }) => {
@@ -461,12 +476,12 @@ fn apply(
                     insert(index, notice, done)?;
                 }
             }
-            Job::Recorded(Ok(())) => {
-                if let Some(pending) = pending {
-                    pending.apply(index)?;
+            Job::Recorded(result) => {
+                if let (Some(pending), Ok((at, payload))) = (pending, result) {
+                    pending.apply(index, &Nth { nth: recorded, at: *at, payload: *payload })?;
                 }
+                recorded += 1;
             }
-            Job::Recorded(Err(_)) => {}
             Job::Forget(queues) => {
                 for queue in queues {
                     index.forget(*queue)?;

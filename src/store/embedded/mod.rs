@@ -19,11 +19,14 @@
 mod against_model;
 mod aside;
 mod bodies;
+mod carried;
+mod carry;
 mod claim;
 mod codec;
 mod index;
 mod indexer;
 mod load;
+mod migrate;
 mod open;
 mod operator;
 #[cfg(test)]
@@ -212,6 +215,15 @@ impl EmbeddedStore {
         }
     }
 
+    /// The bytes of messages that could be read.
+    async fn read(&self, messages: &[MessageId]) -> Result<HashMap<MessageId, Bytes>, StoreError> {
+        let wanted = self.places(messages).await?;
+        let files = self.0.files.clone();
+        let read = tokio::task::spawn_blocking(move || bodies::read(&files, wanted));
+        let read = read.await.map_err(|_| StoreError::Failed("a reader broke off".into()))?;
+        Ok(read.map_err(|e| space::store_error(&e))?.into_iter().collect())
+    }
+
     /// Where the bytes of messages lie: those with leases from memory, others from the index.
     async fn places(&self, messages: &[MessageId]) -> Result<Vec<Wanted>, StoreError> {
         let (mut wanted, mut others) = (Vec::with_capacity(messages.len()), Vec::new());
@@ -290,12 +302,14 @@ impl Store for EmbeddedStore {
         &self,
         messages: Vec<MessageId>,
     ) -> Result<Vec<(MessageId, Bytes)>, StoreError> {
-        let wanted = self.places(&messages).await?;
-        let files = self.0.files.clone();
-        let read = tokio::task::spawn_blocking(move || bodies::read(&files, wanted));
-        let read = read.await.map_err(|_| StoreError::Failed("a reader broke off".into()))?;
-        let found: HashMap<MessageId, Bytes> =
-            read.map_err(|e| space::store_error(&e))?.into_iter().collect();
+        let mut found = self.read(&messages).await?;
+        let missing: Vec<MessageId> =
+            messages.iter().filter(|id| !found.contains_key(id)).copied().collect();
+        if !missing.is_empty() {
+            // Carried on to another segment, perhaps, between the look at where they were and the
+            // reading.
+            found.extend(self.read(&missing).await?);
+        }
         Ok(messages.iter().filter_map(|id| Some((*id, found.get(id)?.clone()))).collect())
     }
 

@@ -6,7 +6,7 @@ use super::indexer::{Behind, Inbox, Indexer, Message};
 use super::replay::{Span, replay};
 use super::space::{self, Floor};
 use super::writer::{Gauges, Request, Writer};
-use super::{Options, WAITING_MAX, load, schema};
+use super::{Options, WAITING_MAX, load, migrate, schema};
 use crate::base::time::Clock;
 use crate::observe::store as tell;
 use crate::store::StoreError;
@@ -59,9 +59,11 @@ pub(super) fn open<D: Disk>(
     options: &Options,
 ) -> Result<Parts<D>, StoreError> {
     let shared = Arc::new(Shared::new(clock));
-    let (index, told) = follow(dir, &disk, &shared, options.page_size)?;
-    load::count(&index.db, &shared).map_err(|e| schema::store_error(&e))?;
     let segment_size = options.segment_size.unwrap_or_else(|| segment_size(dir));
+    migrate::migrate(dir, &disk, segment_size)?;
+    let (index, told) = follow(dir, &disk, &shared, options.page_size)?;
+    migrate::finish(dir);
+    load::count(&index.db, &shared).map_err(|e| schema::store_error(&e))?;
     let failed = |e| space::store_error(&e);
     let log = Log::open(disk.clone(), &told, segment_size).map_err(failed)?;
     let gauges = Arc::new(Gauges::new(index.last_id));

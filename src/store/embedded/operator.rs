@@ -5,17 +5,20 @@
 
 use super::index::{Ending, Index};
 use super::indexer::{Done, Indexer};
+use super::carry::Carried;
 use super::read::{self, Found};
 use super::schema::store_error;
 use super::writer::{Reply, Request};
 use crate::base::time::Timestamp;
 use crate::store::filter::Matcher;
+use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
-use crate::store::journal::record::{Ended, HOLD, How, OUTCOMES, write_outcomes};
+use crate::store::journal::record::{CARRIED, Ended, HOLD, How, OUTCOMES, Place, write_outcomes};
 use crate::store::row::Row;
 use crate::store::shared::Effect;
 use crate::store::{Change as Action, Changed, Cursor, State, StoreError};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 /// Deliveries that one slice changes: as long as others may wait for the thread.
@@ -27,6 +30,17 @@ pub(super) enum Pending {
     Change(Slice),
     /// Everything is to be held, or no longer.
     Hold { hold: bool, reply: Reply<()> },
+    /// Messages are written again at the journal's front: those whose records are still to come.
+    Carry(VecDeque<Carried>),
+}
+
+/// A record that came back.
+pub(super) struct Nth {
+    /// Which of those that came back together, from 0.
+    pub(super) nth: usize,
+    pub(super) at: Position,
+    /// Length of its payload.
+    pub(super) payload: usize,
 }
 
 /// What is to become of some deliveries.
@@ -159,6 +173,17 @@ pub(super) fn ask<D: Disk>(
     }
 }
 
+/// Has messages written again at the journal's front.
+pub(super) fn carry<D: Disk>(indexer: &mut Indexer<D>, slice: Vec<(Carried, Vec<Bytes>)>) {
+    let mut sent = VecDeque::new();
+    for (carried, payload) in slice {
+        if indexer.tell(Request::Record { kind: CARRIED, payload }) {
+            sent.push_back(carried);
+        }
+    }
+    indexer.pending = (!sent.is_empty()).then_some(Pending::Carry(sent));
+}
+
 /// A record came back and its rows are changed, or it could not be written.
 pub(super) fn recorded<D: Disk>(
     indexer: &mut Indexer<D>,
@@ -166,6 +191,13 @@ pub(super) fn recorded<D: Disk>(
     done: &mut Done,
 ) {
     match (indexer.pending.take(), error) {
+        (Some(Pending::Carry(mut carried)), _) => {
+            // One that could not be written stays where it is.
+            carried.pop_front();
+            if !carried.is_empty() {
+                indexer.pending = Some(Pending::Carry(carried));
+            }
+        }
         (Some(pending), Some(error)) => pending.fail(&error),
         (Some(Pending::Change(slice)), None) => {
             done.effects.extend(slice.changes.iter().map(OneChange::effect));
@@ -181,8 +213,16 @@ pub(super) fn recorded<D: Disk>(
 
 impl Pending {
     /// Changes the rows.
-    pub(super) fn apply(&self, index: &mut Index) -> rusqlite::Result<()> {
+    pub(super) fn apply(&self, index: &mut Index, nth: &Nth) -> rusqlite::Result<()> {
         match self {
+            Self::Carry(carried) => match carried.get(nth.nth) {
+                Some((message, body)) => {
+                    let payload = u32::try_from(nth.payload).unwrap_or(u32::MAX);
+                    let place = Place { frame: nth.at, payload, body: *body };
+                    index.carry(*message, place).map(|_| ())
+                }
+                None => Ok(()),
+            },
             Self::Change(slice) => slice.apply(index),
             Self::Hold { hold, .. } => index.hold_all(*hold),
         }
@@ -192,6 +232,7 @@ impl Pending {
         match self {
             Self::Change(slice) => _ = slice.reply.send(Err(error.clone())),
             Self::Hold { reply, .. } => _ = reply.send(Err(error.clone())),
+            Self::Carry(_) => {}
         }
     }
 }

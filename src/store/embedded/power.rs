@@ -94,7 +94,7 @@ fn what_was_answered_survives_a_power_cut() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let clock = Clock::simulated(START);
     let mut left = Left::nothing();
-    for seed in 0..cuts.unwrap_or(CUTS) {
+    for seed in std::env::var("PFROM").map_or(0, |t| t.parse().unwrap())..cuts.unwrap_or(CUTS) {
         if seed % CUTS_IN_A_ROW == 0 {
             left = Left::nothing();
         }
@@ -110,7 +110,7 @@ async fn one_cut(seed: u64, left: Left, clock: &Clock) -> Left {
     let mut rng = from_seed(seed);
     let Left { disk, dir, known } = left;
     let f = start(&disk, dir, clock);
-    let known = Arc::new(Mutex::new(hold_against(&f, known).await));
+    let known = Arc::new(Mutex::new(hold_against(&f, known, &disk).await));
     let found: Arc<Mutex<Option<Left>>> = Arc::default();
     // The list came after the checkpoint that is made at a start; the next is far.
     {
@@ -146,7 +146,7 @@ async fn one_cut(seed: u64, left: Left, clock: &Clock) -> Left {
 }
 
 /// Gives back what is known now.
-async fn hold_against(f: &Fixture<EmbeddedStore>, known: Known) -> Known {
+async fn hold_against(f: &Fixture<EmbeddedStore>, known: Known, disk: &Simulated) -> Known {
     if let Some(hold) = known.all_held {
         assert_eq!(f.store.backlog(Revision::START).all_held, hold);
     }
@@ -165,7 +165,28 @@ async fn hold_against(f: &Fixture<EmbeddedStore>, known: Known) -> Known {
     }
     for (delivery, must) in &known.deliveries {
         let there = after.deliveries.contains_key(delivery);
-        assert!(there || !matches!(must, Must::Wait(..)), "{delivery:?} {must:?} is lost");
+        if !(there || !matches!(must, Must::Wait(..))) {
+            let db = rusqlite::Connection::open(schema::path(f.dir.as_ref().unwrap().path())).unwrap();
+            for q in ["SELECT id, open, queues, recipient_count, segment FROM messages WHERE id = ?1", "SELECT queue, due_at, number, attempts, held_due FROM deliveries WHERE message = ?1", "SELECT number, state, attempts, at, 0 FROM settled WHERE message = ?1"] {
+                let mut st = db.prepare(q).unwrap();
+                let mut rows = st.query([delivery.message.number()]).unwrap();
+                while let Some(r) = rows.next().unwrap() {
+                    let v: Vec<rusqlite::types::Value> = (0..5).map(|i| r.get(i).unwrap()).collect();
+                    eprintln!("DBG {q}: {v:?}");
+                }
+            }
+            let told = crate::store::journal::files::read::<std::io::Error>(disk, crate::store::journal::Position::default(), None, |at, kind, payload| {
+                let payload = payload.clone();
+                match kind {
+                    1 => { let (m, _) = crate::store::journal::record::read_message(&payload).unwrap(); if m.id == delivery.message { eprintln!("DBG accept at {at:?}"); } }
+                    2 => { let o = crate::store::journal::record::read_outcomes(&payload).unwrap(); for e in &o.ended { if e.message == delivery.message.number() { eprintln!("DBG outcome at {at:?} {e:?}"); } } for (n, _) in &o.notices { if n.id == delivery.message { eprintln!("DBG notice at {at:?}"); } } }
+                    _ => {}
+                }
+                Ok(())
+            }).unwrap();
+            eprintln!("DBG {told:?}");
+            panic!("{delivery:?} {must:?} is lost");
+        }
     }
     ids.dedup();
     for (id, body) in f.store.bodies(ids.clone()).await.unwrap() {

@@ -81,6 +81,35 @@ pub(super) fn place(db: &Connection, id: MessageId) -> Result<Option<(Place, u64
     statement.query_row([id.number()], place).optional()
 }
 
+/// A delivery; `None` where it is not in this place, or cannot be read.
+pub(super) fn row(db: &Connection, key: &Cursor) -> Result<Option<Row>> {
+    const ROW: &str = concat!(
+        "SELECT ",
+        row_columns!(),
+        " FROM deliveries WHERE queue = ?1 AND due_at = ?2 AND message = ?3 AND number = ?4"
+    );
+    let mut statement = db.prepare_cached(ROW)?;
+    let found = statement.query_row(
+        (key.queue.0, key.due_at.0, key.delivery.message.number(), key.delivery.number),
+        codec::row,
+    );
+    Ok(readable(found.optional())?.flatten())
+}
+
+/// The settled deliveries of a message that has others.
+pub(super) fn closed(db: &Connection, head: &Arc<MessageHead>) -> Result<Vec<DeliveryRecord>> {
+    let mut settled = db.prepare_cached(
+        "SELECT number, state, attempts, recipient, notify, orcpt, at, reply, blame \
+         FROM settled WHERE message = ?1",
+    )?;
+    let mut rows = settled.query([head.id.number()])?;
+    let mut closed = Vec::new();
+    while let Some(row) = rows.next()? {
+        closed.extend(readable(codec::settled(row, head))?);
+    }
+    Ok(closed)
+}
+
 /// One delivery that matches.
 pub(super) struct Found {
     pub(super) row: Row,
@@ -207,15 +236,7 @@ pub(super) fn show(
 ) -> Result<Option<MessageRecord>> {
     let tx = db.unchecked_transaction()?;
     let Some(head) = head(&tx, id)? else { return Ok(None) };
-    let mut deliveries = Vec::new();
-    let mut settled = tx.prepare_cached(
-        "SELECT number, state, attempts, recipient, notify, orcpt, at, reply, blame \
-         FROM settled WHERE message = ?1",
-    )?;
-    let mut rows = settled.query([id.number()])?;
-    while let Some(row) = rows.next()? {
-        deliveries.extend(readable(codec::settled(row, &head))?);
-    }
+    let mut deliveries = closed(&tx, &head)?;
     for queue in queues_of(&tx, id)? {
         let mut open = tx.prepare_cached(ROWS_OF_MESSAGE)?;
         let mut rows = open.query([queue.0, id.number()])?;

@@ -4,9 +4,14 @@
 //! * Oldest first, so that whatever the journal holds, it holds all that was said of it later.
 //! * Only behind what is in the database file for good: commits are not synced, checkpoints are.
 
+use super::carry::{Carried, Emptying};
 use super::index::Index;
+use crate::observe::store as tell;
 use crate::store::journal::Position;
+use crate::store::journal::disk::Disk;
 use crate::store::journal::files::Files;
+use crate::store::shared::Shared;
+use bytes::Bytes;
 use rusqlite::Connection;
 use std::time::{Duration, Instant};
 
@@ -16,6 +21,15 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(10);
 const CHECKPOINT_SHORT: Duration = Duration::from_millis(250);
 /// Rows changed after which they are moved at once.
 const CHECKPOINT_CHANGES: u64 = 50_000;
+
+/// Between two steps of emptying a segment.
+const STEP: Duration = Duration::from_millis(5);
+/// Until a segment that could not be emptied is looked at again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The journal may be so many times as large as what lives in it,
+const GARBAGE: u64 = 2;
+/// and so many segments larger.
+const SLACK: u64 = 8;
 
 /// How far commits and checkpoints are.
 #[derive(Debug, Default)]
@@ -29,6 +43,10 @@ pub(super) struct Reclaim {
     checkpoint_at: Option<Instant>,
     /// The last segment that was given up.
     retired: u64,
+    /// The segment that is being emptied.
+    emptying: Option<Emptying>,
+    /// When that was last over.
+    emptied_at: Option<Instant>,
 }
 
 impl Reclaim {
@@ -39,9 +57,10 @@ impl Reclaim {
         self.checkpoint_at.get_or_insert_with(Instant::now);
     }
 
-    /// Until a checkpoint is due.
+    /// Until something is due.
     pub(super) fn nap(&self) -> Duration {
         match self.checkpoint_at {
+            _ if self.emptying.is_some() => STEP,
             Some(at) if self.committed > self.durable => {
                 CHECKPOINT_AFTER.saturating_sub(at.elapsed())
             }
@@ -70,6 +89,54 @@ impl Reclaim {
             self.durable = self.committed;
         }
         Ok(())
+    }
+
+    /// What was begun on a database that failed is void.
+    pub(super) fn recovered(&mut self) {
+        self.emptying = None;
+    }
+
+    /// Where too much of the journal is not needed: a step towards emptying its oldest segment.
+    /// Gives back records to be written, if it has come to that.
+    pub(super) fn carry(
+        &mut self,
+        index: &Index,
+        disk: &impl Disk,
+        shared: &Shared,
+        files: &Files,
+    ) -> rusqlite::Result<Vec<(Carried, Vec<Bytes>)>> {
+        let Some(emptying) = &mut self.emptying else {
+            self.begin(index, disk, files);
+            return Ok(Vec::new());
+        };
+        if emptying.sweep(index)? {
+            return Ok(Vec::new());
+        }
+        let slice = emptying.slice(index, shared, files)?;
+        if emptying.is_over() {
+            self.emptying = None;
+            self.emptied_at = Some(Instant::now());
+        }
+        Ok(slice)
+    }
+
+    fn begin(&mut self, index: &Index, disk: &impl Disk, files: &Files) {
+        let numbers = files.numbers();
+        let oldest = numbers.into_iter().find(|number| *number > self.retired);
+        let Some(oldest) = oldest.filter(|oldest| *oldest < self.durable.segment) else { return };
+        let soon = self.emptied_at.is_some_and(|at| at.elapsed() < AGAIN);
+        let size = files.size();
+        let needed = index.living_bytes() * GARBAGE + SLACK * files.newest_size();
+        if soon || size <= needed || index.living(oldest).0 == 0 {
+            return;
+        }
+        match Emptying::begin(index, disk, oldest) {
+            Ok(emptying) => self.emptying = Some(emptying),
+            Err(error) => {
+                self.emptied_at = Some(Instant::now());
+                tell::failed("read", &error);
+            }
+        }
     }
 
     /// Segments that can be given up now, oldest first, each once.

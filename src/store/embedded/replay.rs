@@ -182,6 +182,8 @@ impl Replay<'_> {
     fn end(&mut self, ended: &Ended<'_>, at: Timestamp) -> Result<(), Fault> {
         let unknown = || Unreadable::Value("a message id");
         let message = MessageId::from_number(ended.message).ok_or_else(unknown)?;
+        // Its message may be known from this alone; the id is not to be given again.
+        self.index.last_id = self.index.last_id.max(Some(message));
         let Some((name, lone)) = self.index.queue_of(message, &ended.domain)? else {
             return Ok(());
         };

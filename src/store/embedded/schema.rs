@@ -90,6 +90,36 @@ pub(super) fn open_file(path: &Path, page_size: u32) -> Result<Connection, Store
     Ok(db)
 }
 
+/// The version of a database; `None` where there is no file, or nothing in it.
+pub(super) fn version(path: &Path) -> Result<Option<i64>, StoreError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = connect(path, flags)?;
+    let tables = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    if tables.map_err(|e| failed(path, &e))? == 0 {
+        return Ok(None);
+    }
+    let version = db.query_row("SELECT value FROM meta WHERE key = 'schema'", [], |row| row.get(0));
+    version.map(Some).map_err(|e| failed(path, &e))
+}
+
+/// A database of version 1, all of it in its one file, and quick to be read message by message.
+pub(super) fn open_version_1(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = connect(path, flags)?;
+    let prepare = "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE; \
+                   CREATE INDEX IF NOT EXISTS by_message ON deliveries (message);";
+    db.execute_batch(prepare).map_err(|e| failed(path, &e))?;
+    Ok(db)
+}
+
+/// Makes names in a directory durable.
+pub(super) fn sync(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 /// A connection that reads.
 pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
     let path = path(dir);

@@ -260,7 +260,7 @@ impl<D: Disk> Writer<D> {
                     effects.extend(made);
                     forward.push(Job::Settle(job));
                 }
-                Then::Record => forward.push(Job::Recorded(Ok(()))),
+                Then::Record => forward.push(Job::Recorded(Ok((*at, payload)))),
             }
         }
         drop(live);

@@ -62,6 +62,11 @@ impl Files {
         self.lock().keys().copied().collect()
     }
 
+    /// Bytes of the newest segment.
+    pub(in crate::store) fn newest_size(&self) -> u64 {
+        self.lock().values().next_back().map_or(0, |open| open.size)
+    }
+
     /// Bytes of all segments.
     pub(in crate::store) fn size(&self) -> u64 {
         self.lock().values().map(|open| open.size).sum()
