@@ -92,6 +92,10 @@ pub(super) enum QueueVerb {
         #[arg(long)]
         yes: bool,
     },
+    /// Check every record of a queue that no node has, and its database against them
+    Check,
+    /// Make the database of a queue that no node has anew from its journal
+    Rebuild,
 }
 
 /// What to change.

@@ -13,6 +13,7 @@ mod serve;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use args::{Cli, Verb};
 use clap::Parser;

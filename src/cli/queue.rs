@@ -3,7 +3,7 @@
 use super::args::{Common, Queue, QueueVerb, Which};
 use super::change;
 use super::connect::{self, Node};
-use super::{Failure, table};
+use super::{Failure, table, upkeep};
 use crate::base::text::printable;
 use crate::base::time::Clock;
 use crate::config::Config;
@@ -72,6 +72,8 @@ pub(super) async fn verb(
             return summary(&mut connect::reader(config, &printer.clock).await?, queue, printer)
                 .await;
         }
+        Some(QueueVerb::Check) => return upkeep::check(config, printer),
+        Some(QueueVerb::Rebuild) => return upkeep::rebuild(config, printer),
         Some(QueueVerb::List(which)) => {
             return list(
                 &mut connect::reader(config, &printer.clock).await?,

@@ -65,3 +65,9 @@ pub fn replaying(segment: u64, records: u64) {
 pub fn migrating(messages: u64) {
     info!(target: "bulkhead", message = "queue.migrating", messages);
 }
+
+/// `index.damaged`: queue.db is damaged. It is kept under another name and made anew from the
+/// journal, which has all that it held.
+pub fn index_damaged(error: &dyn Display) {
+    error!(target: "bulkhead", message = "index.damaged", error = %error);
+}

@@ -187,7 +187,10 @@ impl<S: Store> Ingress<S> {
 fn unstored(error: &StoreError) -> Refusal {
     match error {
         StoreError::Full(_) => Refusal::new(452, (4, 3, 1), "Queue is full, try again later"),
-        StoreError::Busy | StoreError::Failed(_) | StoreError::Incompatible(_) => {
+        StoreError::Busy
+        | StoreError::Damaged(_)
+        | StoreError::Failed(_)
+        | StoreError::Incompatible(_) => {
             Refusal::new(451, (4, 3, 0), "Message not stored, try again later")
         }
     }

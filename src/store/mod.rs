@@ -488,6 +488,9 @@ pub enum StoreError {
     /// Reading or writing failed; nothing was stored.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// The database is damaged; what it held can be made anew from the journal.
+    #[error("{0}")]
+    Damaged(String),
     /// The files are not what this build can open.
     #[error("{0}")]
     Incompatible(String),

@@ -2,9 +2,9 @@
 
 use crate::mail::envelope::Recipient;
 use crate::mail::message::{MessageHead, NewMessage};
+use crate::store::DeliveryRecord;
 use crate::store::journal::record::{Carried, Closed, Open, Unreadable, write_carried, write_head};
 use crate::store::row::Row;
-use crate::store::DeliveryRecord;
 use bytes::Bytes;
 
 /// The payload of the record, and where in it the message's bytes begin. `None` where recipients
@@ -73,4 +73,3 @@ fn of_record(record: &DeliveryRecord) -> Closed {
         blame: record.blame,
     }
 }
-

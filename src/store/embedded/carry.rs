@@ -62,7 +62,9 @@ impl Emptying {
             // What cannot be read was told of when it was replayed, or will be when it is sent.
             match kind {
                 MESSAGE => ids.extend(read_message(&payload).ok().map(|(message, _)| message.id)),
-                CARRIED => ids.extend(read_carried(&payload).ok().map(|(_, message, _)| message.id)),
+                CARRIED => {
+                    ids.extend(read_carried(&payload).ok().map(|(_, message, _)| message.id))
+                }
                 OUTCOMES => {
                     let notices = read_outcomes(&payload).map(|outcomes| outcomes.notices);
                     ids.extend(notices.unwrap_or_default().iter().map(|(notice, _)| notice.id));

@@ -13,10 +13,12 @@
 use super::aside::Aside;
 use super::claim;
 use super::index::{Arrival, Ending, Index, reached};
+use super::open::set_aside;
 use super::operator::{self, Nth, Pending};
 use super::reclaim::Reclaim;
 use super::replay::{Span, replay};
 use super::schema::store_error;
+use super::space;
 use super::writer::{Gauges, Reply, Request};
 use crate::base::time::Timestamp;
 use crate::observe::store as tell;
@@ -174,6 +176,8 @@ pub(super) struct Indexer<D: Disk> {
     later: VecDeque<Message>,
     opened_at: Option<Instant>,
     failed_at: Option<Instant>,
+    /// It is to be made anew.
+    damaged: bool,
     reclaim: Reclaim,
 }
 
@@ -217,6 +221,7 @@ impl<D: Disk> Indexer<D> {
             later: VecDeque::new(),
             opened_at: None,
             failed_at: None,
+            damaged: false,
             reclaim: Reclaim::default(),
         }
     }
@@ -261,7 +266,7 @@ impl<D: Disk> Indexer<D> {
             self.recover();
         }
         if self.index.as_ref().is_some_and(Index::is_open) {
-            self.opened_at.get_or_insert_with(Instant::now);
+            self.opened_at.get_or_insert_with(now);
         }
         let changes = self.index.as_ref().map_or(0, |index| index.changes);
         let due = self.opened_at.is_some_and(|at| at.elapsed() >= COMMIT_AFTER);
@@ -393,31 +398,41 @@ impl<D: Disk> Indexer<D> {
     /// Closes the database; it is opened again in a moment.
     pub(super) fn failed(&mut self, what: &str, error: &rusqlite::Error) {
         tell::failed(what, error);
+        self.damaged |= matches!(store_error(error), StoreError::Damaged(_));
         self.index = None;
         self.opened_at = None;
-        self.failed_at = Some(Instant::now());
+        self.failed_at = Some(now());
     }
 
     /// Opens the database and brings it to where it was.
     fn recover(&mut self) {
-        self.failed_at = Some(Instant::now());
-        let recovered = Index::open(&self.dir, self.page_size).and_then(|mut index| {
-            let from = reached(&index.db).map_err(|e| store_error(&e))?;
-            let span = Span { from, until: Some(self.reached) };
-            replay(&mut index, &self.disk, span, &self.shared, |_, _| {})?;
-            Ok(index)
-        });
-        match recovered {
+        self.failed_at = Some(now());
+        match self.reopened() {
             Ok(index) => {
                 self.aside = Aside::default();
                 self.index = Some(index);
-                self.failed_at = None;
+                (self.failed_at, self.damaged) = (None, false);
                 self.reclaim.recovered();
                 self.reclaim.committed(self.reached, 0);
                 self.work();
             }
-            Err(error) => tell::failed("reopen", &error),
+            Err(error) => {
+                tell::failed("reopen", &error);
+                self.damaged |= matches!(error, StoreError::Damaged(_));
+            }
         }
+    }
+
+    fn reopened(&self) -> Result<Index, StoreError> {
+        if self.damaged {
+            tell::index_damaged(&"it is made anew");
+            set_aside(&self.dir, "damaged").map_err(|e| space::store_error(&e))?;
+        }
+        let mut index = Index::open(&self.dir, self.page_size)?;
+        let from = reached(&index.db).map_err(|e| store_error(&e))?;
+        let span = Span { from, until: Some(self.reached) };
+        replay(&mut index, &self.disk, span, &self.shared, |_, _| {})?;
+        Ok(index)
     }
 
     /// Moves commits to the database file, and gives up segments that are not needed any more.
@@ -533,4 +548,10 @@ fn end(
         tell::outcome_without_row(&row.delivery.message, row.delivery.number);
     }
     Ok(())
+}
+
+/// For pauses of this thread, whatever the clock of the queue says.
+#[expect(clippy::disallowed_methods, reason = "a pause, not a time that is kept")]
+pub(super) fn now() -> Instant {
+    Instant::now()
 }

@@ -33,8 +33,10 @@ fn old(dir: &Path) -> PathBuf {
 /// Of the disk or the database; the old queue is then as it was.
 pub(super) fn migrate(dir: &Path, disk: &impl Disk, segment_size: u64) -> Result<(), StoreError> {
     let path = schema::path(dir);
-    if schema::version(&path)? != Some(1) {
-        return Ok(());
+    match schema::version(&path) {
+        Ok(Some(1)) => {}
+        // What is wrong with another is for whoever opens it to say.
+        _ => return Ok(()),
     }
     let failed = |e| space::store_error(&e);
     for name in disk.names().map_err(failed)? {

@@ -21,6 +21,7 @@ mod aside;
 mod bodies;
 mod carried;
 mod carry;
+mod check;
 mod claim;
 mod codec;
 mod index;
@@ -41,6 +42,8 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod writer;
+
+pub use self::check::{Checked, Progress, check, rebuild};
 
 use self::bodies::Wanted;
 use self::indexer::{Inbox, Message};
@@ -276,7 +279,7 @@ impl Store for EmbeddedStore {
         lease: Option<Duration>,
     ) -> Result<Accepted, StoreError> {
         let until = lease.map(|ttl| self.0.shared.clock.now().after(ttl));
-        let accept = self.ask(|reply| Request::Accept(Accept { message, until, reply }));
+        let accept = self.ask(|reply| Request::Accept(Box::new(Accept { message, until, reply })));
         tokio::time::timeout(STALLED, accept).await.unwrap_or(Err(StoreError::Busy))
     }
 

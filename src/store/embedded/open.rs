@@ -15,6 +15,7 @@ use crate::store::journal::disk::{Disk, Folder};
 use crate::store::journal::files::{Files, Log, Told};
 use crate::store::shared::Shared;
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -61,7 +62,7 @@ pub(super) fn open<D: Disk>(
     let shared = Arc::new(Shared::new(clock));
     let segment_size = options.segment_size.unwrap_or_else(|| segment_size(dir));
     migrate::migrate(dir, &disk, segment_size)?;
-    let (index, told) = follow(dir, &disk, &shared, options.page_size)?;
+    let (index, told) = follow(dir, &disk, &shared, options.page_size, &mut |_, _| {})?;
     migrate::finish(dir);
     load::count(&index.db, &shared).map_err(|e| schema::store_error(&e))?;
     let failed = |e| space::store_error(&e);
@@ -96,12 +97,43 @@ pub(super) fn open<D: Disk>(
     Ok(Parts { shared, files, gauges, writer, indexer, messages, inbox, requests, waiting })
 }
 
-/// The index, brought up to the journal's end, and what the journal says.
-fn follow(
+/// The index, brought up to the journal's end, and what the journal says. A database that is
+/// damaged is put aside and made anew.
+pub(super) fn follow(
     dir: &Path,
     disk: &impl Disk,
     shared: &Shared,
     page_size: u32,
+    progress: &mut dyn FnMut(Position, u64),
+) -> Result<(Index, Told), StoreError> {
+    let followed = match try_follow(dir, disk, shared, page_size, progress) {
+        Err(StoreError::Damaged(why)) if has_segments(disk) => {
+            tell::index_damaged(&why);
+            set_aside(dir, "damaged").map_err(|e| space::store_error(&e))?;
+            try_follow(dir, disk, shared, page_size, progress)
+        }
+        other => other,
+    };
+    let (index, told) = followed?;
+    for (at, bytes) in &told.damage {
+        tell::journal_damaged(at.segment, at.offset, *bytes);
+        if let Err(error) = keep(dir, disk, *at, *bytes) {
+            tell::failed("keep damaged bytes", &error);
+        }
+    }
+    Ok((index, told))
+}
+
+fn has_segments(disk: &impl Disk) -> bool {
+    Files::open(disk).is_ok_and(|files| !files.numbers().is_empty())
+}
+
+fn try_follow(
+    dir: &Path,
+    disk: &impl Disk,
+    shared: &Shared,
+    page_size: u32,
+    progress: &mut dyn FnMut(Position, u64),
 ) -> Result<(Index, Told), StoreError> {
     let mut index = Index::open(dir, page_size)?;
     let from = reached(&index.db).map_err(|e| schema::store_error(&e))?;
@@ -115,14 +147,53 @@ fn follow(
             from.segment
         )));
     }
-    let span = Span { from, until: None };
-    let told = replay(&mut index, disk, span, shared, |at, records| {
+    let told = replay(&mut index, disk, Span { from, until: None }, shared, |at, records| {
         tell::replaying(at.segment, records);
+        progress(at, records);
     })?;
-    for (at, bytes) in &told.damage {
-        tell::journal_damaged(at.segment, at.offset, *bytes);
-    }
     Ok((index, told))
+}
+
+/// Where bytes are kept that were a record once.
+pub(super) fn damaged(dir: &Path) -> PathBuf {
+    dir.join("damaged")
+}
+
+/// Keeps damaged bytes of the journal, whose segment is used again some day.
+fn keep(dir: &Path, disk: &impl Disk, at: Position, bytes: u64) -> io::Result<()> {
+    let folder = damaged(dir);
+    std::fs::create_dir_all(&folder)?;
+    let file = Files::open(disk)?.get(at.segment).ok_or(io::ErrorKind::NotFound)?;
+    let mut kept = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    file.read_at(&mut kept, at.offset)?;
+    std::fs::write(folder.join(format!("{:016x}-{}", at.segment, at.offset)), kept)
+}
+
+/// Gives the database another name, if there is one.
+pub(super) fn set_aside(dir: &Path, suffix: &str) -> io::Result<()> {
+    for (from, to) in aside(dir, suffix) {
+        match std::fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    schema::sync(dir)
+}
+
+/// Removes a database that was put aside.
+pub(super) fn remove_aside(dir: &Path, suffix: &str) {
+    for (_, path) in aside(dir, suffix) {
+        // It only takes space.
+        _ = std::fs::remove_file(path);
+    }
+}
+
+/// The files of the database, the one that counts last, and their other names.
+fn aside(dir: &Path, suffix: &str) -> [(PathBuf, PathBuf); 3] {
+    ["-shm", "-wal", ""].map(|part| {
+        let (from, to) = (format!("queue.db{part}"), format!("queue.db.{suffix}{part}"));
+        (dir.join(from), dir.join(to))
+    })
 }
 
 /// Brings the index of a queue that no node has up to its journal's end, so that all that was
@@ -134,9 +205,9 @@ pub(super) fn catch_up(dir: &Path, clock: &Clock) -> Result<(), StoreError> {
     let Ok(_lock) = schema::lock(dir) else { return Ok(()) };
     let shared = Shared::new(clock.clone());
     let page_size = Options::default().page_size;
-    match follow(dir, &Folder(journal(dir)), &shared, page_size) {
+    match follow(dir, &Folder(journal(dir)), &shared, page_size, &mut |_, _| {}) {
         Ok(_) => Ok(()),
-        Err(error @ StoreError::Incompatible(_)) => Err(error),
+        Err(error @ (StoreError::Incompatible(_) | StoreError::Damaged(_))) => Err(error),
         Err(error) => {
             tell::failed("follow", &error);
             Ok(())

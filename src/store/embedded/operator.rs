@@ -3,9 +3,9 @@
 //! What is to be changed is found here, written to the journal, and changed when the record comes
 //! back in its turn. Until then nothing is claimed, so that it stays as it was found.
 
+use super::carry::Carried;
 use super::index::{Ending, Index};
 use super::indexer::{Done, Indexer};
-use super::carry::Carried;
 use super::read::{self, Found};
 use super::schema::store_error;
 use super::writer::{Reply, Request};

@@ -4,6 +4,7 @@
 //!
 //! `BULKHEAD_POWER_CUTS=5000 cargo test --lib power_cut` for more cuts; each failure prints its seed.
 
+use super::check::check_on;
 use super::tests::options;
 use super::{EmbeddedStore, open, schema};
 use crate::base::id::MessageId;
@@ -25,6 +26,8 @@ use std::time::Duration;
 const CUTS: u64 = 150;
 /// Cuts of one queue.
 const CUTS_IN_A_ROW: u64 = 25;
+/// The whole queue is checked after one cut of so many.
+const CHECK_EACH: u64 = 5;
 /// Operations between two cuts at most, about.
 const OPERATIONS: u64 = 60;
 
@@ -63,15 +66,24 @@ impl Left {
     }
 }
 
-/// The files of the database as a power cut leaves them. Nobody makes a checkpoint meanwhile;
-/// `synced` is the log as the last one left it, and synced.
-fn image(from: &Path, synced: &[u8], rng: &mut Rng) -> tempfile::TempDir {
-    let (db, log) = (schema::path(from), from.join("queue.db-wal"));
+/// The database and its log.
+fn files(dir: &Path) -> (Vec<u8>, Vec<u8>) {
+    let log = std::fs::read(dir.join("queue.db-wal")).unwrap_or_default();
+    (std::fs::read(schema::path(dir)).unwrap(), log)
+}
+
+/// The files of the database as a power cut leaves them; `synced` is how the last checkpoint left
+/// them.
+fn image(from: &Path, synced: &(Vec<u8>, Vec<u8>), rng: &mut Rng) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let database = std::fs::read(&db).unwrap();
-    let mut wal = std::fs::read(&log).unwrap_or_default();
-    // A log that was begun anew since, at its beginning, has nothing that was synced.
-    let least = if wal.get(..32) == synced.get(..32) { synced.len() } else { 0 };
+    let (database, mut wal) = files(from);
+    let least = match () {
+        // Another checkpoint was made, or is being made.
+        () if database != synced.0 => wal.len(),
+        () if wal.get(..32) == synced.1.get(..32) => synced.1.len(),
+        // The log was begun anew since: nothing in it was synced.
+        () => 0,
+    };
     // Now and then the disk lost the database, too.
     if rng.u32(0..8) > 0 {
         wal.truncate(rng.usize(least.min(wal.len())..=wal.len()));
@@ -89,13 +101,14 @@ fn start(disk: &Simulated, dir: tempfile::TempDir, clock: &Clock) -> Fixture<Emb
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long a test runs is no setting of a node")]
 fn what_was_answered_survives_a_power_cut() {
     let cuts = std::env::var("BULKHEAD_POWER_CUTS").ok().and_then(|text| text.parse().ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let clock = Clock::simulated(START);
     let mut left = Left::nothing();
-    for seed in std::env::var("PFROM").map_or(0, |t| t.parse().unwrap())..cuts.unwrap_or(CUTS) {
-        if seed % CUTS_IN_A_ROW == 0 {
+    for seed in 0..cuts.unwrap_or(CUTS) {
+        if seed.is_multiple_of(CUTS_IN_A_ROW) {
             left = Left::nothing();
         }
         let cut = || runtime.block_on(one_cut(seed, left, &clock));
@@ -109,15 +122,19 @@ fn what_was_answered_survives_a_power_cut() {
 async fn one_cut(seed: u64, left: Left, clock: &Clock) -> Left {
     let mut rng = from_seed(seed);
     let Left { disk, dir, known } = left;
+    if seed.is_multiple_of(CHECK_EACH) {
+        let checked = check_on(dir.path(), &disk, clock.clone()).unwrap();
+        assert_eq!(checked.problems, Vec::<String>::new());
+    }
     let f = start(&disk, dir, clock);
-    let known = Arc::new(Mutex::new(hold_against(&f, known, &disk).await));
+    let known = Arc::new(Mutex::new(hold_against(&f, known).await));
     let found: Arc<Mutex<Option<Left>>> = Arc::default();
     // The list came after the checkpoint that is made at a start; the next is far.
     {
         let (known, found, from) =
             (Arc::clone(&known), Arc::clone(&found), f.dir.as_ref().unwrap().path().to_owned());
         let mut rng = from_seed(seed ^ 0xdead);
-        let synced = std::fs::read(from.join("queue.db-wal")).unwrap_or_default();
+        let synced = files(&from);
         disk.watch(rng.u64(0..OPERATIONS), move |disk| {
             let known = known.lock().unwrap().clone();
             let dir = image(&from, &synced, &mut rng);
@@ -146,7 +163,7 @@ async fn one_cut(seed: u64, left: Left, clock: &Clock) -> Left {
 }
 
 /// Gives back what is known now.
-async fn hold_against(f: &Fixture<EmbeddedStore>, known: Known, disk: &Simulated) -> Known {
+async fn hold_against(f: &Fixture<EmbeddedStore>, known: Known) -> Known {
     if let Some(hold) = known.all_held {
         assert_eq!(f.store.backlog(Revision::START).all_held, hold);
     }
@@ -165,28 +182,7 @@ async fn hold_against(f: &Fixture<EmbeddedStore>, known: Known, disk: &Simulated
     }
     for (delivery, must) in &known.deliveries {
         let there = after.deliveries.contains_key(delivery);
-        if !(there || !matches!(must, Must::Wait(..))) {
-            let db = rusqlite::Connection::open(schema::path(f.dir.as_ref().unwrap().path())).unwrap();
-            for q in ["SELECT id, open, queues, recipient_count, segment FROM messages WHERE id = ?1", "SELECT queue, due_at, number, attempts, held_due FROM deliveries WHERE message = ?1", "SELECT number, state, attempts, at, 0 FROM settled WHERE message = ?1"] {
-                let mut st = db.prepare(q).unwrap();
-                let mut rows = st.query([delivery.message.number()]).unwrap();
-                while let Some(r) = rows.next().unwrap() {
-                    let v: Vec<rusqlite::types::Value> = (0..5).map(|i| r.get(i).unwrap()).collect();
-                    eprintln!("DBG {q}: {v:?}");
-                }
-            }
-            let told = crate::store::journal::files::read::<std::io::Error>(disk, crate::store::journal::Position::default(), None, |at, kind, payload| {
-                let payload = payload.clone();
-                match kind {
-                    1 => { let (m, _) = crate::store::journal::record::read_message(&payload).unwrap(); if m.id == delivery.message { eprintln!("DBG accept at {at:?}"); } }
-                    2 => { let o = crate::store::journal::record::read_outcomes(&payload).unwrap(); for e in &o.ended { if e.message == delivery.message.number() { eprintln!("DBG outcome at {at:?} {e:?}"); } } for (n, _) in &o.notices { if n.id == delivery.message { eprintln!("DBG notice at {at:?}"); } } }
-                    _ => {}
-                }
-                Ok(())
-            }).unwrap();
-            eprintln!("DBG {told:?}");
-            panic!("{delivery:?} {must:?} is lost");
-        }
+        assert!(there || !matches!(must, Must::Wait(..)), "{delivery:?} {must:?} is lost");
     }
     ids.dedup();
     for (id, body) in f.store.bodies(ids.clone()).await.unwrap() {
@@ -276,7 +272,10 @@ async fn settle_one(
 ) {
     let due_at = f.clock.now().after(Duration::from_secs(rng.u64(0..60)));
     let (outcome, must) = match rng.u32(0..4) {
-        0 => (Outcome::Deferred { due_at, delay_notified: false }, Must::Wait(Some(due_at), attempts + 1)),
+        0 => (
+            Outcome::Deferred { due_at, delay_notified: false },
+            Must::Wait(Some(due_at), attempts + 1),
+        ),
         1 => (Outcome::Failed, Must::BeGone),
         _ => (Outcome::Delivered, Must::BeGone),
     };

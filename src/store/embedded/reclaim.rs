@@ -6,6 +6,7 @@
 
 use super::carry::{Carried, Emptying};
 use super::index::Index;
+use super::indexer::now;
 use crate::observe::store as tell;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
@@ -54,7 +55,7 @@ impl Reclaim {
     pub(super) fn committed(&mut self, reached: Position, changes: u64) {
         self.committed = reached;
         self.changes += changes;
-        self.checkpoint_at.get_or_insert_with(Instant::now);
+        self.checkpoint_at.get_or_insert_with(now);
     }
 
     /// Until something is due.
@@ -79,7 +80,7 @@ impl Reclaim {
     /// Moves all commits to the database file. Where somebody still reads older ones, what can be
     /// moved is.
     pub(super) fn checkpoint(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        self.checkpoint_at = Some(Instant::now());
+        self.checkpoint_at = Some(now());
         self.changes = 0;
         let whole = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
             let (busy, log, moved): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -115,7 +116,7 @@ impl Reclaim {
         let slice = emptying.slice(index, shared, files)?;
         if emptying.is_over() {
             self.emptying = None;
-            self.emptied_at = Some(Instant::now());
+            self.emptied_at = Some(now());
         }
         Ok(slice)
     }
@@ -133,7 +134,7 @@ impl Reclaim {
         match Emptying::begin(index, disk, oldest) {
             Ok(emptying) => self.emptying = Some(emptying),
             Err(error) => {
-                self.emptied_at = Some(Instant::now());
+                self.emptied_at = Some(now());
                 tell::failed("read", &error);
             }
         }

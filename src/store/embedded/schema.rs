@@ -25,6 +25,9 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 pub(super) fn store_error(error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(error.to_string()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged(error.to_string())
+        }
         _ => StoreError::Failed(error.to_string()),
     }
 }
@@ -143,13 +146,7 @@ fn check_version(db: &Connection, path: &Path) -> Result<(), StoreError> {
         db.query_row("SELECT value FROM meta WHERE key = 'schema'", [], |row| row.get(0));
     match version {
         Ok(VERSION) => Ok(()),
-        Ok(other) => Err(cannot_open(
-            path,
-            &format!(
-                "schema version {other}, this build knows {VERSION}; \
-                 use the build that wrote it, or another data_dir"
-            ),
-        )),
+        Ok(other) => Err(other_version(path, other)),
         Err(error) => Err(failed(path, &error)),
     }
 }
@@ -157,12 +154,20 @@ fn check_version(db: &Connection, path: &Path) -> Result<(), StoreError> {
 fn failed(path: &Path, error: &rusqlite::Error) -> StoreError {
     let text = || format!("cannot open queue {}: {error}", path.display());
     match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => cannot_open(path, &error.to_string()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(text()),
         Some(ErrorCode::DiskFull) => StoreError::Full(text()),
         _ => StoreError::Failed(text()),
     }
 }
 
-fn cannot_open(path: &Path, why: &str) -> StoreError {
-    StoreError::Incompatible(format!("cannot open queue {}: {why}", path.display()))
+/// The error for a database of another version than this build's.
+pub(super) fn other_version(path: &Path, version: i64) -> StoreError {
+    let remedy = match version < VERSION {
+        true => "start a node of this build once, which brings it forward",
+        false => "use the build that wrote it, or another data_dir",
+    };
+    StoreError::Incompatible(format!(
+        "cannot open queue {}: schema version {version}, this build knows {VERSION}; {remedy}",
+        path.display()
+    ))
 }

@@ -46,7 +46,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the thread is asked for.
 pub(super) enum Request {
     /// `Store::accept`.
-    Accept(Accept),
+    Accept(Box<Accept>),
     /// `Store::settle`.
     Settle(Settle),
     /// A record of the index thread, which gets it back in its turn as [`Job::Recorded`].
@@ -170,7 +170,7 @@ impl<D: Disk> Writer<D> {
 
     fn take(&mut self, request: Request, jobs: &mut Vec<Prepared>) {
         match request {
-            Request::Accept(accept) => self.mail.push_back(accept),
+            Request::Accept(accept) => self.mail.push_back(*accept),
             Request::Settle(settle) => jobs.extend(prepare::settle(settle, &self.shared)),
             Request::Record { kind, payload } => jobs.push(prepare::record(kind, payload)),
             Request::Room { reply } => _ = reply.send(Ok(self.room(SHORT))),

@@ -396,7 +396,8 @@ mod tests {
             let mut disk = Simulated::default();
             let mut log = Log::open(disk.clone(), &Told::default(), SIZE).unwrap();
             // Payloads that were written, with their places; and those that may have been.
-            let (mut kept, mut doubtful): (Vec<(Vec<u8>, Position)>, Vec<Vec<u8>>) = (vec![], vec![]);
+            let mut kept: Vec<(Vec<u8>, Position)> = vec![];
+            let mut doubtful: Vec<Vec<u8>> = vec![];
             let mut number = 0u32;
             for act in acts {
                 match act {
