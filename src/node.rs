@@ -63,8 +63,11 @@ pub async fn run(config: Config) -> Result<(), String> {
             serve(config, MemoryStore::new(clock.clone()), clock, listeners, socket).await
         }
         Engine::Sqlite => {
-            let options =
-                Options { free_space_min: config.store.free_space_min, ..Options::default() };
+            let options = Options {
+                free_space_min: config.store.free_space_min,
+                size_max: (config.store.size_max > 0).then_some(config.store.size_max),
+                ..Options::default()
+            };
             let (dir, of_store) = (config.data_dir.clone(), clock.clone());
             let opened =
                 tokio::task::spawn_blocking(move || EmbeddedStore::open(&dir, of_store, options));

@@ -148,7 +148,7 @@ impl Config {
             },
             retry: Retry { direct: schedule(), bulk: schedule() },
             control: Control::default(),
-            store: Store { engine: Engine::Sqlite, free_space_min: 0 },
+            store: Store { engine: Engine::Sqlite, free_space_min: 0, size_max: 0 },
             log: Log::default(),
         }
     }
@@ -361,6 +361,8 @@ pub struct Store {
     pub engine: Engine,
     /// Free space below which new mail is refused with 452. Default 256 MiB.
     pub free_space_min: u64,
+    /// Space that the queue takes at most; 0: no limit. Default 0.
+    pub size_max: u64,
 }
 
 /// `[store] engine`

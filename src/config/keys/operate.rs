@@ -36,8 +36,16 @@ pub(super) const STORE: Section = Section {
             "free_space_min",
             Is("\"256 MiB\""),
             "With less free space than this under `data_dir`, new mail is refused with 452 and \
-             clients keep it.",
+             clients keep it; newsletters already with less than twice this.",
             |c, v| set(&mut c.store.free_space_min, v.size("0", "1 TiB")),
+        ),
+        key(
+            "size_max",
+            Is("\"0\""),
+            "The most space that the queue takes under `data_dir`, about: beyond it, new mail is \
+             refused with 452, newsletters already beyond nine tenths of it. \"0\": no limit but \
+             the disk's.",
+            |c, v| set(&mut c.store.size_max, v.size("0", "100 TiB")),
         ),
     ],
 };

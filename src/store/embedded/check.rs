@@ -43,8 +43,8 @@ pub struct Progress {
 }
 
 /// What a comparison takes, in both databases. Numbers of queues may differ.
-const DELIVERIES: &str = "SELECT message, number, lane, tenant, campaign, domain, due_at, held_due, \
-     size, attempts, delay_notified, recipient, notify, orcpt, last_at, last_reply, blame \
+const DELIVERIES: &str = "SELECT message, number, lane, tenant, campaign, domain, due_at, \
+     held_due, size, attempts, delay_notified, recipient, notify, orcpt, last_at, last_reply, blame \
      FROM SCHEMA.deliveries JOIN SCHEMA.queues ON queues.id = queue";
 const MESSAGES: &str = "SELECT id, recipient_count, accepted_at, expires_at, lane, reason, tenant, \
      campaign, client, reverse_path, body_type, smtputf8, ret, envid, size, open, segment, offset, \
@@ -78,12 +78,14 @@ pub(super) fn check_on(dir: &Path, disk: &impl Disk, clock: Clock) -> Result<Che
     remove(&other);
     compared?;
     checked.segments = Files::open(disk).map_err(io)?.numbers().len() as u64;
-    let count = |table: &str| {
-        index.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
-    };
-    checked.messages = count("messages").map_err(sql)?;
-    checked.deliveries = count("deliveries").map_err(sql)?;
+    (checked.messages, checked.deliveries) = counts(&index.db).map_err(sql)?;
     Ok(checked)
+}
+
+/// Messages and deliveries.
+fn counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let both = "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM deliveries)";
+    db.query_row(both, [], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 fn remove(dir: &Path) {
@@ -212,10 +214,7 @@ pub fn rebuild(
         progress(Progress { segments, of, records });
     };
     let (index, said) = follow(dir, &disk, &shared, Options::default().page_size, told)?;
-    let count = |table: &str| {
-        let count = index.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0));
-        count.map_err(|e| schema::store_error(&e))
-    };
+    let (messages, deliveries) = counts(&index.db).map_err(|e| schema::store_error(&e))?;
     let problems = said.damage.iter().map(|(at, bytes)| {
         format!(
             "{bytes} bytes of segment {:016x} at {} are damaged; they are kept in {}",
@@ -224,13 +223,8 @@ pub fn rebuild(
             open::damaged(dir).display()
         )
     });
-    let rebuilt = Checked {
-        segments: of,
-        records: 0,
-        messages: count("messages")?,
-        deliveries: count("deliveries")?,
-        problems: problems.collect(),
-    };
+    let rebuilt =
+        Checked { segments: of, records: 0, messages, deliveries, problems: problems.collect() };
     open::remove_aside(dir, "old");
     Ok(rebuilt)
 }

@@ -448,14 +448,14 @@ impl<D: Disk> Indexer<D> {
             self.tell(Request::Retire(segment));
         }
         if self.pending.is_none() {
-            self.carry();
+            self.carry(short);
         }
     }
 
     /// Goes on with emptying the oldest segment, where too much of the journal is not needed.
-    fn carry(&mut self) {
+    fn carry(&mut self, short: bool) {
         let Some(index) = &self.index else { return };
-        match self.reclaim.carry(index, &self.disk, &self.shared, &self.files) {
+        match self.reclaim.carry(index, &self.disk, &self.shared, &self.files, short) {
             Ok(slice) if slice.is_empty() => {}
             Ok(slice) => operator::carry(self, slice),
             Err(error) => self.failed("carry", &error),

@@ -8,9 +8,9 @@
 //! renew, release, backlog ──▶ leases and backlog, in memory
 //! list, show ─────▶ reader connections; bodies ──▶ the journal's files, by position
 //! ```
-//! A message costs one record and one shared sync before its `250`; rows follow in batches. A direct
-//! message that is delivered at once costs no row. On start the journal's tail beyond the place that
-//! the rows have reached is replayed; a lost queue.db is made anew from the whole.
+//! A message costs one record and one shared sync before its `250`; rows follow in batches. A
+//! direct message that is delivered at once costs no row. On start the journal's tail beyond the
+//! place that the rows have reached is replayed; a lost queue.db is made anew from the whole.
 //!
 //! # Absent
 //! Leases on disk: they end with the process. Counting queries: see `store::backlog`.
@@ -84,6 +84,8 @@ const STALLED: Duration = Duration::from_secs(60);
 pub struct Options {
     /// Free space, in bytes, below which new mail is refused with [`StoreError::Full`].
     pub free_space_min: u64,
+    /// Bytes that the queue may take on the disk, about; `None`: as many as there are.
+    pub size_max: Option<u64>,
     /// Bytes of a database page, of a new database.
     pub page_size: u32,
     /// Bytes of a segment of the journal; `None`: 64 MiB, or less where the disk is small.
@@ -92,7 +94,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { free_space_min: 256 << 20, page_size: 4_096, segment_size: None }
+        Self { free_space_min: 256 << 20, size_max: None, page_size: 4_096, segment_size: None }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::index::{Index, reached};
 use super::indexer::{Behind, Inbox, Indexer, Message};
 use super::replay::{Span, replay};
-use super::space::{self, Floor};
+use super::space::{self, Limits, Room};
 use super::writer::{Gauges, Request, Writer};
 use super::{Options, WAITING_MAX, load, migrate, schema};
 use crate::base::time::Clock;
@@ -90,7 +90,8 @@ pub(super) fn open<D: Disk>(
         log,
         shared: Arc::clone(&shared),
         gauges: Arc::clone(&gauges),
-        floor: Floor::new(options.free_space_min),
+        room: Room::default(),
+        limits: Limits { free_min: options.free_space_min, size_max: options.size_max },
         index: inbox.clone(),
         mail: VecDeque::new(),
     };

@@ -2,7 +2,8 @@
 //! was synced is left and any sectors of what was not; of the database, what a checkpoint moved and
 //! any beginning of its log. What was answered must hold, whatever was on its way.
 //!
-//! `BULKHEAD_POWER_CUTS=5000 cargo test --lib power_cut` for more cuts; each failure prints its seed.
+//! `BULKHEAD_POWER_CUTS=5000 cargo test --lib power_cut` for more cuts; each failure prints its
+//! seed.
 
 use super::check::check_on;
 use super::tests::options;

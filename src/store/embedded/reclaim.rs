@@ -32,6 +32,9 @@ const GARBAGE: u64 = 2;
 /// and so many segments larger.
 const SLACK: u64 = 8;
 
+/// When space is short, it may be so many segments larger.
+const SLACK_SHORT: u64 = 3;
+
 /// How far commits and checkpoints are.
 #[derive(Debug, Default)]
 pub(super) struct Reclaim {
@@ -105,9 +108,10 @@ impl Reclaim {
         disk: &impl Disk,
         shared: &Shared,
         files: &Files,
+        short: bool,
     ) -> rusqlite::Result<Vec<(Carried, Vec<Bytes>)>> {
         let Some(emptying) = &mut self.emptying else {
-            self.begin(index, disk, files);
+            self.begin(index, disk, files, short);
             return Ok(Vec::new());
         };
         if emptying.sweep(index)? {
@@ -121,13 +125,14 @@ impl Reclaim {
         Ok(slice)
     }
 
-    fn begin(&mut self, index: &Index, disk: &impl Disk, files: &Files) {
+    fn begin(&mut self, index: &Index, disk: &impl Disk, files: &Files, short: bool) {
         let numbers = files.numbers();
         let oldest = numbers.into_iter().find(|number| *number > self.retired);
         let Some(oldest) = oldest.filter(|oldest| *oldest < self.durable.segment) else { return };
         let soon = self.emptied_at.is_some_and(|at| at.elapsed() < AGAIN);
         let size = files.size();
-        let needed = index.living_bytes() * GARBAGE + SLACK * files.newest_size();
+        let (garbage, slack) = if short { (1, SLACK_SHORT) } else { (GARBAGE, SLACK) };
+        let needed = index.living_bytes() * garbage + slack * files.newest_size();
         if soon || size <= needed || index.living(oldest).0 == 0 {
             return;
         }

@@ -1,21 +1,21 @@
 //! The one thread that promises: it writes the journal, by natural group commit.
 //!
 //! It takes what waits, writes it in one go, syncs once, hands it on to the index, and answers all.
-//! It never waits for company, and never for the index: where that is too far behind, new mail waits
-//! here, and whoever sends it is refused in time.
+//! It never waits for company, and never for the index: where that is too far behind, new mail
+//! waits here, and whoever sends it is refused in time.
 //!
 //! # Invariants
 //! * Nobody is answered `Ok` before the sync that covers it.
 //! * What was synced is seen in memory and handed to the index thread before it is answered.
-//! * A lease whose outcome is being recorded stays until the index has it, marked; so no claim finds
-//!   its delivery free with an outcome on the way.
+//! * A lease whose outcome is being recorded stays until the index has it, marked; so no claim
+//!   finds its delivery free with an outcome on the way.
 
 use super::indexer::{self, Batch, Job};
 use super::prepare::{self, Prepared, Then};
-use super::space::{self, Floor};
+use super::space::{self, Limits, Room};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
-use crate::mail::message::NewMessage;
+use crate::mail::message::{Lane, NewMessage};
 use crate::observe::store as tell;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
@@ -26,7 +26,7 @@ use crate::store::{Accepted, Lease, Settlement, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -90,7 +90,8 @@ pub(super) struct Writer<D: Disk> {
     pub(super) log: Log<D>,
     pub(super) shared: Arc<Shared>,
     pub(super) gauges: Arc<Gauges>,
-    pub(super) floor: Floor,
+    pub(super) room: Room,
+    pub(super) limits: Limits,
     pub(super) index: indexer::Inbox,
     /// New mail that was not looked at yet.
     pub(super) mail: VecDeque<Accept>,
@@ -141,31 +142,28 @@ impl<D: Disk> Writer<D> {
     }
 
     fn gather_mail(&mut self, jobs: &mut Vec<Prepared>, mut bytes: usize) {
-        let mut mail = 0;
-        let mut taken: Vec<Prepared> = Vec::new();
-        while bytes < BATCH_BYTES_MAX && jobs.len() + taken.len() < BATCH_MAX {
+        while bytes < BATCH_BYTES_MAX && jobs.len() < BATCH_MAX {
             let Some(accept) = self.mail.pop_front() else { break };
             if accept.reply.is_closed() {
                 continue;
             }
-            if let Some(prepared) = prepare::accept(accept) {
-                bytes += prepared.len();
-                mail += prepared.len() as u64;
-                taken.push(prepared);
+            let keep = match accept.message.origin.lane {
+                Lane::Direct => 0,
+                Lane::Bulk => self.limits.for_direct(),
+            };
+            let Some(prepared) = prepare::accept(accept) else { continue };
+            let size = frame::len(prepared.len()) as u64;
+            let now = self.shared.clock.now();
+            let probe = || left(&self.dir, &self.log, self.limits);
+            match self.room.take(size, keep, now, probe) {
+                Ok(()) => {
+                    bytes += prepared.len();
+                    jobs.push(prepared);
+                }
+                Err(why) => self.undo(prepared, &StoreError::Full(why)),
             }
         }
-        if taken.is_empty() {
-            return;
-        }
-        let (dir, reserve) = (&self.dir, self.log.reserve());
-        let probe = || space::probe(dir, reserve);
-        match self.floor.take(mail, self.shared.clock.now(), probe) {
-            Ok(()) => jobs.append(&mut taken),
-            Err(why) => {
-                taken.into_iter().for_each(|job| self.undo(job, &StoreError::Full(why.clone())));
-            }
-        }
-        self.room(0);
+        self.note_room(0);
     }
 
     fn take(&mut self, request: Request, jobs: &mut Vec<Prepared>) {
@@ -173,7 +171,7 @@ impl<D: Disk> Writer<D> {
             Request::Accept(accept) => self.mail.push_back(*accept),
             Request::Settle(settle) => jobs.extend(prepare::settle(settle, &self.shared)),
             Request::Record { kind, payload } => jobs.push(prepare::record(kind, payload)),
-            Request::Room { reply } => _ = reply.send(Ok(self.room(SHORT))),
+            Request::Room { reply } => _ = reply.send(Ok(self.note_room(SHORT))),
             Request::Forget => {
                 let forgotten = self.shared.lock().forget(FORGET_MAX);
                 if !forgotten.is_empty() {
@@ -188,7 +186,7 @@ impl<D: Disk> Writer<D> {
                 {
                     tell::failed("retire", &error);
                 }
-                self.floor.freed();
+                self.room.freed();
             }
             // Being woken is all.
             Request::CaughtUp => {}
@@ -196,11 +194,12 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Bytes of new mail that fit, `least` of them by news of now; notes whether that is little.
-    fn room(&mut self, least: u64) -> u64 {
-        let (dir, reserve) = (&self.dir, self.log.reserve());
-        let probe = || space::probe(dir, reserve);
-        let room = self.floor.room(least, self.shared.clock.now(), probe);
-        self.gauges.short.store(room < SHORT, Ordering::Relaxed);
+    fn note_room(&mut self, least: u64) -> u64 {
+        let now = self.shared.clock.now();
+        let probe = || left(&self.dir, &self.log, self.limits);
+        let room = self.room.left(least, now, probe);
+        let short = room < SHORT.saturating_add(self.limits.for_direct());
+        self.gauges.short.store(short, Ordering::Relaxed);
         room
     }
 
@@ -281,6 +280,13 @@ impl<D: Disk> Writer<D> {
             }
         }
     }
+}
+
+/// How much is left for new mail.
+fn left<D: Disk>(dir: &Path, log: &Log<D>, limits: Limits) -> io::Result<u64> {
+    let reserve = log.reserve();
+    let journal = log.files().size().saturating_sub(reserve.current);
+    limits.left(dir, journal + space::database(dir), reserve)
 }
 
 impl Gauges {

@@ -91,6 +91,22 @@ pub(in crate::store) struct Log<D: Disk> {
     next_spare: u64,
 }
 
+/// Bytes of files that hold nothing yet.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Reserve {
+    /// In the segment that is written to.
+    pub(in crate::store) current: u64,
+    /// In files that are to be used again.
+    pub(in crate::store) spare: u64,
+}
+
+impl Reserve {
+    /// Both.
+    pub(in crate::store) fn in_all(self) -> u64 {
+        self.current + self.spare
+    }
+}
+
 /// One file.
 #[derive(Debug)]
 struct Segment<D: Disk> {
@@ -150,9 +166,11 @@ impl<D: Disk> Log<D> {
     }
 
     /// Bytes that can be written without taking more of the disk.
-    pub(in crate::store) fn reserve(&self) -> u64 {
-        let spare = self.spare.len() as u64 * self.segment_size;
-        spare + self.current.size.saturating_sub(self.end.offset)
+    pub(in crate::store) fn reserve(&self) -> Reserve {
+        Reserve {
+            current: self.current.size.saturating_sub(self.end.offset),
+            spare: self.spare.len() as u64 * self.segment_size,
+        }
     }
 
     /// A batch of records that take so many bytes, as [`frame::len`] counts them.
@@ -392,7 +410,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
         #[test]
-        fn what_was_written_is_there_after_any_fault(acts in proptest::collection::vec(act(), 1..25)) {
+        fn what_was_written_is_there_after_any_fault(
+            acts in proptest::collection::vec(act(), 1..25),
+        ) {
             let mut disk = Simulated::default();
             let mut log = Log::open(disk.clone(), &Told::default(), SIZE).unwrap();
             // Payloads that were written, with their places; and those that may have been.

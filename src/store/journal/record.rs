@@ -333,7 +333,11 @@ mod tests {
         fn a_message_is_read_as_it_was_written(
             reason in "\\PC{0,20}",
             recipients in proptest::collection::vec(
-                (any::<u8>(), proptest::option::of(0u8..8), proptest::option::of("rfc822;[a-z]{1,9}")),
+                (
+                    any::<u8>(),
+                    proptest::option::of(0u8..8),
+                    proptest::option::of("rfc822;[a-z]{1,9}"),
+                ),
                 1..6,
             ),
             body in proptest::collection::vec(any::<u8>(), 0..300),
@@ -349,10 +353,15 @@ mod tests {
 
         #[test]
         fn outcomes_are_read_with_their_notices(
-            deliveries in proptest::collection::vec((any::<i64>(), any::<u32>(), "\\PC{0,9}"), 0..5),
+            deliveries in
+                proptest::collection::vec((any::<i64>(), any::<u32>(), "\\PC{0,9}"), 0..5),
             bodies in proptest::collection::vec("[a-z]{0,40}", 0..3),
         ) {
-            let hows = [How::Delivered, How::Deferred { due_at: 5, delay_notified: true }, How::Moved { due_at: 5, held_due: None }];
+            let hows = [
+                How::Delivered,
+                How::Deferred { due_at: 5, delay_notified: true },
+                How::Moved { due_at: 5, held_due: None },
+            ];
             let ended: Vec<Ended<'_>> = deliveries.iter().zip(hows.iter().cycle()).map(
                 |((message, number, reply), how)| Ended {
                     message: *message,
