@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Client, Dns, Host, Ledger, PATIENCE, Setup, Sink, tool, wait_until};
+use support::{Client, Dns, Host, Ledger, PATIENCE, Setup, Sink, wait_until};
 
 const CLIENTS: usize = 6;
 const DOMAINS: [&str; 12] = [
@@ -132,7 +132,7 @@ fn what_was_answered_survives_sigkill_at_any_moment() {
     assert!(audit.copies as u64 <= in_flight, "{} copies", audit.copies);
     assert!(audit.accepted as u64 >= 10 * rounds, "too little mail to mean anything");
     assert!(slowest < BACK, "listening again only after {slowest:?}");
-    tool::check_integrity(node.data_dir());
+    node.ok(&["queue", "check"]);
 }
 
 /// Sets a flag when dropped.

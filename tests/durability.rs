@@ -139,7 +139,7 @@ fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
             assert!(!bench.sink.with_id(id).is_empty(), "{inject}: {id} was lost");
         }
         node.terminate();
-        tool::check_integrity(node.data_dir());
+        node.ok(&["queue", "check"]);
     }
 }
 
@@ -208,7 +208,7 @@ fn a_full_disk_refuses_new_mail_until_deliveries_have_made_room() {
         node.wait_until_empty();
     }
     node.terminate();
-    tool::check_integrity(node.data_dir());
+    node.ok(&["queue", "check"]);
 }
 
 #[test]

@@ -54,17 +54,6 @@ pub fn script(name: &str) -> PathBuf {
     project().join("tests/clients").join(name)
 }
 
-/// Lets SQLite examine the queue in a data directory; panics with what it finds.
-#[track_caller]
-pub fn check_integrity(data_dir: &Path) {
-    let script = "import sqlite3, sys\n\
-                  for row in sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check'):\n\
-                  \x20   print(row[0])";
-    let mut command = Command::new(python("sqlite3"));
-    command.args(["-c", script]).arg(data_dir.join("queue.db"));
-    assert_eq!(run(&mut command, b""), "ok\n", "the queue is damaged");
-}
-
 /// Runs a command to its end with `input`; panics with its output unless it succeeds.
 #[track_caller]
 pub fn run(command: &mut Command, input: &[u8]) -> String {

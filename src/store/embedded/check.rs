@@ -44,8 +44,8 @@ pub struct Progress {
 
 /// What a comparison takes, in both databases. Numbers of queues may differ.
 const DELIVERIES: &str = "SELECT message, number, lane, tenant, campaign, domain, due_at, \
-     held_due, size, attempts, delay_notified, recipient, notify, orcpt, last_at, last_reply, blame \
-     FROM SCHEMA.deliveries JOIN SCHEMA.queues ON queues.id = queue";
+     held_due, size, attempts, delay_notified, recipient, notify, orcpt, last_at, last_reply, \
+     blame FROM SCHEMA.deliveries JOIN SCHEMA.queues ON queues.id = queue";
 const MESSAGES: &str = "SELECT id, recipient_count, accepted_at, expires_at, lane, reason, tenant, \
      campaign, client, reverse_path, body_type, smtputf8, ret, envid, size, open, segment, offset, \
      payload, body FROM SCHEMA.messages";
@@ -66,7 +66,15 @@ pub fn check(dir: &Path, clock: Clock) -> Result<Checked, StoreError> {
 pub(super) fn check_on(dir: &Path, disk: &impl Disk, clock: Clock) -> Result<Checked, StoreError> {
     let shared = Shared::new(clock.clone());
     let mut checked = Checked::default();
-    let (index, _) = follow(dir, disk, &shared, Options::default().page_size, &mut |_, _| {})?;
+    let page_size = Options::default().page_size;
+    let index = match open::try_follow(dir, disk, &shared, page_size, &mut |_, _| {}) {
+        Ok((index, _)) => index,
+        Err(StoreError::Damaged(why)) => {
+            checked.problems.push(format!("{why}; `bulkhead queue rebuild` makes it anew"));
+            return Ok(checked);
+        }
+        Err(error) => return Err(error),
+    };
     let sql = |e| schema::store_error(&e);
     damage(&index.db, &mut checked).map_err(sql)?;
 

@@ -129,7 +129,8 @@ fn has_segments(disk: &impl Disk) -> bool {
     Files::open(disk).is_ok_and(|files| !files.numbers().is_empty())
 }
 
-fn try_follow(
+/// As [`follow`], but a damaged database stays as it is.
+pub(super) fn try_follow(
     dir: &Path,
     disk: &impl Disk,
     shared: &Shared,
@@ -149,7 +150,9 @@ fn try_follow(
         )));
     }
     let told = replay(&mut index, disk, Span { from, until: None }, shared, |at, records| {
-        tell::replaying(at.segment, records);
+        if records > 0 {
+            tell::replaying(at.segment, records);
+        }
         progress(at, records);
     })?;
     Ok((index, told))
