@@ -1,7 +1,11 @@
-//! How fast the embedded store is, and what a message costs it in CPU time.
+//! How fast the embedded store is, and what a message costs it in CPU time and bytes written.
 //!
-//! `cargo bench --bench store [-- DIR [PAGE_SIZE]]`: DIR is where the queue goes, since
-//! the disk decides; default: the system's folder for temporary files.
+//! `cargo bench --bench store [-- DIR]`: DIR is where the queue goes, since the disk decides;
+//! default: the system's folder for temporary files. Each rate stands beside that of bare appends
+//! of as many messages at a time to a file that is there already, each append with its fdatasync.
+//!
+//! `cargo bench --bench store -- DIR backlog COUNT`: what a delivery costs with more and more
+//! messages of 1 KiB queued, up to COUNT; then a restart.
 // A measurement: it reads the clock and gives up loudly.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -13,6 +17,7 @@ use bulkhead::mail::message::{Lane, NewMessage, Origin};
 use bulkhead::store::embedded::{EmbeddedStore, Options};
 use bulkhead::store::{Claim, Outcome, QueueId, Revision, Settled, Settlement, Store};
 use bytes::Bytes;
+use std::io::{Seek, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +26,8 @@ use std::time::{Duration, Instant};
 const TTL: Duration = Duration::from_secs(300);
 /// Deliveries claimed and settled together.
 const BATCH: u32 = 100;
+/// Bytes of a segment of the journal.
+const SEGMENT: u64 = 64 << 20;
 /// Workers that drain.
 const WORKERS: usize = 8;
 
@@ -28,12 +35,12 @@ const WORKERS: usize = 8;
 async fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with('-'));
     let base = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let mut options = Options { free_space_min: 0, ..Options::default() };
-    if let Some(size) = args.next() {
-        options.page_size = size.parse().unwrap();
+    let options = Options { free_space_min: 0, ..Options::default() };
+    if args.next().as_deref() == Some("backlog") {
+        let count = args.next().map_or(10_000_000, |count| count.parse().unwrap());
+        return backlog(&base, &options, count).await;
     }
-    println!("{options:?}");
-    println!("accept      producers  KiB   messages/s   us CPU each");
+    println!("accept      producers  KiB   messages/s   us CPU each   bare appends/s");
     for (producers, kib, count) in [
         (1, 4, 2_000),
         (32, 4, 60_000),
@@ -43,16 +50,87 @@ async fn main() {
         (512, 50, 10_000),
     ] {
         let bench = Bench::new(&base, &options, kib * 1024);
+        // Files that are there already, as in a node that has run for a while.
+        bench.accept(64, 2 * SEGMENT / bench.body.len() as u64, 1_000).await;
+        bench.drain(u64::MAX).await;
+        let before = bare(&base, producers, kib * 1024, count);
         let (rate, cpu) = bench.accept(producers, count, 1_000).await;
-        println!("            {producers:9}  {kib:3}   {rate:10.0}   {cpu:11.1}");
+        let after = bare(&base, producers, kib * 1024, count);
+        let bare = f64::midpoint(before, after);
+        println!("            {producers:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {bare:14.0}");
     }
-    println!("drain          queues  KiB deliveries/s   us CPU each");
+    println!("drain          queues  KiB deliveries/s   us CPU each   bytes written, in and out");
     for (queues, kib, count) in [(1, 4, 100_000), (1_000, 4, 100_000), (1_000, 50, 10_000)] {
         let bench = Bench::new(&base, &options, kib * 1024);
+        let written = written();
         bench.accept(512, count, queues).await;
         let (rate, cpu) = bench.drain(count).await;
-        println!("            {queues:9}  {kib:3}   {rate:10.0}   {cpu:11.1}");
+        drop(bench);
+        let written = (self::written() - written) / count;
+        println!("            {queues:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {written:9}");
     }
+}
+
+/// What a delivery costs as the queue grows.
+async fn backlog(base: &std::path::Path, options: &Options, most: u64) {
+    const MEASURED: u64 = 40_000;
+    const QUEUES: u64 = 1_000;
+    let bench = Bench::new(base, options, 1_024);
+    println!("queued        deliveries/s   us CPU each   us CPU of accept   RSS MiB");
+    let mut queued = 0;
+    for goal in [50_000, 500_000, 2_000_000, 10_000_000] {
+        let goal = goal.min(most);
+        if goal <= queued {
+            break;
+        }
+        let (_, accept) = bench.accept(256, goal - queued, QUEUES).await;
+        let (rate, cpu) = bench.drain(MEASURED).await;
+        println!("{goal:10}   {rate:12.0}   {cpu:11.1}   {accept:16.1}   {:7}", resident_mib());
+        queued = goal - MEASURED;
+    }
+    let Bench { store, _dir: dir, .. } = bench;
+    let start = Instant::now();
+    drop(store);
+    println!("closed in {:.1} s", start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    let store = EmbeddedStore::open(dir.path(), Clock::system(), options.clone()).unwrap();
+    let queue = store.backlog(Revision::START).queues.first().unwrap().id;
+    assert!(drain_once(&store, queue).await > 0);
+    println!("opened, and a delivery settled, in {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// Messages per second that one thread appends, `at_once` with one fdatasync.
+#[allow(clippy::cast_precision_loss)]
+fn bare(base: &std::path::Path, at_once: u64, size: usize, count: u64) -> f64 {
+    let mut file = tempfile::tempfile_in(base).unwrap();
+    let batch = vec![b'x'; usize::try_from(at_once).unwrap() * size];
+    let batches = (count / at_once).max(1);
+    let fits = (SEGMENT / batch.len() as u64).max(1);
+    let append = |file: &mut std::fs::File, n: u64| {
+        if n.is_multiple_of(fits) {
+            file.rewind().unwrap();
+        }
+        file.write_all(&batch).unwrap();
+        file.sync_data().unwrap();
+    };
+    (0..fits).for_each(|n| append(&mut file, n));
+    let start = Instant::now();
+    (0..batches).for_each(|n| append(&mut file, n));
+    (batches * at_once) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Bytes that this process had written to disks so far (proc(5), /proc/self/io).
+fn written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap();
+    line.parse().unwrap()
+}
+
+/// Memory that this process has (proc(5), /proc/self/status).
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
 }
 
 struct Bench {
@@ -116,12 +194,15 @@ impl Bench {
                         return;
                     }
                     let n = drain_once(&store, *queue).await;
+                    if n == 0 && store.backlog(Revision::START).queues.is_empty() {
+                        return;
+                    }
                     done.fetch_add(n, Ordering::Relaxed);
                 }
             });
         }
         while tasks.join_next().await.is_some() {}
-        per(count, start, cpu)
+        per(done.load(Ordering::Relaxed), start, cpu)
     }
 }
 

@@ -101,7 +101,7 @@ fn write<D: Disk>(to: &mut Log<D>, records: &[(u8, Vec<Bytes>)]) -> Result<(), S
     for (kind, parts) in records {
         batch.push(*kind, &parts.iter().map(|part| &**part).collect::<Vec<_>>());
     }
-    to.write(&batch).map_err(failed)
+    to.write(batch).map_err(failed)
 }
 
 /// `None` where something of it cannot be read.

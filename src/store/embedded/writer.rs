@@ -232,7 +232,7 @@ impl<D: Disk> Writer<D> {
         };
         let places: Vec<Position> =
             jobs.iter().map(|job| batch.push(job.kind, &job.parts())).collect();
-        if let Err(error) = self.log.write(&batch) {
+        if let Err(error) = self.log.write(batch) {
             return Err((error, jobs));
         }
         self.done(jobs, &places);

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Files kept to be used again.
 const SPARE_MAX: usize = 4;
 
+/// Bytes of a batch's memory that are kept for the next one: fresh pages cost more than copying.
+const BUFFER_MAX: usize = 32 << 20;
+
 /// The open files by segment, for those who read beside the log.
 #[derive(Clone, Debug, Default)]
 pub(in crate::store) struct Files(Arc<Mutex<BTreeMap<u64, Open>>>);
@@ -89,6 +92,8 @@ pub(in crate::store) struct Log<D: Disk> {
     /// Names of files to be used again.
     spare: Vec<String>,
     next_spare: u64,
+    /// Of the last batch, for the next one.
+    buffer: Vec<u8>,
 }
 
 /// Bytes of files that hold nothing yet.
@@ -154,8 +159,19 @@ impl<D: Disk> Log<D> {
         files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, segment_size);
         let current = Segment { number, file, size: segment_size };
         let end = Position { segment: number, offset: 0 };
-        let mut log =
-            Self { disk, segment_size, current, end, last, sealed, files, spare, next_spare };
+        let buffer = Vec::new();
+        let mut log = Self {
+            disk,
+            segment_size,
+            current,
+            end,
+            last,
+            sealed,
+            files,
+            spare,
+            next_spare,
+            buffer,
+        };
         log.begin()?;
         Ok(log)
     }
@@ -178,17 +194,24 @@ impl<D: Disk> Log<D> {
         if self.end.offset == 0 || self.current.size.saturating_sub(self.end.offset) < len {
             self.roll(len)?;
         }
-        let bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+        let mut bytes = std::mem::take(&mut self.buffer);
+        bytes.clear();
+        bytes.reserve(usize::try_from(len).unwrap_or(0));
         Ok(Batch { begin: self.end, bytes })
     }
 
     /// Writes a batch and syncs it.
-    pub(in crate::store) fn write(&mut self, batch: &Batch) -> io::Result<()> {
+    pub(in crate::store) fn write(&mut self, batch: Batch) -> io::Result<()> {
         let file = &self.current.file;
         let written = file.write_at(&batch.bytes, batch.begin.offset);
-        match written.and_then(|()| file.sync()) {
+        let written = written.and_then(|()| file.sync());
+        let end = batch.begin.offset + batch.bytes.len() as u64;
+        if batch.bytes.capacity() <= BUFFER_MAX {
+            self.buffer = batch.bytes;
+        }
+        match written {
             Ok(()) => {
-                self.end.offset = batch.begin.offset + batch.bytes.len() as u64;
+                self.end.offset = end;
                 Ok(())
             }
             Err(error) => {
@@ -260,7 +283,7 @@ impl<D: Disk> Log<D> {
     fn begin(&mut self) -> io::Result<()> {
         let mut bytes = Vec::new();
         scan::begin(&mut bytes, self.current.number, self.last);
-        self.write(&Batch { begin: self.end, bytes })
+        self.write(Batch { begin: self.end, bytes })
     }
 }
 
@@ -382,7 +405,7 @@ mod tests {
         let len = payloads.iter().map(|payload| frame::len(payload.len()) as u64).sum();
         let mut batch = log.batch(len)?;
         let places = payloads.iter().map(|payload| batch.push(1, &[payload])).collect();
-        log.write(&batch).map(|()| places)
+        log.write(batch).map(|()| places)
     }
 
     #[derive(Clone, Debug)]
