@@ -5,7 +5,7 @@ use crate::base::time::{Timestamp, human};
 use crate::control::protocol::{DeliveryView, MessageView};
 use crate::control::summary::{SiteSummary, Summary, Total};
 use crate::policy::site::Gate;
-use crate::store::State;
+use crate::store::{Health, State};
 use std::time::Duration;
 
 /// Longest text from outside in one cell, in characters.
@@ -46,6 +46,11 @@ const DELIVERIES: [Column; 9] = [
     Column("REPLY", 0, Left),
 ];
 
+/// A write that takes so long is trouble.
+const STALLED_MS: u64 = 1_000;
+/// A database that is so many records behind is.
+const BEHIND: u64 = 10_000;
+
 /// The queue by site, with a line for the whole.
 pub(super) fn summary(summary: &Summary) -> String {
     let mut rows: Vec<Vec<String>> = summary.sites.iter().map(site_row).collect();
@@ -58,6 +63,29 @@ pub(super) fn summary(summary: &Summary) -> String {
         out.push_str(
             "everything is held, what is to come too: `bulkhead queue release --all` ends it\n",
         );
+    }
+    out.push_str(&trouble(&summary.store));
+    out
+}
+
+/// What is wrong with the disk; nothing where all is well.
+fn trouble(store: &Health) -> String {
+    let mut out = String::new();
+    if store.stalled_ms >= STALLED_MS {
+        let waited = human(Duration::from_millis(store.stalled_ms));
+        out.push_str(&format!("the disk has not answered for {waited}: mail waits for it\n"));
+    }
+    if store.index_failed {
+        out.push_str(
+            "queue.db cannot be used now and is tried again; see store.failed in the log\n",
+        );
+    }
+    if store.behind >= BEHIND {
+        let behind = grouped(store.behind);
+        out.push_str(&format!("queue.db is {behind} records behind: new mail may have to wait\n"));
+    }
+    if store.short {
+        out.push_str("space is short: newsletters are refused first, then all new mail\n");
     }
     out
 }
@@ -315,6 +343,7 @@ mod tests {
                 site("google.com", google, Some(Gate::Throttled), "421 4.7.28 \u{7}"),
                 site("new.example", fresh, None, ""),
             ],
+            store: Health::default(),
             sites_omitted: 0,
         };
         check(
@@ -340,6 +369,21 @@ mod tests {
         assert!(text.ends_with(
             "everything is held, what is to come too: `bulkhead queue release --all` ends it\n"
         ));
+        shown.store = Health {
+            stalled_ms: 12_000,
+            behind: 12_345,
+            short: true,
+            index_failed: true,
+            ..Health::default()
+        };
+        let text = summary(&shown);
+        let told = [
+            "the disk has not answered for 12s",
+            "queue.db cannot be used now",
+            "queue.db is 12,345 records behind",
+            "space is short",
+        ];
+        assert!(told.iter().all(|told| text.contains(told)), "{text}");
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl<S: Store> Api<S> {
         let api = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let backlog = api.store.backlog(Revision::START);
-            summarise(&api.node, &backlog, &(api.sites)(), question)
+            let summary = summarise(&api.node, &backlog, &(api.sites)(), question);
+            Summary { store: api.store.health(), ..summary }
         });
         work.await.map_err(|error| Stop::Error(format!("summary failed: {error}")))
     }

@@ -3,7 +3,7 @@
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::site::{Gate, SiteStatus};
-use crate::store::{Backlog, QueueBacklog};
+use crate::store::{Backlog, Health, QueueBacklog};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -23,6 +23,9 @@ pub struct Summary {
     pub sites: Vec<SiteSummary>,
     /// How many more there are.
     pub sites_omitted: usize,
+    /// How the disk does.
+    #[serde(default)]
+    pub store: Health,
 }
 
 /// Sums over a set of scheduled queues.
@@ -130,7 +133,15 @@ pub fn summarise(
     sites.sort_by(|a, b| b.total.count().cmp(&a.total.count()).then_with(|| a.site.cmp(&b.site)));
     let sites_omitted = sites.len().saturating_sub(question.sites_max);
     sites.truncate(question.sites_max);
-    Summary { node: node.to_string(), all_held: backlog.all_held, total, sites, sites_omitted }
+    let store = Health::default();
+    Summary {
+        node: node.to_string(),
+        all_held: backlog.all_held,
+        total,
+        sites,
+        sites_omitted,
+        store,
+    }
 }
 
 /// A site that is worth a line even with nothing queued.

@@ -71,3 +71,8 @@ pub fn migrating(messages: u64) {
 pub fn index_damaged(error: &dyn Display) {
     error!(target: "bulkhead", message = "index.damaged", error = %error);
 }
+
+/// `store.slow`: a write to the journal took this long; whoever waited for it waited, too.
+pub fn slow(ms: u64, records: usize) {
+    warn!(target: "bulkhead", message = "store.slow", ms, records);
+}

@@ -28,8 +28,20 @@ pub(super) struct Held {
     pub(super) lone: bool,
     /// Where the message's bytes lie, in an engine that keeps them in a journal.
     pub(super) place: Place,
-    /// Its outcome is being recorded: the lease ends with that alone.
-    pub(super) settling: bool,
+    /// How far its outcome is recorded.
+    pub(super) phase: Phase,
+}
+
+/// How far the outcome of a lease is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// There is none yet.
+    Open,
+    /// It is being written: the lease ends with that alone.
+    Settling,
+    /// It is durable, but the delivery's row does not show it yet. The lease is over for whoever
+    /// had it, and keeps others away still.
+    Settled,
 }
 
 /// All leases.
@@ -68,7 +80,7 @@ impl Leases {
     /// Ends a lease; `None` where it is stale.
     pub(super) fn take(&mut self, lease: &Lease) -> Option<Held> {
         let held = self.held.get(&lease.delivery)?;
-        let good = held.fence == lease.fence && !held.settling;
+        let good = held.fence == lease.fence && held.phase == Phase::Open;
         if good { self.held.remove(&lease.delivery) } else { None }
     }
 
@@ -76,9 +88,9 @@ impl Leases {
     /// already.
     pub(super) fn begin_settling(&mut self, lease: &Lease) -> Option<Held> {
         let held = self.held.get_mut(&lease.delivery)?;
-        let good = held.fence == lease.fence && !held.settling;
+        let good = held.fence == lease.fence && held.phase == Phase::Open;
         good.then(|| {
-            held.settling = true;
+            held.phase = Phase::Settling;
             *held
         })
     }
@@ -86,12 +98,19 @@ impl Leases {
     /// The outcome could not be recorded: the lease stands as before.
     pub(super) fn stop_settling(&mut self, delivery: DeliveryId) {
         if let Some(held) = self.held.get_mut(&delivery) {
-            held.settling = false;
+            held.phase = Phase::Open;
             self.next_end = self.next_end.min(held.until);
         }
     }
 
-    /// The outcome is recorded: the lease is over.
+    /// The outcome is durable: the lease is over for whoever had it.
+    pub(super) fn settled(&mut self, delivery: DeliveryId) {
+        if let Some(held) = self.held.get_mut(&delivery) {
+            held.phase = Phase::Settled;
+        }
+    }
+
+    /// The outcome is in the delivery's row: the lease is over.
     pub(super) fn end(&mut self, delivery: DeliveryId) {
         self.held.remove(&delivery);
     }
@@ -99,7 +118,7 @@ impl Leases {
     /// Moves the end of a lease; false where it is stale.
     pub(super) fn renew(&mut self, lease: &Lease, until: Timestamp) -> bool {
         match self.held.get_mut(&lease.delivery) {
-            Some(held) if held.fence == lease.fence => {
+            Some(held) if held.fence == lease.fence && held.phase != Phase::Settled => {
                 held.until = until;
                 self.next_end = self.next_end.min(until);
                 true
@@ -119,10 +138,10 @@ impl Leases {
         if now < self.next_end {
             return Vec::new();
         }
-        let over = |_: &DeliveryId, held: &mut Held| held.until <= now && !held.settling;
+        let over = |_: &DeliveryId, held: &mut Held| held.until <= now && held.phase == Phase::Open;
         let ended: Vec<Held> = self.held.extract_if(.., over).map(|(_, held)| held).collect();
         // One that is being settled past its time is looked at again with the next that ends.
-        let others = self.held.values().filter(|held| !held.settling);
+        let others = self.held.values().filter(|held| held.phase == Phase::Open);
         self.next_end = others.map(|held| held.until).min().unwrap_or(Timestamp::NEVER);
         ended
     }

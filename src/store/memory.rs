@@ -192,7 +192,7 @@ impl Data {
         let Some(mut row) = self.rows.remove(&held.row) else { return };
         let size = row.size;
         if !matches!(settled.outcome, Outcome::Deferred { .. }) {
-            self.effects.push(Effect::LeaveLeased { row: held.row, size });
+            self.effects.push(Effect::LeaveLeased { queue: held.row.queue, size });
         }
         row.last_reply.clone_from(&settled.reply);
         row.blame = settled.blame;

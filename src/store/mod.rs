@@ -164,6 +164,31 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// The greatest id in the queue or ever in it, as far as known, to begin new ids after.
     fn last_id(&self) -> Option<MessageId>;
+
+    /// How its disk does.
+    fn health(&self) -> Health {
+        Health::default()
+    }
+}
+
+/// How a store's disk does, for people and monitors. All is well with the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// How long the write under way has waited for the disk, in ms.
+    pub stalled_ms: u64,
+    /// Writes since the start, each with its sync.
+    pub writes: u64,
+    /// Records in them: messages, and outcomes that were settled together.
+    pub records: u64,
+    /// How many writes took at most so many ms and more than the bound before: bounds and counts.
+    pub write_ms: Vec<(u64, u64)>,
+    /// Records that are safe, but that the database has still to follow.
+    pub behind: u64,
+    /// Space for new mail is short.
+    pub short: bool,
+    /// The database failed; it is tried again, and mail waits meanwhile.
+    pub index_failed: bool,
 }
 
 /// What became of an accepted message.

@@ -7,10 +7,10 @@
 
 use super::backlog::Tally;
 use super::journal::record::Place;
-use super::leases::{Held, Leases};
+use super::leases::{Held, Leases, Phase};
 use super::names::Names;
 use super::row::{Class, Row};
-use super::{Backlog, Cursor, Delivery, Lease, QueueId, QueueKey, Revision};
+use super::{Backlog, Cursor, Delivery, DeliveryId, Lease, QueueId, QueueKey, Revision};
 use crate::base::time::{Clock, Timestamp};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,14 +44,16 @@ pub(super) enum Effect {
     EnterLeased { held: Held, key: Arc<QueueKey> },
     /// A delivery that had arrived can be found by a claim now.
     Landed { row: Cursor, class: Class },
-    /// The lease is over: the delivery waits again, at another place.
+    /// A leased delivery waits again, at another place.
     Unlease { row: Cursor, class: Class },
+    /// A lease whose outcome was recorded is over.
+    Ended { delivery: DeliveryId },
     /// A waiting delivery waits at another place.
     Shift { row: Cursor, from: Class, to: Class },
     /// A waiting delivery is gone.
     Leave { queue: QueueId, class: Class, size: u64 },
-    /// The lease is over: the delivery is gone.
-    LeaveLeased { row: Cursor, size: u64 },
+    /// A leased delivery is gone.
+    LeaveLeased { queue: QueueId, size: u64 },
     /// Everything is held, or no longer.
     HoldAll(bool),
 }
@@ -148,10 +150,8 @@ impl Live {
                 self.tally.enter_leased(held.row, &key, held.size);
                 self.leases.insert(held);
             }
-            Effect::Unlease { row, class } => {
-                self.leases.end(row.delivery);
-                self.tally.unlease(row, class);
-            }
+            Effect::Unlease { row, class } => self.tally.unlease(row, class),
+            Effect::Ended { delivery } => self.leases.end(delivery),
             Effect::Landed { row, class } => {
                 if !self.leases.contains(row.delivery) {
                     self.tally.landed(row, class);
@@ -162,9 +162,8 @@ impl Live {
             Effect::Leave { queue, class, size } => {
                 return self.tally.leave(queue, class, size).map(|key| (queue, key));
             }
-            Effect::LeaveLeased { row, size } => {
-                self.leases.end(row.delivery);
-                return self.tally.leave_leased(row.queue, size).map(|key| (row.queue, key));
+            Effect::LeaveLeased { queue, size } => {
+                return self.tally.leave_leased(queue, size).map(|key| (queue, key));
             }
         }
         None
@@ -188,6 +187,6 @@ impl Live {
     pub(super) fn held(&mut self, row: &Row, until: Timestamp, lone: bool, place: Place) -> Held {
         let fence = self.leases.next_fence();
         let (row, class, size) = (row.key, row.class(), row.size);
-        Held { row, fence, until, class, size, lone, place, settling: false }
+        Held { row, fence, until, class, size, lone, place, phase: Phase::Open }
     }
 }

@@ -2,7 +2,8 @@
 //! order with what it follows.
 //!
 //! # Invariants
-//! * Memory shows the end of a lease only after the rows do: both are changed here.
+//! * A lease whose outcome is durable stays until the rows show that: no claim finds the delivery
+//!   free before.
 //! * While a record of its own is on its way through the journal, nothing is claimed: what the
 //!   record is about stays as it was found.
 //! * A message that is born leased is kept aside until the next commit; when it is settled by then,
@@ -12,6 +13,7 @@
 
 use super::aside::Aside;
 use super::claim;
+use super::gauges::Gauges;
 use super::index::{Arrival, Ending, Index, reached};
 use super::open::set_aside;
 use super::operator::{self, Nth, Pending};
@@ -19,7 +21,7 @@ use super::reclaim::Reclaim;
 use super::replay::{Span, replay};
 use super::schema::store_error;
 use super::space;
-use super::writer::{Gauges, Reply, Request};
+use super::writer::{Reply, Request};
 use crate::base::time::Timestamp;
 use crate::observe::store as tell;
 use crate::policy::verdict::Blame;
@@ -90,8 +92,6 @@ pub(super) struct SettleJob {
     pub(super) at: Timestamp,
     pub(super) outcomes: Vec<Ended>,
     pub(super) notices: Vec<Arrival>,
-    pub(super) stale: Vec<Lease>,
-    pub(super) reply: Reply<Vec<Lease>>,
 }
 
 /// What became of a leased delivery.
@@ -100,6 +100,20 @@ pub(super) struct Ended {
     pub(super) how: How,
     pub(super) reply: String,
     pub(super) blame: Option<Blame>,
+}
+
+impl Ended {
+    /// What it does to the backlog.
+    pub(super) fn effect(&self) -> Effect {
+        let Held { row, class, size, .. } = self.held;
+        let How::Deferred { due_at, .. } = self.how else {
+            return Effect::LeaveLeased { queue: row.queue, size };
+        };
+        let held_due = (class == Class::Held).then_some(row.due_at);
+        let due = Due { at: row.due_at, held: held_due }.deferred(Timestamp(due_at));
+        let class = if due.held.is_some() { Class::Held } else { Class::Deferred };
+        Effect::Unlease { row: Cursor { due_at: due.at, ..row }, class }
+    }
 }
 
 /// The way to the thread.
@@ -127,6 +141,11 @@ impl Inbox {
         self.behind.jobs.fetch_add(batch.jobs.len(), Ordering::SeqCst);
         // Where the thread has ended, the store is closing.
         _ = self.sender.send(Message::Batch(batch));
+    }
+
+    /// Jobs that wait there.
+    pub(super) fn waiting(&self) -> u64 {
+        self.behind.jobs.load(Ordering::Relaxed) as u64
     }
 
     /// Asks something. False where the thread has ended.
@@ -296,19 +315,12 @@ impl<D: Disk> Indexer<D> {
     /// Makes known what was applied, and answers.
     fn finish(&mut self, batch: Batch, mut done: Done) {
         let count = batch.jobs.len();
-        let mut answers = Vec::new();
         for job in batch.jobs {
-            match job {
-                Job::Settle(SettleJob { reply, stale, .. }) => answers.push((reply, stale)),
-                Job::Recorded(result) => operator::recorded(self, result.err(), &mut done),
-                Job::Arrive(_) | Job::Forget(_) => {}
+            if let Job::Recorded(result) = job {
+                operator::recorded(self, result.err(), &mut done);
             }
         }
         self.shared.apply(done.effects);
-        for (reply, stale) in answers {
-            // Who asked may have gone; the outcomes stand.
-            _ = reply.send(Ok(stale));
-        }
         if let Some((reply, changed)) = done.changed {
             _ = reply.send(Ok(changed));
         }
@@ -400,6 +412,7 @@ impl<D: Disk> Indexer<D> {
         tell::failed(what, error);
         self.damaged |= matches!(store_error(error), StoreError::Damaged(_));
         self.index = None;
+        self.gauges.index_failed.store(true, Ordering::Relaxed);
         self.opened_at = None;
         self.failed_at = Some(now());
     }
@@ -411,6 +424,7 @@ impl<D: Disk> Indexer<D> {
             Ok(index) => {
                 self.aside = Aside::default();
                 self.index = Some(index);
+                self.gauges.index_failed.store(false, Ordering::Relaxed);
                 (self.failed_at, self.damaged) = (None, false);
                 self.reclaim.recovered();
                 self.reclaim.committed(self.reached, 0);
@@ -528,16 +542,16 @@ fn end(
     let Ended { held, how, reply, blame } = ended;
     let row = held.row;
     let kept = aside.take(row.delivery.message);
-    if let How::Deferred { due_at, .. } = how {
+    // Over before the row is told of, so that it can be claimed.
+    done.effects.push(Effect::Ended { delivery: row.delivery });
+    if let How::Deferred { .. } = how {
         if let Some(arrival) = &kept {
             index.insert(arrival)?;
         }
-        let held_due = (held.class == Class::Held).then_some(row.due_at);
-        let due = Due { at: row.due_at, held: held_due }.deferred(Timestamp(*due_at));
-        let class = if due.held.is_some() { Class::Held } else { Class::Deferred };
-        done.effects.push(Effect::Unlease { row: Cursor { due_at: due.at, ..row }, class });
+        if let Effect::Unlease { row, class } = ended.effect() {
+            done.effects.push(Effect::Landed { row, class });
+        }
     } else {
-        done.effects.push(Effect::LeaveLeased { row, size: held.size });
         if let Some(arrival) = kept {
             index.discount(arrival.place.frame.segment, arrival.head.size);
             return Ok(());

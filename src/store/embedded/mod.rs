@@ -24,6 +24,7 @@ mod carry;
 mod check;
 mod claim;
 mod codec;
+mod gauges;
 mod index;
 mod indexer;
 mod load;
@@ -46,18 +47,19 @@ mod writer;
 pub use self::check::{Checked, Progress, check, rebuild};
 
 use self::bodies::Wanted;
+use self::gauges::Gauges;
 use self::indexer::{Inbox, Message};
 use self::open::Parts;
 use self::reader::Readers;
 use self::schema::store_error;
-use self::writer::{Accept, Gauges, Request, Settle};
+use self::writer::{Accept, Request, Settle};
 use super::filter::Matcher;
 use super::journal::disk::{Disk, Folder};
 use super::journal::files::Files;
 use super::shared::Shared;
 use super::{
-    Accepted, Backlog, Change, Changed, Claim, Claimed, Cursor, Filter, Lease, MessageRecord, Page,
-    Revision, Settlement, Store, StoreError,
+    Accepted, Backlog, Change, Changed, Claim, Claimed, Cursor, Filter, Health, Lease,
+    MessageRecord, Page, Revision, Settlement, Store, StoreError,
 };
 use crate::base::id::MessageId;
 use crate::base::time::Clock;
@@ -367,6 +369,11 @@ impl Store for EmbeddedStore {
     }
 
     fn last_id(&self) -> Option<MessageId> {
-        MessageId::from_number(self.0.gauges.last_id.load(Ordering::Relaxed))
+        self.0.gauges.last_id()
+    }
+
+    fn health(&self) -> Health {
+        let behind = self.0.running.as_ref().map_or(0, |running| running.inbox.waiting());
+        self.0.gauges.health(behind, self.0.shared.clock.now())
     }
 }

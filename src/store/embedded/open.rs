@@ -1,11 +1,12 @@
 //! Opening the queue: the index is brought up to the journal's end, and what memory holds is worked
 //! out.
 
+use super::gauges::Gauges;
 use super::index::{Index, reached};
 use super::indexer::{Behind, Inbox, Indexer, Message};
 use super::replay::{Span, replay};
 use super::space::{self, Limits, Room};
-use super::writer::{Gauges, Request, Writer};
+use super::writer::{Request, Writer};
 use super::{Options, WAITING_MAX, load, migrate, schema};
 use crate::base::time::Clock;
 use crate::observe::store as tell;

@@ -79,16 +79,22 @@ pub(super) struct Accepting {
 }
 
 /// An answer that waits until all is seen in memory.
-pub(super) struct Answer {
-    reply: Reply<Accepted>,
-    accepted: Accepted,
+pub(super) enum Answer {
+    Accepted { reply: Reply<Accepted>, accepted: Accepted },
+    Settled { reply: Reply<Vec<Lease>>, stale: Vec<Lease> },
 }
 
 impl Answer {
     /// Gives it. Leases that nobody hears of end.
     pub(super) fn give(self, shared: &Shared) {
-        if let Err(Ok(Accepted { claimed: Some(claimed) })) = self.reply.send(Ok(self.accepted)) {
-            shared.release(&claimed.leases());
+        match self {
+            Self::Accepted { reply, accepted } => {
+                if let Err(Ok(Accepted { claimed: Some(claimed) })) = reply.send(Ok(accepted)) {
+                    shared.release(&claimed.leases());
+                }
+            }
+            // Who asked may have gone; the outcomes stand.
+            Self::Settled { reply, stale } => _ = reply.send(Ok(stale)),
         }
     }
 }
@@ -145,7 +151,7 @@ impl Accepting {
             trusted_until: until,
             deliveries,
         });
-        let answer = Answer { reply: self.reply, accepted: Accepted { claimed } };
+        let answer = Answer::Accepted { reply: self.reply, accepted: Accepted { claimed } };
         (Arrived { arrival: Arc::new(arrival), born_leased: until.is_some() }, effects, answer)
     }
 
@@ -253,8 +259,12 @@ impl Settling {
         frame: Position,
         payload: usize,
         live: &mut Live,
-    ) -> (SettleJob, Vec<Effect>) {
-        let mut effects = Vec::new();
+    ) -> (SettleJob, Vec<Effect>, Answer) {
+        let mut effects: Vec<Effect> = Vec::with_capacity(self.outcomes.len());
+        for ended in &self.outcomes {
+            live.leases.settled(ended.held.row.delivery);
+            effects.push(ended.effect());
+        }
         let mut notices: Vec<Arrival> = Vec::with_capacity(self.notices.len());
         for (notice, body) in self.notices.iter().zip(self.bodies) {
             let arrival = replay::arrive(live, notice, place(frame, payload, body));
@@ -267,7 +277,7 @@ impl Settling {
             notices.push(arrival);
         }
         let Self { at, outcomes, stale, reply, .. } = self;
-        (SettleJob { at, outcomes, notices, stale, reply }, effects)
+        (SettleJob { at, outcomes, notices }, effects, Answer::Settled { reply, stale })
     }
 
     /// They were not recorded.

@@ -7,13 +7,11 @@
 //! # Invariants
 //! * Nobody is answered `Ok` before the sync that covers it.
 //! * What was synced is seen in memory and handed to the index thread before it is answered.
-//! * A lease whose outcome is being recorded stays until the index has it, marked; so no claim
-//!   finds its delivery free with an outcome on the way.
 
+use super::gauges::Gauges;
 use super::indexer::{self, Batch, Job};
 use super::prepare::{self, Prepared, Then};
 use super::space::{self, Limits, Room};
-use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, NewMessage};
 use crate::observe::store as tell;
@@ -28,7 +26,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests in one batch.
@@ -37,6 +35,8 @@ const BATCH_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// With room for less new mail than this, in bytes, space is short.
 const SHORT: u64 = 64 << 20;
+/// A write that takes so long is told of.
+const SLOW_MS: u64 = 1_000;
 /// Empty queues forgotten at a time.
 const FORGET_MAX: usize = 64;
 
@@ -73,15 +73,6 @@ pub(super) struct Accept {
 pub(super) struct Settle {
     pub(super) settlement: Settlement,
     pub(super) reply: Reply<Vec<Lease>>,
-}
-
-/// What others see of the thread.
-#[derive(Debug)]
-pub(super) struct Gauges {
-    /// Space is so short that each sender is told of it before he sends.
-    pub(super) short: AtomicBool,
-    /// Greatest id seen; below zero for none.
-    pub(super) last_id: AtomicI64,
 }
 
 /// State of the thread.
@@ -232,7 +223,14 @@ impl<D: Disk> Writer<D> {
         };
         let places: Vec<Position> =
             jobs.iter().map(|job| batch.push(job.kind, &job.parts())).collect();
-        if let Err(error) = self.log.write(batch) {
+        self.gauges.begin(self.shared.clock.now());
+        let written = self.log.write(batch);
+        let count = if written.is_ok() { jobs.len() } else { 0 };
+        let ms = self.gauges.end(count as u64, self.shared.clock.now());
+        if ms >= SLOW_MS {
+            tell::slow(ms, count);
+        }
+        if let Err(error) = written {
             return Err((error, jobs));
         }
         self.done(jobs, &places);
@@ -254,10 +252,11 @@ impl<D: Disk> Writer<D> {
                     answers.push(answer);
                 }
                 Then::Settle(settled) => {
-                    let (job, made) = settled.done(*at, payload, &mut live);
+                    let (job, made, answer) = settled.done(*at, payload, &mut live);
                     job.notices.iter().for_each(|notice| self.gauges.seen(notice.head.id));
                     effects.extend(made);
                     forward.push(Job::Settle(job));
+                    answers.push(answer);
                 }
                 Then::Record => forward.push(Job::Recorded(Ok((*at, payload)))),
             }
@@ -287,16 +286,4 @@ fn left<D: Disk>(dir: &Path, log: &Log<D>, limits: Limits) -> io::Result<u64> {
     let reserve = log.reserve();
     let journal = log.files().size().saturating_sub(reserve.current);
     limits.left(dir, journal + space::database(dir), reserve)
-}
-
-impl Gauges {
-    pub(super) fn new(last_id: Option<MessageId>) -> Self {
-        let last_id = AtomicI64::new(last_id.map_or(-1, MessageId::number));
-        Self { short: AtomicBool::new(false), last_id }
-    }
-
-    /// Notes an id.
-    fn seen(&self, id: MessageId) {
-        self.last_id.fetch_max(id.number(), Ordering::Relaxed);
-    }
 }
