@@ -143,6 +143,103 @@ fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
     }
 }
 
+/// The n-th of these calls fails, from the start of a node that takes mail in and sends it on. False
+/// where there was no n-th.
+fn fails_at(call: &str, error: &str, nth: u32) -> bool {
+    let bench = Bench::new();
+    let mut node = bench.setup().prepare();
+    let trace = node.dir().join("trace");
+    let (calls, out) = (format!("trace={call}"), trace.to_str().unwrap().to_owned());
+    let inject = format!("inject={call}:error={error}:when={nth}");
+    let strace = tool::program("strace").to_str().unwrap().to_owned();
+    node.rewrap(&[&strace, "-D", "-f", "-qq", "-o", &out, "-e", &calls, "-e", &inject]);
+    node.spawn();
+    let mut accepted = Vec::new();
+    // Where it does not start at all, that is an answer, too.
+    if node.answers(PATIENCE) {
+        for n in 0..6 {
+            let id = format!("p9-{n}");
+            let sent = if n % 2 == 0 { message::direct(&id) } else { message::newsletter(&id) };
+            let mut client = Client::hello(node.address());
+            let reply = client.mail("a@s.test", &[&format!("{id}@d.test")], &sent);
+            match reply.code / 100 {
+                2 => accepted.push(id),
+                4 => {}
+                _ => panic!("{inject}: {}", reply.text),
+            }
+        }
+    }
+    node.kill();
+    node.rewrap(&[]);
+    node.start();
+    node.wait_until_empty();
+    for id in &accepted {
+        assert!(!bench.sink.with_id(id).is_empty(), "{inject}: {id} was lost");
+    }
+    node.terminate();
+    node.ok(&["queue", "check"]);
+    std::fs::read_to_string(trace).unwrap().contains("(INJECTED)")
+}
+
+/// `BULKHEAD_EVERY_FAULT=1` goes on with each call until a run without a fault.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test reads its settings")]
+fn whatever_call_fails_nothing_accepted_is_lost() {
+    let every = std::env::var_os("BULKHEAD_EVERY_FAULT").is_some();
+    for (call, error) in [
+        ("fdatasync", "EIO"),
+        ("fsync", "EIO"),
+        ("pwrite64", "ENOSPC"),
+        ("fallocate", "ENOSPC"),
+        ("rename", "EIO"),
+        ("openat", "EMFILE"),
+    ] {
+        let some: &[u32] = if call == "openat" { &[40] } else { &[1, 3] };
+        let count = if every { 500 } else { some.len() };
+        let each = (1..).map(|n| if every { n } else { some[n as usize - 1] });
+        for nth in each.take(count) {
+            let hit = fails_at(call, error, nth);
+            println!("{call} {nth}: {}", if hit { "failed" } else { "no such call" });
+            if !hit && every {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_costs_a_4xx_in_bounded_time() {
+    let bench = Bench::new();
+    let node = bench.setup().start();
+    let hang = "inject=fdatasync:delay_enter=40000000:when=1";
+    let tracer = Tracer::attach(&node, &["-e", "trace=fdatasync", "-e", hang, "-o", "/dev/null"]);
+    let begun = std::time::Instant::now();
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::hello(node.address())).collect();
+    let mut sent = Vec::new();
+    for (n, client) in clients.drain(..).enumerate() {
+        let address = format!("hang{n}@d.test");
+        sent.push(std::thread::spawn(move || {
+            let mut client = client;
+            client.mail("a@s.test", &[&address], &message::direct("hang")).text
+        }));
+    }
+    wait_until(PATIENCE, "the hang is shown", || {
+        node.ok(&["queue"]).contains("the disk has not answered for")
+    });
+    for sent in sent {
+        let reply = sent.join().unwrap();
+        assert!(reply.starts_with("451 4.3.0"), "{reply}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(35), "it took {:?}", begun.elapsed());
+    drop(tracer);
+    let again = message::direct("again");
+    wait_until(Duration::from_secs(60), "mail is taken again", || {
+        Client::hello(node.address()).mail("a@s.test", &["again@d.test"], &again).code == 250
+    });
+    bench.sink.wait_for("again");
+    assert!(node.log().contains("store.slow"));
+}
+
 /// A file system of its own, gone when dropped.
 struct SmallDisk(tempfile::TempDir);
 

@@ -206,6 +206,12 @@ impl Node {
         panic!("the node did not start:\n{}", self.log());
     }
 
+    /// Runs the binary under another program from the next start on; see [`Setup::under`].
+    pub fn rewrap(&mut self, wrapper: &[&str]) {
+        let setup = std::mem::take(&mut self.setup);
+        self.setup = setup.under(wrapper);
+    }
+
     /// Starts it without waiting for anything.
     pub fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();

@@ -79,7 +79,7 @@ const WAITING_MAX: usize = 1_024;
 /// Longest wait for a place among them.
 const BUSY: Duration = Duration::from_secs(5);
 /// Longest wait of new mail for the disk.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_secs(20);
 
 /// How the engine is to work.
 #[derive(Clone, Debug)]
