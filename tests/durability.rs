@@ -208,6 +208,7 @@ fn whatever_call_fails_nothing_accepted_is_lost() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test measures time")]
 fn a_disk_that_hangs_costs_a_4xx_in_bounded_time() {
     let bench = Bench::new();
     let node = bench.setup().start();
