@@ -126,7 +126,10 @@ impl<D: Disk> Writer<D> {
         if let Some(request) = next {
             self.take(request, &mut jobs);
         }
-        if !self.index.is_behind() {
+        if self.index.is_behind() {
+            // Whoever was refused in the meantime takes no memory.
+            self.mail.retain(|accept| !accept.reply.is_closed());
+        } else {
             self.gather_mail(&mut jobs, bytes);
         }
         jobs
