@@ -143,8 +143,8 @@ fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
     }
 }
 
-/// The n-th of these calls fails, from the start of a node that takes mail in and sends it on. False
-/// where there was no n-th.
+/// The n-th of these calls fails, from the start of a node that takes mail in and sends it on.
+/// False where there was no n-th.
 fn fails_at(call: &str, error: &str, nth: u32) -> bool {
     let bench = Bench::new();
     let mut node = bench.setup().prepare();

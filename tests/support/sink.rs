@@ -155,6 +155,10 @@ pub struct Sink {
 pub(super) struct Shared {
     pub(super) delivered: Mutex<Vec<Delivered>>,
     pub(super) sessions: AtomicU64,
+    /// Open now, at all hosts.
+    pub(super) open: AtomicU64,
+    /// Most at once.
+    pub(super) peak: AtomicU64,
     pub(super) keep_bodies: AtomicBool,
 }
 
@@ -199,6 +203,8 @@ impl Sink {
         let shared = Arc::new(Shared {
             delivered: Mutex::new(Vec::new()),
             sessions: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
             keep_bodies: AtomicBool::new(true),
         });
         let port = listener.local_addr().unwrap().port();
@@ -235,6 +241,11 @@ impl Sink {
         let task = runtime().spawn(accept(listener, served, shared));
         self.listeners.lock().unwrap().push(task.abort_handle());
         host
+    }
+
+    /// Most sessions at once, at all hosts together.
+    pub fn peak(&self) -> u64 {
+        self.shared.peak.load(Ordering::Relaxed)
     }
 
     /// Keeps no bodies from now on, only envelopes and ids.

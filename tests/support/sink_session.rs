@@ -44,11 +44,12 @@ struct Transaction {
 }
 
 /// Counts the session as open while it lives.
-struct Open(Arc<Host>);
+struct Open(Arc<Host>, Arc<Shared>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.counts.lock().unwrap().open -= 1;
+        self.1.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -60,7 +61,9 @@ pub(super) async fn serve(stream: TcpStream, host: Arc<Host>, shared: Arc<Shared
         counts.peak = counts.peak.max(counts.open);
         counts.open > host.script.lock().unwrap().sessions_max
     };
-    let _open = Open(host.clone());
+    let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
+    shared.peak.fetch_max(open, Ordering::Relaxed);
+    let _open = Open(host.clone(), shared.clone());
     let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
     let mut session = Session {
         host,
