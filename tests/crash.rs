@@ -63,7 +63,7 @@ fn sessions(hosts: &[Arc<Host>]) -> (u64, u64) {
 
 #[test]
 fn what_was_answered_survives_sigkill_at_any_moment() {
-    let rounds = setting("BULKHEAD_CRASH_ROUNDS", 20);
+    let rounds = setting("BULKHEAD_CRASH_ROUNDS", 50);
     let seed = setting("BULKHEAD_CRASH_SEED", u64::from(std::process::id()));
     println!("BULKHEAD_CRASH_ROUNDS={rounds} BULKHEAD_CRASH_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
