@@ -18,6 +18,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Bytes of a segment for which a full disk should have room.
+const SMALL: u64 = 1 << 20;
 /// Files kept to be used again.
 const SPARE_MAX: usize = 4;
 
@@ -151,13 +153,13 @@ impl<D: Disk> Log<D> {
             secure(&*segment.file, told.unsure..last.offset)?;
         }
         let is_spare = |name: &String| name.ends_with(SPARE);
-        let spare: Vec<String> = disk.names()?.into_iter().filter(is_spare).collect();
+        let mut spare: Vec<String> = disk.names()?.into_iter().filter(is_spare).collect();
         let number = sealed.last_key_value().map_or(1, |(number, _)| number + 1);
         let next_spare = number;
         let files = Files::open(&disk)?;
-        let file = disk.create(&name(number), segment_size)?;
-        files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, segment_size);
-        let current = Segment { number, file, size: segment_size };
+        let (file, size) = first(&disk, number, segment_size, &mut spare)?;
+        files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, size);
+        let current = Segment { number, file, size };
         let end = Position { segment: number, offset: 0 };
         let buffer = Vec::new();
         let mut log = Self {
@@ -224,7 +226,8 @@ impl<D: Disk> Log<D> {
 
     /// Where the synced part ends.
     pub(in crate::store) fn end(&self) -> Position {
-        self.end
+        // A segment whose first frame could not be written is as if it had not been.
+        if self.end.offset > 0 { self.end } else { self.last }
     }
 
     /// The oldest segment and its size, unless it is the one that is written to.
@@ -284,6 +287,28 @@ impl<D: Disk> Log<D> {
         let mut bytes = Vec::new();
         scan::begin(&mut bytes, self.current.number, self.last);
         self.write(Batch { begin: self.end, bytes })
+    }
+}
+
+/// The file of a log's first segment. On a full disk a small one has to do, so that what is queued
+/// can leave.
+fn first<D: Disk>(
+    disk: &D,
+    number: u64,
+    size: u64,
+    spare: &mut Vec<String>,
+) -> io::Result<(Arc<D::File>, u64)> {
+    if let Some(name_of_spare) = spare.pop() {
+        disk.rename(&name_of_spare, &name(number))?;
+        let file = disk.open(&name(number))?;
+        let size = file.size()?;
+        return Ok((file, size));
+    }
+    match disk.create(&name(number), size) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull && size > SMALL => {
+            Ok((disk.create(&name(number), SMALL)?, SMALL))
+        }
+        created => Ok((created?, size)),
     }
 }
 
@@ -414,6 +439,7 @@ mod tests {
         /// A write in which the n-th operation fails.
         Fail(Vec<usize>, u64),
         Reopen,
+        Follow,
         Retire,
         /// Of the machine.
         Crash(u64),
@@ -425,6 +451,7 @@ mod tests {
             6 => sizes().prop_map(Act::Write),
             2 => (sizes(), 0u64..4).prop_map(|(sizes, n)| Act::Fail(sizes, n)),
             1 => Just(Act::Reopen),
+            1 => Just(Act::Follow),
             1 => Just(Act::Retire),
             2 => any::<u64>().prop_map(Act::Crash),
         ]
@@ -467,12 +494,14 @@ mod tests {
                             kept.retain(|(_, at)| at.segment != oldest);
                         }
                     }
-                    Act::Reopen | Act::Crash(_) => {
+                    Act::Reopen | Act::Follow | Act::Crash(_) => {
                         if let Act::Crash(seed) = act {
                             disk = disk.cut(&mut from_seed(seed));
                         }
-                        let (_, told) = all(&disk);
-                        log = Log::open(disk.clone(), &told, SIZE).unwrap();
+                        // From where an index may be that has followed all of it, or anew.
+                        let from = if matches!(act, Act::Follow) { log.end() } else { NOWHERE };
+                        let told = read::<io::Error>(&disk, from, None, |_, _, _| Ok(()));
+                        log = Log::open(disk.clone(), &told.unwrap(), SIZE).unwrap();
                     }
                 }
                 let (found, told) = all(&disk);
