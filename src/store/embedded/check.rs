@@ -135,6 +135,8 @@ fn compare(
     }
     let sql = |e| schema::store_error(&e);
     let path = schema::path(other);
+    // What is compared may be larger than memory.
+    db.pragma_update(None, "temp_store", "FILE").map_err(sql)?;
     db.execute("ATTACH ?1 AS anew", [path.to_string_lossy()]).map_err(sql)?;
     for (what, select) in [
         ("message", MESSAGES),
