@@ -143,6 +143,34 @@ fn a_write_or_sync_that_fails_costs_a_4xx_and_nothing_else() {
     }
 }
 
+#[test]
+fn a_disk_that_became_read_only_refuses_mail_until_it_can_be_written() {
+    let bench = Bench::new();
+    let mut node = bench.setup().start();
+    node.ok(&["queue", "hold", "--all"]);
+    let (before, _) = send_all(&node, 3, "before");
+    let (calls, readonly) = ("trace=pwrite64,fallocate", "inject=pwrite64,fallocate:error=EROFS");
+    let tracer = Tracer::attach(&node, &["-e", calls, "-e", readonly, "-o", "/dev/null"]);
+    for n in 0..5 {
+        let sent = message::direct(&format!("refused{n}"));
+        let reply = Client::hello(node.address()).mail("a@s.test", &["r@d.test"], &sent);
+        assert!(reply.text.starts_with("451 4.3.0"), "{}", reply.text);
+    }
+    drop(tracer);
+    let (after, refused) = send_all(&node, 3, "after");
+    assert_eq!(refused, 0, "it opens by itself");
+    wait_until(PATIENCE, "all is held no longer", || {
+        node.cli(&["queue", "release", "--all"]).status.success()
+    });
+    node.wait_until_empty();
+    for id in before.iter().chain(&after) {
+        assert_eq!(bench.sink.with_id(id).len(), 1, "{id}");
+    }
+    assert_eq!(bench.sink.count(), 6, "what was refused did not come");
+    node.terminate();
+    node.ok(&["queue", "check"]);
+}
+
 /// The n-th of these calls fails, from the start of a node that takes mail in and sends it on.
 /// False where there was no n-th.
 fn fails_at(call: &str, error: &str, nth: u32) -> bool {
