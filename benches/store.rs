@@ -1,8 +1,9 @@
 //! How fast the embedded store is, and what a message costs it in CPU time and bytes written.
 //!
 //! `cargo bench --bench store [-- DIR]`: DIR is where the queue goes, since the disk decides;
-//! default: the system's folder for temporary files. Each rate stands beside that of bare appends
-//! of as many messages at a time to a file that is there already, each append with its fdatasync.
+//! default: the system's folder for temporary files. Each rate stands beside two of bare appends to
+//! a file that is there already, each with its fdatasync: by a thread to which as many producers
+//! hand their bytes and wait, and of as many messages at a time without anybody waiting.
 //!
 //! `cargo bench --bench store -- DIR backlog COUNT`: what a delivery costs with more and more
 //! messages of 1 KiB queued, up to COUNT; then a restart.
@@ -40,7 +41,7 @@ async fn main() {
         let count = args.next().map_or(10_000_000, |count| count.parse().unwrap());
         return backlog(&base, &options, count).await;
     }
-    println!("accept      producers  KiB   messages/s   us CPU each   bare appends/s");
+    println!("accept      producers  KiB   messages/s   us CPU each   bare, waited for   bare");
     for (producers, kib, count) in [
         (1, 4, 2_000),
         (32, 4, 60_000),
@@ -53,11 +54,15 @@ async fn main() {
         // Files that are there already, as in a node that has run for a while.
         bench.accept(64, 2 * SEGMENT / bench.body.len() as u64, 1_000).await;
         bench.drain(u64::MAX).await;
-        let before = bare(&base, producers, kib * 1024, count);
+        let waited = waited_for(&base, producers, kib * 1024, count).await;
         let (rate, cpu) = bench.accept(producers, count, 1_000).await;
-        let after = bare(&base, producers, kib * 1024, count);
-        let bare = f64::midpoint(before, after);
-        println!("            {producers:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {bare:14.0}");
+        let again = waited_for(&base, producers, kib * 1024, count).await;
+        let waited = f64::midpoint(waited, again);
+        let bare = bare(&base, producers, kib * 1024, count);
+        println!(
+            "            {producers:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {waited:16.0}   \
+             {bare:6.0}"
+        );
     }
     println!("drain          queues  KiB deliveries/s   us CPU each   bytes written, in and out");
     for (queues, kib, count) in [(1, 4, 100_000), (1_000, 4, 100_000), (1_000, 50, 10_000)] {
@@ -117,6 +122,55 @@ fn bare(base: &std::path::Path, at_once: u64, size: usize, count: u64) -> f64 {
     let start = Instant::now();
     (0..batches).for_each(|n| append(&mut file, n));
     (batches * at_once) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Messages per second that one thread appends for producers who wait: all that waits, then one
+/// fdatasync.
+#[allow(clippy::cast_precision_loss)]
+async fn waited_for(base: &std::path::Path, producers: u64, size: usize, count: u64) -> f64 {
+    type Waits = (Bytes, tokio::sync::oneshot::Sender<()>);
+    let (sender, mut waiting) = tokio::sync::mpsc::channel::<Waits>(1_024);
+    let mut file = tempfile::tempfile_in(base).unwrap();
+    file.write_all(&vec![b'x'; usize::try_from(SEGMENT).unwrap()]).unwrap();
+    file.sync_data().unwrap();
+    let appender = std::thread::spawn(move || {
+        let (mut batch, mut at) = (Vec::new(), SEGMENT);
+        while let Some(first) = waiting.blocking_recv() {
+            let (mut answers, mut next) = (Vec::new(), Some(first));
+            batch.clear();
+            while let Some((bytes, answer)) = next {
+                batch.extend_from_slice(&bytes);
+                answers.push(answer);
+                next = if batch.len() < 8 << 20 { waiting.try_recv().ok() } else { None };
+            }
+            if at + batch.len() as u64 > SEGMENT {
+                file.rewind().unwrap();
+                at = 0;
+            }
+            file.write_all(&batch).unwrap();
+            file.sync_data().unwrap();
+            at += batch.len() as u64;
+            answers.into_iter().for_each(|answer| answer.send(()).unwrap());
+        }
+    });
+    let (start, bytes) = (Instant::now(), Bytes::from(vec![b'x'; size]));
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..producers {
+        let (sender, bytes, next) = (sender.clone(), bytes.clone(), Arc::clone(&next));
+        tasks.spawn(async move {
+            while next.fetch_add(1, Ordering::Relaxed) < count {
+                let (answer, done) = tokio::sync::oneshot::channel();
+                sender.send((bytes.clone(), answer)).await.unwrap();
+                done.await.unwrap();
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    drop(sender);
+    appender.join().unwrap();
+    rate
 }
 
 /// Bytes that this process had written to disks so far (proc(5), /proc/self/io).
