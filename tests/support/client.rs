@@ -20,6 +20,9 @@ pub struct Client {
     input: Vec<u8>,
 }
 
+/// A connection that is not greeted for so long has nobody at its other end.
+const ORPHANED: Duration = Duration::from_secs(10);
+
 impl Client {
     /// Connects and reads the 220.
     #[track_caller]
@@ -40,6 +43,10 @@ impl Client {
     /// Connects and says EHLO; `None` where the peer does not listen, or ends before its answer.
     pub fn try_hello(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        // A listener that is killed while a connection is being made may leave it with nobody at
+        // its other end, and the kernel tells only those who send.
+        stream.set_read_timeout(Some(ORPHANED)).unwrap();
+        stream.peek(&mut [0]).ok().filter(|count| *count > 0)?;
         let mut client = Self::over(stream);
         client.try_reply().filter(|greeting| greeting.code == 220)?;
         client.send_quietly(b"EHLO client.test\r\n");
