@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::{Client, Dns, Node, PATIENCE, Setup, Sink, message, tool, wait_until};
@@ -40,11 +41,16 @@ impl Tracer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let status = format!("/proc/{pid}/status");
-        wait_until(PATIENCE, "strace is attached", || {
-            assert!(tracer.try_wait().unwrap().is_none(), "strace ended; may it trace here?");
-            let status = std::fs::read_to_string(&status).unwrap_or_default();
+        // strace takes the threads one by one, and the one that writes may well be the last.
+        let traced = |status: PathBuf| {
+            let status = std::fs::read_to_string(status).unwrap_or_default();
             status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        };
+        let tasks = format!("/proc/{pid}/task");
+        wait_until(PATIENCE, "strace is attached to every thread", || {
+            assert!(tracer.try_wait().unwrap().is_none(), "strace ended; may it trace here?");
+            let mut tasks = std::fs::read_dir(&tasks).unwrap();
+            tasks.all(|task| traced(task.unwrap().path().join("status")))
         });
         Self(tracer)
     }
