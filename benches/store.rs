@@ -7,6 +7,8 @@
 //!
 //! `cargo bench --bench store -- DIR backlog COUNT`: what a delivery costs with more and more
 //! messages of 1 KiB queued, up to COUNT; then a restart.
+//!
+//! `cargo bench --bench store -- DIR compression`: what `[store] compression` costs and saves.
 // A measurement: it reads the clock and gives up loudly.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -37,9 +39,13 @@ async fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with('-'));
     let base = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let options = Options { free_space_min: 0, ..Options::default() };
-    if args.next().as_deref() == Some("backlog") {
-        let count = args.next().map_or(10_000_000, |count| count.parse().unwrap());
-        return backlog(&base, &options, count).await;
+    match args.next().as_deref() {
+        Some("backlog") => {
+            let count = args.next().map_or(10_000_000, |count| count.parse().unwrap());
+            return backlog(&base, &options, count).await;
+        }
+        Some("compression") => return compression(&base, &options).await,
+        _ => {}
     }
     println!("accept      producers  KiB   messages/s   us CPU each   bare, waited for   bare");
     for (producers, kib, count) in [
@@ -74,6 +80,46 @@ async fn main() {
         let written = (self::written() - written) / count;
         println!("            {queues:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {written:9}");
     }
+}
+
+/// What compression of messages costs, and what it saves.
+async fn compression(base: &std::path::Path, options: &Options) {
+    println!(
+        "compression    KiB   messages/s   us CPU in   us CPU out   bytes written, in and out"
+    );
+    for (kib, count) in [(4, 50_000), (50, 10_000)] {
+        for (name, compress) in [("none", false), ("zstd", true)] {
+            let options = Options { compress, ..options.clone() };
+            let bench = Bench { body: newsletter(kib * 1024), ..Bench::new(base, &options, 0) };
+            let written = written();
+            let (rate, taken) = bench.accept(32, count, 100).await;
+            let (_, sent) = bench.drain(count).await;
+            drop(bench);
+            let written = (self::written() - written) / count;
+            println!(
+                "{name:11}    {kib:3}   {rate:10.0}   {taken:9.1}   {sent:10.1}   {written:9}"
+            );
+        }
+    }
+}
+
+/// As shops send it: rows of a table, each with words and a link that knows who follows it.
+fn newsletter(size: usize) -> Bytes {
+    const WORDS: &str = "your the of our and now only until new with for from save today free \
+        order shipping leather summer shoes colour classic discover delivery percent garden";
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut text = String::from("Subject: Spring\r\nContent-Type: text/html\r\n\r\n");
+    while text.len() < size {
+        let token: String = (0..40).map(|_| random.alphanumeric()).collect();
+        let said: Vec<&str> = (0..20).map(|_| words[random.usize(..words.len())]).collect();
+        text += "<tr><td align=\"left\" style=\"font-family: Arial, sans-serif; color: #333\">\r\n";
+        text +=
+            &format!("<a href=\"https://news.shop.example/c/{token}\">{}</a>\r\n", said.join(" "));
+        text += "</td></tr>\r\n";
+    }
+    text.truncate(size);
+    text.into()
 }
 
 /// What a delivery costs as the queue grows.

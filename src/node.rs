@@ -66,6 +66,7 @@ pub async fn run(config: Config) -> Result<(), String> {
             let options = Options {
                 free_space_min: config.store.free_space_min,
                 size_max: (config.store.size_max > 0).then_some(config.store.size_max),
+                compress: config.store.compress,
                 ..Options::default()
             };
             let (dir, of_store) = (config.data_dir.clone(), clock.clone());

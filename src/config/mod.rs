@@ -148,7 +148,12 @@ impl Config {
             },
             retry: Retry { direct: schedule(), bulk: schedule() },
             control: Control::default(),
-            store: Store { engine: Engine::Sqlite, free_space_min: 0, size_max: 0 },
+            store: Store {
+                engine: Engine::Sqlite,
+                free_space_min: 0,
+                size_max: 0,
+                compress: false,
+            },
             log: Log::default(),
         }
     }
@@ -363,6 +368,8 @@ pub struct Store {
     pub free_space_min: u64,
     /// Space that the queue takes at most; 0: no limit. Default 0.
     pub size_max: u64,
+    /// Messages are kept compressed. Default no.
+    pub compress: bool,
 }
 
 /// `[store] engine`

@@ -47,6 +47,14 @@ pub(super) const STORE: Section = Section {
              the disk's.",
             |c, v| set(&mut c.store.size_max, v.size("0", "100 TiB")),
         ),
+        key(
+            "compression",
+            Is("\"none\""),
+            "\"zstd\" keeps messages compressed, where the disk is short: a newsletter takes \
+             a quarter to a half of its size there, and 0.1 ms more of the processor. What is \
+             there already stays as it is.",
+            |c, v| set(&mut c.store.compress, v.word(&[("none", false), ("zstd", true)])),
+        ),
     ],
 };
 

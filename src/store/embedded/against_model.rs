@@ -128,7 +128,12 @@ fn counts(queue: &QueueBacklog) -> [u64; 5] {
 }
 
 fn open(dir: &Path, clock: &Clock) -> EmbeddedStore {
-    let options = Options { free_space_min: 0, segment_size: Some(1 << 14), ..Options::default() };
+    let options = Options {
+        free_space_min: 0,
+        segment_size: Some(1 << 14),
+        compress: true,
+        ..Options::default()
+    };
     EmbeddedStore::open(dir, clock.clone(), options).unwrap()
 }
 

@@ -3,21 +3,32 @@
 use crate::mail::envelope::Recipient;
 use crate::mail::message::{MessageHead, NewMessage};
 use crate::store::DeliveryRecord;
-use crate::store::journal::record::{Carried, Closed, Open, Unreadable, write_carried, write_head};
+use crate::store::journal::pack::Stored;
+use crate::store::journal::record::{
+    CARRIED, Carried, Closed, Open, Unreadable, write_carried, write_head,
+};
 use crate::store::row::Row;
 use bytes::Bytes;
 
-/// The payload of the record, and where in it the message's bytes begin. `None` where recipients
-/// are missing.
+/// The record, to be written.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) kind: u8,
+    pub(super) parts: Vec<Bytes>,
+    /// Where in it the message's bytes begin.
+    pub(super) body: u32,
+}
+
+/// `None` where recipients are missing.
 ///
 /// # Errors
 /// Of the codec.
-pub(super) fn payload(
+pub(super) fn record(
     head: &MessageHead,
     open: &[Row],
     closed: &[DeliveryRecord],
-    body: Bytes,
-) -> Result<Option<(Vec<Bytes>, u32)>, Unreadable> {
+    body: Stored,
+) -> Result<Option<Record>, Unreadable> {
     let Some(recipients) = recipients(head.recipient_count, open, closed) else { return Ok(None) };
     let mut envelope = head.envelope.clone();
     envelope.recipients = recipients;
@@ -28,7 +39,7 @@ pub(super) fn payload(
         expires_at: head.expires_at,
         origin: head.origin.clone(),
         envelope,
-        body: body.clone(),
+        body: Bytes::new(),
     };
     let carried = Carried {
         open: open.iter().map(of_row).collect(),
@@ -37,7 +48,8 @@ pub(super) fn payload(
     let mut first = write_carried(&carried)?;
     first.extend(write_head(&message)?);
     let begin = u32::try_from(first.len()).unwrap_or(u32::MAX);
-    Ok(Some((vec![Bytes::from(first), body], begin)))
+    let (kind, parts) = (body.kind(CARRIED), vec![Bytes::from(first), body.bytes]);
+    Ok(Some(Record { kind, parts, body: begin }))
 }
 
 /// All of a message, by number.

@@ -10,7 +10,7 @@
 //!   messages with leases stay, and nothing is claimed while the record is on its way.
 
 use super::bodies;
-use super::carried;
+use super::carried::{self, Record};
 use super::index::Index;
 use super::read;
 use crate::base::id::MessageId;
@@ -19,9 +19,8 @@ use crate::observe::store as tell;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
 use crate::store::journal::files::{self, Files};
-use crate::store::journal::record::{
-    CARRIED, MESSAGE, OUTCOMES, Place, read_carried, read_message, read_outcomes,
-};
+use crate::store::journal::pack::Stored;
+use crate::store::journal::record::{self, Place};
 use crate::store::row::Row;
 use crate::store::shared::Shared;
 use crate::store::{Cursor, DeliveryId, DeliveryRecord, QueueId};
@@ -49,8 +48,12 @@ pub(super) struct Emptying {
     left: VecDeque<MessageId>,
 }
 
-/// A message that is written again: its id and where in the record its bytes begin.
-pub(super) type Carried = (MessageId, u32);
+/// A message that is written again.
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub(super) id: MessageId,
+    pub(super) record: Record,
+}
 
 impl Emptying {
     /// Finds the messages that live in a segment.
@@ -60,17 +63,7 @@ impl Emptying {
         let until = Some(Position { segment: segment + 1, offset: 0 });
         files::read::<io::Error>(disk, from, until, |_, kind, payload| {
             // What cannot be read was told of when it was replayed, or will be when it is sent.
-            match kind {
-                MESSAGE => ids.extend(read_message(&payload).ok().map(|(message, _)| message.id)),
-                CARRIED => {
-                    ids.extend(read_carried(&payload).ok().map(|(_, message, _)| message.id))
-                }
-                OUTCOMES => {
-                    let notices = read_outcomes(&payload).map(|outcomes| outcomes.notices);
-                    ids.extend(notices.unwrap_or_default().iter().map(|(notice, _)| notice.id));
-                }
-                _ => {}
-            }
+            ids.extend(record::messages(kind, &payload));
             Ok(())
         })?;
         let lives = |id: &MessageId| {
@@ -122,7 +115,7 @@ impl Emptying {
         index: &Index,
         shared: &Shared,
         files: &Files,
-    ) -> Result<Vec<(Carried, Vec<Bytes>)>> {
+    ) -> Result<Vec<Carried>> {
         let (mut slice, mut bytes) = (Vec::new(), 0);
         while slice.len() < SLICE && bytes < SLICE_BYTES {
             let Some(id) = self.left.pop_front() else { break };
@@ -130,9 +123,9 @@ impl Emptying {
             if shared.lock().leases.any_of(id) {
                 continue;
             }
-            if let Some((parts, body)) = self.record(index, files, id, &rows)? {
-                bytes += parts.iter().map(Bytes::len).sum::<usize>();
-                slice.push(((id, body), parts));
+            if let Some(record) = self.record(index, files, id, &rows)? {
+                bytes += record.parts.iter().map(Bytes::len).sum::<usize>();
+                slice.push(Carried { id, record });
             }
         }
         Ok(slice)
@@ -145,7 +138,7 @@ impl Emptying {
         files: &Files,
         id: MessageId,
         rows: &[Cursor],
-    ) -> Result<Option<(Vec<Bytes>, u32)>> {
+    ) -> Result<Option<Record>> {
         let Some((head, place)) = read::message(&index.db, id)? else { return Ok(None) };
         let count: Option<usize> = index
             .db
@@ -161,16 +154,13 @@ impl Emptying {
         }
         let closed: Vec<DeliveryRecord> = read::closed(&index.db, &head)?;
         let Some(body) = body(files, id, place, head.size) else { return Ok(None) };
-        Ok(carried::payload(&head, &open, &closed, body).ok().flatten())
+        Ok(carried::record(&head, &open, &closed, body).ok().flatten())
     }
 }
 
-fn body(files: &Files, id: MessageId, place: Place, size: u64) -> Option<Bytes> {
-    match bodies::read(files, vec![bodies::Wanted { id, place, size }]) {
-        Ok(mut found) => found.pop().map(|(_, body)| body),
-        Err(error) => {
-            tell::failed("read", &error);
-            None
-        }
-    }
+fn body(files: &Files, id: MessageId, place: Place, size: u64) -> Option<Stored> {
+    bodies::stored(files, bodies::Wanted { id, place, size }).unwrap_or_else(|error| {
+        tell::failed("read", &error);
+        None
+    })
 }

@@ -3,15 +3,17 @@
 //! All messages are written to a new journal, each with its state, before the old database gets
 //! another name: a migration that was interrupted begins anew.
 
+use super::carried::{self, Record};
 use super::schema;
-use super::{carried, codec, space};
+use super::{codec, space};
 use crate::base::id::MessageId;
 use crate::observe::store as tell;
 use crate::store::StoreError;
 use crate::store::journal::disk::Disk;
 use crate::store::journal::files::{Log, Told};
 use crate::store::journal::frame;
-use crate::store::journal::record::{CARRIED, HOLD};
+use crate::store::journal::pack::Stored;
+use crate::store::journal::record::HOLD;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result as Sql};
 use std::path::{Path, PathBuf};
@@ -73,7 +75,7 @@ fn copy<D: Disk>(db: &Connection, to: &mut Log<D>) -> Result<(), StoreError> {
     let (mut bytes, mut count) = (0, 0);
     for id in ids.into_iter().filter_map(MessageId::from_number) {
         match record(db, id).map_err(sql)? {
-            Some(parts) => records.push((CARRIED, parts)),
+            Some(Record { kind, parts, .. }) => records.push((kind, parts)),
             None => tell::row_unreadable(&id),
         }
         bytes += records.last().map_or(0, |(_, parts)| len(parts));
@@ -105,7 +107,7 @@ fn write<D: Disk>(to: &mut Log<D>, records: &[(u8, Vec<Bytes>)]) -> Result<(), S
 }
 
 /// `None` where something of it cannot be read.
-fn record(db: &Connection, id: MessageId) -> Sql<Option<Vec<Bytes>>> {
+fn record(db: &Connection, id: MessageId) -> Sql<Option<Record>> {
     let number = id.number();
     let head = db
         .prepare_cached(
@@ -132,8 +134,7 @@ fn record(db: &Connection, id: MessageId) -> Sql<Option<Vec<Bytes>>> {
     let closed: Sql<Vec<_>> =
         closed.query_map([number], |row| codec::settled(row, &head))?.collect();
     let (Ok(open), Ok(closed)) = (open, closed) else { return Ok(None) };
-    let payload = carried::payload(&head, &open, &closed, body);
-    Ok(payload.ok().flatten().map(|(parts, _)| parts))
+    Ok(carried::record(&head, &open, &closed, Stored::plain(body)).ok().flatten())
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ use self::writer::{Accept, Request, Settle};
 use super::filter::Matcher;
 use super::journal::disk::{Disk, Folder};
 use super::journal::files::Files;
+use super::journal::pack::Stored;
 use super::shared::Shared;
 use super::{
     Accepted, Backlog, Change, Changed, Claim, Claimed, Cursor, Filter, Health, Lease,
@@ -78,6 +79,8 @@ use tokio::sync::{mpsc, oneshot};
 const WAITING_MAX: usize = 1_024;
 /// Longest wait for a place among them.
 const BUSY: Duration = Duration::from_secs(5);
+/// Longer messages are compressed on a thread of their own: one of this size takes about 0.2 ms.
+const PACKED_AT_ONCE: usize = 64 << 10;
 /// Longest wait of new mail for the disk.
 const STALLED: Duration = Duration::from_secs(20);
 
@@ -88,6 +91,8 @@ pub struct Options {
     pub free_space_min: u64,
     /// Bytes that the queue may take on the disk, about; `None`: as many as there are.
     pub size_max: Option<u64>,
+    /// Messages are written compressed.
+    pub compress: bool,
     /// Bytes of a database page, of a new database.
     pub page_size: u32,
     /// Bytes of a segment of the journal; `None`: 64 MiB, or less where the disk is small.
@@ -96,7 +101,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { free_space_min: 256 << 20, size_max: None, page_size: 4_096, segment_size: None }
+        Self {
+            free_space_min: 256 << 20,
+            size_max: None,
+            compress: false,
+            page_size: 4_096,
+            segment_size: None,
+        }
     }
 }
 
@@ -111,6 +122,7 @@ struct Inner {
     readers: Arc<Readers>,
     files: Files,
     gauges: Arc<Gauges>,
+    compress: bool,
     /// `None` where it was opened for reading only.
     running: Option<Running>,
 }
@@ -139,8 +151,18 @@ impl EmbeddedStore {
 
     /// Sets the threads to work.
     fn start<D: Disk>(parts: Parts<D>, dir: &Path, lock: File) -> Result<Self, StoreError> {
-        let Parts { shared, files, gauges, writer, indexer, messages, inbox, requests, waiting } =
-            parts;
+        let Parts {
+            shared,
+            files,
+            gauges,
+            compress,
+            writer,
+            indexer,
+            messages,
+            inbox,
+            requests,
+            waiting,
+        } = parts;
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.into()).spawn(run);
             thread.map_err(|e| StoreError::Failed(format!("cannot start a thread: {e}")))
@@ -151,7 +173,7 @@ impl EmbeddedStore {
         ];
         let readers = Arc::new(Readers::new(dir.to_owned()));
         let running = Some(Running { requests, inbox, threads, _lock: lock });
-        Ok(Self(Arc::new(Inner { shared, readers, files, gauges, running })))
+        Ok(Self(Arc::new(Inner { shared, readers, files, gauges, compress, running })))
     }
 
     /// Opens the queue in `dir` for `list`, `show`, `bodies` and `backlog` alone; all else fails.
@@ -172,6 +194,7 @@ impl EmbeddedStore {
             readers: Arc::new(Readers::new(dir.to_owned())),
             files,
             gauges: Arc::new(Gauges::new(last_id)),
+            compress: false,
             running: None,
         })))
     }
@@ -212,6 +235,18 @@ impl EmbeddedStore {
             return Err(gone());
         }
         answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// A message's bytes as they are to be written.
+    async fn stored(&self, body: Bytes) -> Result<Stored, StoreError> {
+        if !self.0.compress {
+            return Ok(Stored::plain(body));
+        }
+        if body.len() <= PACKED_AT_ONCE {
+            return Ok(Stored::packed(body));
+        }
+        let packed = tokio::task::spawn_blocking(move || Stored::packed(body));
+        packed.await.map_err(|_| StoreError::Failed("a compressor broke off".into()))
     }
 
     /// Makes all that was accepted and settled seen by readers.
@@ -283,7 +318,9 @@ impl Store for EmbeddedStore {
         lease: Option<Duration>,
     ) -> Result<Accepted, StoreError> {
         let until = lease.map(|ttl| self.0.shared.clock.now().after(ttl));
-        let accept = self.ask(|reply| Request::Accept(Box::new(Accept { message, until, reply })));
+        let stored = self.stored(message.body.clone()).await?;
+        let accept = |reply| Request::Accept(Box::new(Accept { message, stored, until, reply }));
+        let accept = self.ask(accept);
         tokio::time::timeout(STALLED, accept).await.unwrap_or(Err(StoreError::Busy))
     }
 

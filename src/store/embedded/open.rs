@@ -32,6 +32,7 @@ pub(super) struct Parts<D: Disk> {
     pub(super) shared: Arc<Shared>,
     pub(super) files: Files,
     pub(super) gauges: Arc<Gauges>,
+    pub(super) compress: bool,
     pub(super) writer: Writer<D>,
     pub(super) indexer: Indexer<D>,
     pub(super) messages: Receiver<Message>,
@@ -96,7 +97,19 @@ pub(super) fn open<D: Disk>(
         index: inbox.clone(),
         mail: VecDeque::new(),
     };
-    Ok(Parts { shared, files, gauges, writer, indexer, messages, inbox, requests, waiting })
+    let compress = options.compress;
+    Ok(Parts {
+        shared,
+        files,
+        gauges,
+        compress,
+        writer,
+        indexer,
+        messages,
+        inbox,
+        requests,
+        waiting,
+    })
 }
 
 /// The index, brought up to the journal's end, and what the journal says. A database that is

@@ -3,17 +3,19 @@
 //! What is to be changed is found here, written to the journal, and changed when the record comes
 //! back in its turn. Until then nothing is claimed, so that it stays as it was found.
 
+use super::carried::Record;
 use super::carry::Carried;
 use super::index::{Ending, Index};
 use super::indexer::{Done, Indexer};
 use super::read::{self, Found};
 use super::schema::store_error;
 use super::writer::{Reply, Request};
+use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::store::filter::Matcher;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
-use crate::store::journal::record::{CARRIED, Ended, HOLD, How, OUTCOMES, Place, write_outcomes};
+use crate::store::journal::record::{Ended, HOLD, How, OUTCOMES, Place, write_outcomes};
 use crate::store::row::Row;
 use crate::store::shared::Effect;
 use crate::store::{Change as Action, Changed, Cursor, State, StoreError};
@@ -30,8 +32,9 @@ pub(super) enum Pending {
     Change(Slice),
     /// Everything is to be held, or no longer.
     Hold { hold: bool, reply: Reply<()> },
-    /// Messages are written again at the journal's front: those whose records are still to come.
-    Carry(VecDeque<Carried>),
+    /// Messages are written again at the journal's front: those whose records are still to come,
+    /// and where in these the messages' bytes begin.
+    Carry(VecDeque<(MessageId, u32)>),
 }
 
 /// A record that came back.
@@ -174,11 +177,11 @@ pub(super) fn ask<D: Disk>(
 }
 
 /// Has messages written again at the journal's front.
-pub(super) fn carry<D: Disk>(indexer: &mut Indexer<D>, slice: Vec<(Carried, Vec<Bytes>)>) {
+pub(super) fn carry<D: Disk>(indexer: &mut Indexer<D>, slice: Vec<Carried>) {
     let mut sent = VecDeque::new();
-    for (carried, payload) in slice {
-        if indexer.tell(Request::Record { kind: CARRIED, payload }) {
-            sent.push_back(carried);
+    for Carried { id, record: Record { kind, parts, body } } in slice {
+        if indexer.tell(Request::Record { kind, payload: parts }) {
+            sent.push_back((id, body));
         }
     }
     indexer.pending = (!sent.is_empty()).then_some(Pending::Carry(sent));

@@ -6,6 +6,7 @@
 //! `BULKHEAD_POWER_CUTS=5000 cargo test --lib power_cut` for more cuts; each failure prints its
 //! seed.
 
+use super::Options;
 use super::check::check_on;
 use super::tests::options;
 use super::{EmbeddedStore, open, schema};
@@ -95,8 +96,14 @@ fn image(from: &Path, synced: &(Vec<u8>, Vec<u8>), rng: &mut Rng) -> tempfile::T
     dir
 }
 
-fn start(disk: &Simulated, dir: tempfile::TempDir, clock: &Clock) -> Fixture<EmbeddedStore> {
-    let parts = open::open(dir.path(), disk.clone(), clock.clone(), &options()).unwrap();
+fn start(
+    disk: &Simulated,
+    dir: tempfile::TempDir,
+    clock: &Clock,
+    compress: bool,
+) -> Fixture<EmbeddedStore> {
+    let options = Options { compress, ..options() };
+    let parts = open::open(dir.path(), disk.clone(), clock.clone(), &options).unwrap();
     let lock = schema::lock(dir.path()).unwrap();
     let store = EmbeddedStore::start(parts, dir.path(), lock).unwrap();
     Fixture::new(store, clock.clone(), Some(dir))
@@ -128,7 +135,7 @@ async fn one_cut(seed: u64, left: Left, clock: &Clock) -> Left {
         let checked = check_on(dir.path(), &disk, clock.clone()).unwrap();
         assert_eq!(checked.problems, Vec::<String>::new());
     }
-    let f = start(&disk, dir, clock);
+    let f = start(&disk, dir, clock, rng.bool());
     let known = Arc::new(Mutex::new(hold_against(&f, known).await));
     let found: Arc<Mutex<Option<Left>>> = Arc::default();
     // The list came after the checkpoint that is made at a start; the next is far.
@@ -209,7 +216,10 @@ async fn accept(f: &Fixture<EmbeddedStore>, known: &Mutex<Known>, seed: u64) {
     let to = ["a@x.example", "b@y.example", "c@x.example"];
     let count = if rng.bool() { 1 } else { rng.usize(1..=3) };
     let mut message = f.message(&to[..count]);
-    message.body = Bytes::from(vec![b'a' + rng.u8(0..26); rng.usize(0..3_000)]);
+    // Half of them cannot be packed.
+    let words = if rng.bool() { 1 } else { rng.usize(1..3_000) };
+    let word: Vec<u8> = (0..words).map(|_| rng.u8(..)).collect();
+    message.body = word.repeat(rng.usize(0..=3_000 / words)).into();
     if rng.bool() {
         message.origin.lane = Lane::Direct;
     }

@@ -101,7 +101,7 @@ impl Answer {
 
 /// The record of a new message; `None` where it was refused.
 pub(super) fn accept(accept: Accept) -> Option<Prepared> {
-    let Accept { message, until, reply } = accept;
+    let Accept { message, stored, until, reply } = accept;
     let head = match refusal(&message) {
         None => write_head(&message).map_err(|error| unwritable(&error)),
         Some(refusal) => Err(refusal),
@@ -112,10 +112,10 @@ pub(super) fn accept(accept: Accept) -> Option<Prepared> {
             None
         }
         Ok(head) => {
-            let parts = vec![Bytes::from(head), message.body.clone()];
-            let head_len = parts.first().map_or(0, Bytes::len);
+            let (head_len, kind) = (head.len(), stored.kind(MESSAGE));
+            let parts = vec![Bytes::from(head), stored.bytes];
             let accepting = Accepting { message, until, head_len, reply };
-            Some(Prepared { kind: MESSAGE, parts, then: Then::Accept(Box::new(accepting)) })
+            Some(Prepared { kind, parts, then: Then::Accept(Box::new(accepting)) })
         }
     }
 }

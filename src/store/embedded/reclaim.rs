@@ -12,7 +12,6 @@ use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
 use crate::store::journal::files::Files;
 use crate::store::shared::Shared;
-use bytes::Bytes;
 use rusqlite::Connection;
 use std::time::{Duration, Instant};
 
@@ -109,7 +108,7 @@ impl Reclaim {
         shared: &Shared,
         files: &Files,
         short: bool,
-    ) -> rusqlite::Result<Vec<(Carried, Vec<Bytes>)>> {
+    ) -> rusqlite::Result<Vec<Carried>> {
         let Some(emptying) = &mut self.emptying else {
             self.begin(index, disk, files, short);
             return Ok(Vec::new());

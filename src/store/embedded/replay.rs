@@ -10,6 +10,7 @@ use crate::observe::store as tell;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
 use crate::store::journal::files::{self, Told};
+use crate::store::journal::pack;
 use crate::store::journal::record::{
     CARRIED, Carried, Ended, HOLD, MESSAGE, OUTCOMES, Open, Place, Unreadable, read_carried,
     read_message, read_outcomes,
@@ -117,9 +118,9 @@ impl Replay<'_> {
             payload: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             body: u32::try_from(body).unwrap_or(u32::MAX),
         };
-        match kind {
+        match pack::base(kind) {
             MESSAGE => {
-                let (message, body) = read_message(payload)?;
+                let (message, body) = read_message(kind, payload)?;
                 self.arrive(&message, place(body))?;
             }
             OUTCOMES => {
@@ -132,7 +133,7 @@ impl Replay<'_> {
                 }
             }
             CARRIED => {
-                let (carried, message, body) = read_carried(payload)?;
+                let (carried, message, body) = read_carried(kind, payload)?;
                 if !self.index.carry(message.id, place(body))? {
                     self.carry(&carried, &message, place(body))?;
                 }

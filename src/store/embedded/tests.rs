@@ -287,6 +287,48 @@ async fn segments_without_messages_are_used_again() {
 }
 
 #[tokio::test]
+async fn what_is_stored_compressed_is_read_as_it_came() {
+    let f = new();
+    let Fixture { store, clock, dir, .. } = f;
+    drop(store);
+    let dir = dir.unwrap();
+    let open = |compress| {
+        let options = Options { compress, ..options() };
+        Fixture::new(
+            EmbeddedStore::open(dir.path(), clock.clone(), options).unwrap(),
+            clock.clone(),
+            None,
+        )
+    };
+    let newsletter = |kib: usize| Bytes::from("Spring is here! ".repeat(kib * 64));
+    let mut sent = Vec::new();
+    // The longest goes to a thread of its own.
+    for (compress, kib) in [(false, 8), (true, 8), (true, 40), (true, 4_000), (false, 9)] {
+        let f = open(compress);
+        let message = NewMessage { body: newsletter(kib), ..f.message(&["a@x.example"]) };
+        sent.push((message.id, message.body.clone()));
+        f.store.accept(message, None).await.unwrap();
+    }
+    let ids: Vec<_> = sent.iter().map(|(id, _)| *id).collect();
+    let size: u64 = std::fs::read_dir(open::journal(dir.path()))
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(size < 1 << 20, "{size}");
+    for compress in [true, false] {
+        let f = open(compress);
+        assert_eq!(f.store.bodies(ids.clone()).await.unwrap(), sent);
+        let listed = f.store.list(Filter::default(), None, 9).await.unwrap().deliveries;
+        let mut sizes: Vec<u64> = listed.iter().map(|record| record.head.size).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [8 << 10, 8 << 10, 9 << 10, 40 << 10, 4_000 << 10]);
+        drop(f);
+        super::rebuild(dir.path(), clock.clone(), |_| {}).unwrap();
+        assert!(super::check(dir.path(), clock.clone()).unwrap().problems.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn below_the_floor_of_free_space_no_mail_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::simulated(START);

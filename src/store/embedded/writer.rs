@@ -19,6 +19,7 @@ use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
 use crate::store::journal::files::Log;
 use crate::store::journal::frame;
+use crate::store::journal::pack::Stored;
 use crate::store::shared::Shared;
 use crate::store::{Accepted, Lease, Settlement, StoreError};
 use bytes::Bytes;
@@ -65,6 +66,8 @@ pub(super) enum Request {
 /// `Store::accept` under way.
 pub(super) struct Accept {
     pub(super) message: NewMessage,
+    /// Its bytes as they will be written.
+    pub(super) stored: Stored,
     /// When the leases end that its deliveries are born with.
     pub(super) until: Option<Timestamp>,
     pub(super) reply: Reply<Accepted>,

@@ -1,9 +1,10 @@
 //! What the journal says: a record alone holds all that is needed to rebuild its rows.
 //!
 //! A message is written as its head, by postcard, and its bytes as they are; so these can be read
-//! by position alone.
+//! by position alone; or packed, which the kind then says (see `pack`).
 
 use super::frame::Position;
+use super::pack::{self, Stored};
 use crate::base::address::{AddressError, Mailbox, ReversePath};
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
@@ -108,10 +109,14 @@ pub(in crate::store) fn write_head(message: &NewMessage) -> Result<Vec<u8>, Unre
     Ok(postcard::to_allocvec(&head)?)
 }
 
-/// A message from its record, and how many of the bytes are its head.
-pub(in crate::store) fn read_message(payload: &Bytes) -> Result<(NewMessage, usize), Unreadable> {
+/// A message from a record of this kind, and how many of the bytes are its head.
+pub(in crate::store) fn read_message(
+    kind: u8,
+    payload: &Bytes,
+) -> Result<(NewMessage, usize), Unreadable> {
     let (head, body): (Head<'_>, &[u8]) = postcard::take_from_bytes(payload)?;
     let head_len = payload.len() - body.len();
+    let body = Stored::found(kind, payload.slice(head_len..)).open()?;
     let mut envelope = Envelope::from(ReversePath::parse(&head.reverse_path)?);
     envelope.body = if head.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
     envelope.smtputf8 = head.smtputf8;
@@ -137,7 +142,7 @@ pub(in crate::store) fn read_message(payload: &Bytes) -> Result<(NewMessage, usi
             client: head.client.into_owned(),
         },
         envelope,
-        body: payload.slice(head_len..),
+        body,
     };
     Ok((message, head_len))
 }
@@ -215,7 +220,7 @@ pub(in crate::store) fn read_outcomes(payload: &Bytes) -> Result<OutcomesRead<'_
         let end = usize::try_from(len).ok().and_then(|len| at.checked_add(len));
         let end = end.filter(|end| *end <= payload.len());
         let end = end.ok_or(Unreadable::Value("a notice's length"))?;
-        let (notice, head_len) = read_message(&payload.slice(at..end))?;
+        let (notice, head_len) = read_message(MESSAGE, &payload.slice(at..end))?;
         notices.push((notice, at + head_len));
         at = end;
     }
@@ -274,12 +279,33 @@ pub(in crate::store) fn write_carried(carried: &Carried) -> Result<Vec<u8>, Unre
 
 /// What was carried on, the message, and where in the payload its bytes begin.
 pub(in crate::store) fn read_carried(
+    kind: u8,
     payload: &Bytes,
 ) -> Result<(Carried, NewMessage, usize), Unreadable> {
     let (carried, rest): (Carried, &[u8]) = postcard::take_from_bytes(payload)?;
     let begin = payload.len() - rest.len();
-    let (message, head_len) = read_message(&payload.slice(begin..))?;
+    let (message, head_len) = read_message(kind, &payload.slice(begin..))?;
     Ok((carried, message, begin + head_len))
+}
+
+/// The messages that a record holds; none where it cannot be read.
+pub(in crate::store) fn messages(kind: u8, payload: &Bytes) -> Vec<MessageId> {
+    let id = |bytes: &[u8]| {
+        let (head, _): (Head<'_>, &[u8]) = postcard::take_from_bytes(bytes).ok()?;
+        MessageId::from_number(head.id)
+    };
+    match pack::base(kind) {
+        MESSAGE => id(payload).into_iter().collect(),
+        CARRIED => match postcard::take_from_bytes::<Carried>(payload) {
+            Ok((_, rest)) => id(rest).into_iter().collect(),
+            Err(_) => Vec::new(),
+        },
+        OUTCOMES => {
+            let notices = read_outcomes(payload).map(|outcomes| outcomes.notices);
+            notices.unwrap_or_default().into_iter().map(|(notice, _)| notice.id).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn notify_bits(notify: Notify) -> u8 {
@@ -346,7 +372,9 @@ mod tests {
             let mut payload = write_head(&written).unwrap();
             let head_len = payload.len();
             payload.extend_from_slice(&written.body);
-            let (read, len) = read_message(&payload.into()).unwrap();
+            let payload = Bytes::from(payload);
+            let (read, len) = read_message(MESSAGE, &payload).unwrap();
+            prop_assert_eq!(messages(MESSAGE, &payload), [written.id]);
             prop_assert_eq!(len, head_len);
             prop_assert_eq!(format!("{read:?}"), format!("{written:?}"));
         }
@@ -388,6 +416,7 @@ mod tests {
             let read = read_outcomes(&payload).unwrap();
             prop_assert_eq!((read.at, &read.ended), (Timestamp(3), &ended));
             prop_assert_eq!(read.notices.len(), notices.len());
+            prop_assert_eq!(messages(OUTCOMES, &payload).len(), notices.len());
             for ((notice, at), written) in read.notices.iter().zip(&notices) {
                 prop_assert_eq!(format!("{notice:?}"), format!("{written:?}"));
                 prop_assert_eq!(&payload[*at..*at + written.body.len()], &written.body[..]);
@@ -414,7 +443,9 @@ mod tests {
             payload.extend_from_slice(&write_head(&written).unwrap());
             let begin = payload.len();
             payload.extend_from_slice(&written.body);
-            let (again, read, at) = read_carried(&payload.into()).unwrap();
+            let payload = Bytes::from(payload);
+            let (again, read, at) = read_carried(CARRIED, &payload).unwrap();
+            prop_assert_eq!(messages(CARRIED, &payload), [written.id]);
             prop_assert_eq!((again, at), (carried, begin));
             prop_assert_eq!(format!("{read:?}"), format!("{written:?}"));
         }
@@ -424,9 +455,12 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let bytes = Bytes::from(bytes);
-            _ = read_message(&bytes);
+            _ = read_message(MESSAGE, &bytes);
             _ = read_outcomes(&bytes);
-            _ = read_carried(&bytes);
+            _ = read_carried(CARRIED, &bytes);
+            for kind in [MESSAGE, OUTCOMES, CARRIED] {
+                _ = messages(kind, &bytes);
+            }
         }
     }
 }
