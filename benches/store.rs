@@ -1,12 +1,12 @@
 //! How fast the embedded store is, and what a message costs it in CPU time and bytes written.
 //!
 //! `cargo bench --bench store [-- DIR]`: DIR is where the queue goes, since the disk decides;
-//! default: the system's folder for temporary files. Each rate stands beside two of bare appends to
-//! a file that is there already, each with its fdatasync: by a thread to which as many producers
-//! hand their bytes and wait, and of as many messages at a time without anybody waiting.
+//! default: the system's folder for temporary files. Each rate stands beside two of a thread to
+//! which as many producers hand their bytes and wait, and which only appends and calls fdatasync:
+//! to a new file, and over and over in one of 64 MiB that is there already.
 //!
-//! `cargo bench --bench store -- DIR backlog COUNT`: what a delivery costs with more and more
-//! messages of 1 KiB queued, up to COUNT; then a restart.
+//! `cargo bench --bench store -- DIR backlog COUNT DOMAINS`: what a delivery costs with more and
+//! more messages of 1 KiB queued, up to COUNT, for so many domains; then a restart.
 //!
 //! `cargo bench --bench store -- DIR compression`: what `[store] compression` costs and saves.
 // A measurement: it reads the clock and gives up loudly.
@@ -41,13 +41,14 @@ async fn main() {
     let options = Options { free_space_min: 0, ..Options::default() };
     match args.next().as_deref() {
         Some("backlog") => {
-            let count = args.next().map_or(10_000_000, |count| count.parse().unwrap());
-            return backlog(&base, &options, count).await;
+            let mut number = |or| args.next().map_or(or, |number| number.parse().unwrap());
+            let (count, domains) = (number(10_000_000), number(1_000));
+            return backlog(&base, &options, count, domains).await;
         }
         Some("compression") => return compression(&base, &options).await,
         _ => {}
     }
-    println!("accept      producers  KiB   messages/s   us CPU each   bare, waited for   bare");
+    println!("accept      producers  KiB   messages/s   us CPU each   appended   in place");
     for (producers, kib, count) in [
         (1, 4, 2_000),
         (32, 4, 60_000),
@@ -60,14 +61,12 @@ async fn main() {
         // Files that are there already, as in a node that has run for a while.
         bench.accept(64, 2 * SEGMENT / bench.body.len() as u64, 1_000).await;
         bench.drain(u64::MAX).await;
-        let waited = waited_for(&base, producers, kib * 1024, count).await;
+        let new = appended(&base, producers, kib * 1024, count, u64::MAX).await;
         let (rate, cpu) = bench.accept(producers, count, 1_000).await;
-        let again = waited_for(&base, producers, kib * 1024, count).await;
-        let waited = f64::midpoint(waited, again);
-        let bare = bare(&base, producers, kib * 1024, count);
+        let in_place = appended(&base, producers, kib * 1024, count, SEGMENT).await;
         println!(
-            "            {producers:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {waited:16.0}   \
-             {bare:6.0}"
+            "            {producers:9}  {kib:3}   {rate:10.0}   {cpu:11.1}   {new:8.0}   \
+             {in_place:8.0}"
         );
     }
     println!("drain          queues  KiB deliveries/s   us CPU each   bytes written, in and out");
@@ -123,9 +122,8 @@ fn newsletter(size: usize) -> Bytes {
 }
 
 /// What a delivery costs as the queue grows.
-async fn backlog(base: &std::path::Path, options: &Options, most: u64) {
+async fn backlog(base: &std::path::Path, options: &Options, most: u64, domains: u64) {
     const MEASURED: u64 = 40_000;
-    const QUEUES: u64 = 1_000;
     let bench = Bench::new(base, options, 1_024);
     println!("queued        deliveries/s   us CPU each   us CPU of accept   RSS MiB");
     let mut queued = 0;
@@ -134,7 +132,7 @@ async fn backlog(base: &std::path::Path, options: &Options, most: u64) {
         if goal <= queued {
             break;
         }
-        let (_, accept) = bench.accept(256, goal - queued, QUEUES).await;
+        let (_, accept) = bench.accept(256, goal - queued, domains).await;
         let (rate, cpu) = bench.drain(MEASURED).await;
         println!("{goal:10}   {rate:12.0}   {cpu:11.1}   {accept:16.1}   {:7}", resident_mib());
         queued = goal - MEASURED;
@@ -150,46 +148,35 @@ async fn backlog(base: &std::path::Path, options: &Options, most: u64) {
     println!("opened, and a delivery settled, in {:.1} s", start.elapsed().as_secs_f64());
 }
 
-/// Messages per second that one thread appends, `at_once` with one fdatasync.
-#[allow(clippy::cast_precision_loss)]
-fn bare(base: &std::path::Path, at_once: u64, size: usize, count: u64) -> f64 {
-    let mut file = tempfile::tempfile_in(base).unwrap();
-    let batch = vec![b'x'; usize::try_from(at_once).unwrap() * size];
-    let batches = (count / at_once).max(1);
-    let fits = (SEGMENT / batch.len() as u64).max(1);
-    let append = |file: &mut std::fs::File, n: u64| {
-        if n.is_multiple_of(fits) {
-            file.rewind().unwrap();
-        }
-        file.write_all(&batch).unwrap();
-        file.sync_data().unwrap();
-    };
-    (0..fits).for_each(|n| append(&mut file, n));
-    let start = Instant::now();
-    (0..batches).for_each(|n| append(&mut file, n));
-    (batches * at_once) as f64 / start.elapsed().as_secs_f64()
-}
-
 /// Messages per second that one thread appends for producers who wait: all that waits, then one
-/// fdatasync.
+/// fdatasync. At `most` bytes it goes back to the beginning of the file, which is there already.
 #[allow(clippy::cast_precision_loss)]
-async fn waited_for(base: &std::path::Path, producers: u64, size: usize, count: u64) -> f64 {
+async fn appended(
+    base: &std::path::Path,
+    producers: u64,
+    size: usize,
+    count: u64,
+    most: u64,
+) -> f64 {
     type Waits = (Bytes, tokio::sync::oneshot::Sender<()>);
     let (sender, mut waiting) = tokio::sync::mpsc::channel::<Waits>(1_024);
     let mut file = tempfile::tempfile_in(base).unwrap();
-    file.write_all(&vec![b'x'; usize::try_from(SEGMENT).unwrap()]).unwrap();
-    file.sync_data().unwrap();
+    if most < u64::MAX {
+        file.write_all(&vec![b'x'; usize::try_from(most).unwrap()]).unwrap();
+        file.sync_data().unwrap();
+        file.rewind().unwrap();
+    }
     let appender = std::thread::spawn(move || {
-        let (mut batch, mut at) = (Vec::new(), SEGMENT);
+        let (mut batch, mut at) = (Vec::new(), 0);
         while let Some(first) = waiting.blocking_recv() {
             let (mut answers, mut next) = (Vec::new(), Some(first));
             batch.clear();
             while let Some((bytes, answer)) = next {
                 batch.extend_from_slice(&bytes);
                 answers.push(answer);
-                next = if batch.len() < 8 << 20 { waiting.try_recv().ok() } else { None };
+                next = if batch.len() < 2 << 20 { waiting.try_recv().ok() } else { None };
             }
-            if at + batch.len() as u64 > SEGMENT {
+            if at + batch.len() as u64 > most {
                 file.rewind().unwrap();
                 at = 0;
             }

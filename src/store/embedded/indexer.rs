@@ -14,6 +14,7 @@
 use super::aside::Aside;
 use super::claim;
 use super::gauges::Gauges;
+use super::inbox::{Arrived, Batch, Ended, Incoming, Job, Message};
 use super::index::{Arrival, Ending, Index, reached};
 use super::open::set_aside;
 use super::operator::{self, Nth, Pending};
@@ -24,153 +25,26 @@ use super::space;
 use super::writer::{Reply, Request};
 use crate::base::time::Timestamp;
 use crate::observe::store as tell;
-use crate::policy::verdict::Blame;
-use crate::store::filter::Matcher;
 use crate::store::journal::Position;
 use crate::store::journal::disk::Disk;
 use crate::store::journal::files::Files;
 use crate::store::journal::record::How;
-use crate::store::leases::Held;
-use crate::store::row::{Class, Due};
 use crate::store::shared::{Effect, Shared};
-use crate::store::{Change, Changed, Claim, Claimed, Cursor, Lease, QueueId, StoreError};
+use crate::store::{Changed, Claim, Claimed, Lease, StoreError};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::WeakSender;
 
-/// Jobs that may wait here before new mail waits.
-const BEHIND_MAX: usize = 20_000;
 /// How long a transaction stays open.
 const COMMIT_AFTER: Duration = Duration::from_secs(1);
 /// Rows that it changes at most, about.
 const COMMIT_CHANGES: u64 = 20_000;
 /// Between two trials to open a database that failed.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What the thread is told and asked.
-pub(super) enum Message {
-    /// What the journal holds now.
-    Batch(Batch),
-    /// Leases.
-    Claim { claim: Claim, until: Timestamp, reply: Reply<Vec<Claimed>> },
-    /// An operator's verb.
-    Change { matcher: Matcher, action: Change, after: Option<Cursor>, reply: Reply<Changed> },
-    /// Hold everything, or no longer.
-    HoldAll { hold: bool, reply: Reply<()> },
-    /// Commit, so that all is seen by other connections.
-    Flush { reply: Reply<()> },
-}
-
-/// Jobs in the order of their records, and where the last of these ends.
-pub(super) struct Batch {
-    pub(super) jobs: Vec<Job>,
-    pub(super) end: Position,
-}
-
-/// One record, as it is applied.
-pub(super) enum Job {
-    Arrive(Arrived),
-    Settle(SettleJob),
-    /// The record that this thread asked for: its place and the length of its payload.
-    Recorded(Result<(Position, usize), StoreError>),
-    /// Queues that have long been empty.
-    Forget(Vec<QueueId>),
-}
-
-/// A new message.
-pub(super) struct Arrived {
-    pub(super) arrival: Arc<Arrival>,
-    pub(super) born_leased: bool,
-}
-
-/// Outcomes with the notifications they cause.
-pub(super) struct SettleJob {
-    pub(super) at: Timestamp,
-    pub(super) outcomes: Vec<Ended>,
-    pub(super) notices: Vec<Arrival>,
-}
-
-/// What became of a leased delivery.
-pub(super) struct Ended {
-    pub(super) held: Held,
-    pub(super) how: How,
-    pub(super) reply: String,
-    pub(super) blame: Option<Blame>,
-}
-
-impl Ended {
-    /// What it does to the backlog.
-    pub(super) fn effect(&self) -> Effect {
-        let Held { row, class, size, .. } = self.held;
-        let How::Deferred { due_at, .. } = self.how else {
-            return Effect::LeaveLeased { queue: row.queue, size };
-        };
-        let held_due = (class == Class::Held).then_some(row.due_at);
-        let due = Due { at: row.due_at, held: held_due }.deferred(Timestamp(due_at));
-        let class = if due.held.is_some() { Class::Held } else { Class::Deferred };
-        Effect::Unlease { row: Cursor { due_at: due.at, ..row }, class }
-    }
-}
-
-/// The way to the thread.
-#[derive(Clone, Debug)]
-pub(super) struct Inbox {
-    sender: Sender<Message>,
-    behind: Arc<Behind>,
-}
-
-/// How much waits there.
-#[derive(Debug, Default)]
-pub(super) struct Behind {
-    jobs: AtomicUsize,
-    /// The writer waits to be told.
-    stalled: AtomicBool,
-}
-
-impl Inbox {
-    pub(super) fn new(sender: Sender<Message>, behind: Arc<Behind>) -> Self {
-        Self { sender, behind }
-    }
-
-    /// Tells what the journal holds.
-    pub(super) fn send(&self, batch: Batch) {
-        self.behind.jobs.fetch_add(batch.jobs.len(), Ordering::SeqCst);
-        // Where the thread has ended, the store is closing.
-        _ = self.sender.send(Message::Batch(batch));
-    }
-
-    /// Jobs that wait there.
-    pub(super) fn waiting(&self) -> u64 {
-        self.behind.jobs.load(Ordering::Relaxed) as u64
-    }
-
-    /// Asks something. False where the thread has ended.
-    pub(super) fn ask(&self, message: Message) -> bool {
-        self.sender.send(message).is_ok()
-    }
-
-    /// True where so much waits that no more should come; [`Request::CaughtUp`] then follows.
-    pub(super) fn is_behind(&self) -> bool {
-        let behind = || self.behind.jobs.load(Ordering::SeqCst) > BEHIND_MAX;
-        if !behind() {
-            return false;
-        }
-        self.behind.stalled.store(true, Ordering::SeqCst);
-        behind()
-    }
-}
-
-impl Behind {
-    /// True where the writer is to be told that it may go on.
-    fn done(&self, jobs: usize) -> bool {
-        let left = self.jobs.fetch_sub(jobs, Ordering::SeqCst) - jobs;
-        left <= BEHIND_MAX / 2 && self.stalled.swap(false, Ordering::SeqCst)
-    }
-}
 
 /// State of the thread.
 pub(super) struct Indexer<D: Disk> {
@@ -180,7 +54,7 @@ pub(super) struct Indexer<D: Disk> {
     pub(super) shared: Arc<Shared>,
     pub(super) gauges: Arc<Gauges>,
     pub(super) files: Files,
-    pub(super) behind: Arc<Behind>,
+    pub(super) incoming: Incoming,
     pub(super) writer: WeakSender<Request>,
     /// `None` after a failure, until it can be opened again.
     pub(super) index: Option<Index>,
@@ -218,7 +92,7 @@ impl<D: Disk> Indexer<D> {
         shared: Arc<Shared>,
         gauges: Arc<Gauges>,
         files: Files,
-        behind: Arc<Behind>,
+        incoming: Incoming,
         writer: WeakSender<Request>,
         index: Index,
         reached: Position,
@@ -230,7 +104,7 @@ impl<D: Disk> Indexer<D> {
             shared,
             gauges,
             files,
-            behind,
+            incoming,
             writer,
             index: Some(index),
             aside: Aside::default(),
@@ -246,19 +120,18 @@ impl<D: Disk> Indexer<D> {
     }
 
     /// Follows and serves until nobody is left to tell or ask.
-    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+    pub(super) fn run(mut self) {
         self.reclaim.committed(self.reached, 0);
         self.checkpoint();
         loop {
             let message = match self.pending.is_none().then(|| self.later.pop_front()).flatten() {
                 Some(message) => Ok(message),
-                None => inbox.recv_timeout(self.nap()),
+                None => self.incoming.next(self.nap()),
             };
+            self.batches.extend(self.incoming.batches());
+            self.work();
             match message {
-                Ok(Message::Batch(batch)) => {
-                    self.batches.push_back(batch);
-                    self.work();
-                }
+                Ok(Message::Wake) => {}
                 Ok(request) if self.pending.is_some() => self.later.push_back(request),
                 Ok(request) => self.serve(request),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -327,7 +200,7 @@ impl<D: Disk> Indexer<D> {
         if let Some(reply) = done.held {
             _ = reply.send(Ok(()));
         }
-        if self.behind.done(count) {
+        if self.incoming.done(count) {
             self.tell(Request::CaughtUp);
         }
     }
@@ -348,7 +221,7 @@ impl<D: Disk> Indexer<D> {
                 operator::change(self, &matcher, action, after, reply);
             }
             Message::HoldAll { hold, reply } => operator::hold_all(self, hold, reply),
-            Message::Batch(_) => {}
+            Message::Wake => {}
         }
     }
 

@@ -25,6 +25,7 @@ mod check;
 mod claim;
 mod codec;
 mod gauges;
+mod inbox;
 mod index;
 mod indexer;
 mod load;
@@ -48,7 +49,7 @@ pub use self::check::{Checked, Progress, check, rebuild};
 
 use self::bodies::Wanted;
 use self::gauges::Gauges;
-use self::indexer::{Inbox, Message};
+use self::inbox::{Inbox, Message};
 use self::open::Parts;
 use self::reader::Readers;
 use self::schema::store_error;
@@ -151,25 +152,15 @@ impl EmbeddedStore {
 
     /// Sets the threads to work.
     fn start<D: Disk>(parts: Parts<D>, dir: &Path, lock: File) -> Result<Self, StoreError> {
-        let Parts {
-            shared,
-            files,
-            gauges,
-            compress,
-            writer,
-            indexer,
-            messages,
-            inbox,
-            requests,
-            waiting,
-        } = parts;
+        let Parts { shared, files, gauges, compress, writer, indexer, inbox, requests, waiting } =
+            parts;
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.into()).spawn(run);
             thread.map_err(|e| StoreError::Failed(format!("cannot start a thread: {e}")))
         };
         let threads = vec![
             spawn("store-writer", Box::new(move || writer.run(waiting)))?,
-            spawn("store-index", Box::new(move || indexer.run(&messages)))?,
+            spawn("store-index", Box::new(move || indexer.run()))?,
         ];
         let readers = Arc::new(Readers::new(dir.to_owned()));
         let running = Some(Running { requests, inbox, threads, _lock: lock });

@@ -2,8 +2,9 @@
 //! out.
 
 use super::gauges::Gauges;
+use super::inbox::{self, Inbox};
 use super::index::{Index, reached};
-use super::indexer::{Behind, Inbox, Indexer, Message};
+use super::indexer::Indexer;
 use super::replay::{Span, replay};
 use super::space::{self, Limits, Room};
 use super::writer::{Request, Writer};
@@ -19,7 +20,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use tokio::sync::mpsc;
 
 /// Bytes of a segment, unless the disk is small.
@@ -35,7 +35,6 @@ pub(super) struct Parts<D: Disk> {
     pub(super) compress: bool,
     pub(super) writer: Writer<D>,
     pub(super) indexer: Indexer<D>,
-    pub(super) messages: Receiver<Message>,
     pub(super) inbox: Inbox,
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) waiting: mpsc::Receiver<Request>,
@@ -71,9 +70,7 @@ pub(super) fn open<D: Disk>(
     let log = Log::open(disk.clone(), &told, segment_size).map_err(failed)?;
     let gauges = Arc::new(Gauges::new(index.last_id));
     let (requests, waiting) = mpsc::channel(WAITING_MAX);
-    let (sender, messages) = std::sync::mpsc::channel();
-    let behind = Arc::new(Behind::default());
-    let inbox = Inbox::new(sender, Arc::clone(&behind));
+    let (inbox, incoming) = inbox::channel();
     let files = log.files();
     let indexer = Indexer::new(
         dir.to_owned(),
@@ -82,7 +79,7 @@ pub(super) fn open<D: Disk>(
         Arc::clone(&shared),
         Arc::clone(&gauges),
         files.clone(),
-        behind,
+        incoming,
         requests.downgrade(),
         index,
         told.last,
@@ -98,18 +95,7 @@ pub(super) fn open<D: Disk>(
         mail: VecDeque::new(),
     };
     let compress = options.compress;
-    Ok(Parts {
-        shared,
-        files,
-        gauges,
-        compress,
-        writer,
-        indexer,
-        messages,
-        inbox,
-        requests,
-        waiting,
-    })
+    Ok(Parts { shared, files, gauges, compress, writer, indexer, inbox, requests, waiting })
 }
 
 /// The index, brought up to the journal's end, and what the journal says. A database that is

@@ -1,7 +1,7 @@
 //! From a request to the record that is written, and to what is done once it is durable.
 
+use super::inbox::{Arrived, Ended, SettleJob};
 use super::index::Arrival;
-use super::indexer::{Arrived, Ended, SettleJob};
 use super::replay;
 use super::writer::{Accept, Reply, Settle};
 use crate::base::time::Timestamp;

@@ -9,7 +9,7 @@
 //! * What was synced is seen in memory and handed to the index thread before it is answered.
 
 use super::gauges::Gauges;
-use super::indexer::{self, Batch, Job};
+use super::inbox::{Batch, Inbox, Job};
 use super::prepare::{self, Prepared, Then};
 use super::space::{self, Limits, Room};
 use crate::base::time::Timestamp;
@@ -87,7 +87,7 @@ pub(super) struct Writer<D: Disk> {
     pub(super) gauges: Arc<Gauges>,
     pub(super) room: Room,
     pub(super) limits: Limits,
-    pub(super) index: indexer::Inbox,
+    pub(super) index: Inbox,
     /// New mail that was not looked at yet.
     pub(super) mail: VecDeque<Accept>,
 }

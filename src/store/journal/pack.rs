@@ -3,7 +3,8 @@
 use super::record::Unreadable;
 use bytes::Bytes;
 use std::cell::RefCell;
-use zstd::bulk::Compressor;
+use std::io;
+use zstd::bulk::{Compressor, Decompressor};
 
 /// Level 1: of the levels it takes the least time, and newsletters become a fifth to a quarter
 /// either way (docs/performance.md).
@@ -17,6 +18,7 @@ const PACKED: u8 = 0x80;
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Bytes of a message for a record.
@@ -62,9 +64,7 @@ impl Stored {
         let wrong = || Unreadable::Value("packed bytes");
         let size = zstd::zstd_safe::get_frame_content_size(&self.bytes).ok().flatten();
         let size = size.filter(|size| *size <= MOST).and_then(|size| usize::try_from(size).ok());
-        zstd::bulk::decompress(&self.bytes, size.ok_or_else(wrong)?)
-            .map(Bytes::from)
-            .map_err(|_| wrong())
+        unpack(&self.bytes, size.ok_or_else(wrong)?).map(Bytes::from).map_err(|_| wrong())
     }
 }
 
@@ -84,10 +84,21 @@ fn pack(bytes: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     COMPRESSOR.with_borrow_mut(|compressor| {
-        if compressor.is_none() {
-            *compressor = Compressor::new(LEVEL).ok();
-        }
-        compressor.as_mut()?.compress(bytes).ok()
+        let compressor = match compressor {
+            Some(compressor) => compressor,
+            none => none.insert(Compressor::new(LEVEL).ok()?),
+        };
+        compressor.compress(bytes).ok()
+    })
+}
+
+fn unpack(bytes: &[u8], size: usize) -> io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        let decompressor = match decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new()?),
+        };
+        decompressor.decompress(bytes, size)
     })
 }
 
