@@ -120,6 +120,32 @@ fn newsletters_gather_and_direct_mail_does_not_wait() {
 }
 
 #[test]
+fn a_rate_that_is_used_up_is_named_and_holds_what_comes_after() {
+    for (key, rate, what) in [
+        ("rate", r#"["100/s", "1/h"]"#, "1/h messages are used up (until "),
+        ("connection_rate", r#"["10/s", "1/h"]"#, "1/h new connections are used up (until "),
+    ] {
+        let bench = Bench::with(|setup| {
+            setup.set("sites.default", key, rate).set(
+                "sites.default",
+                "deliveries_per_connection",
+                "1",
+            )
+        });
+        bench.send("ann@s.test", &["r1@d.test"], &message::direct("first"));
+        bench.sink.wait_for("first");
+        bench.send("ann@s.test", &["r2@d.test"], &message::direct("second"));
+        let why = || bench.node.queue_json()["sites"][0]["why"].to_string();
+        wait_until(PATIENCE, what, || why().contains(what));
+        // With the rate of messages, without a connection; the other needs none to wait.
+        wait_until(PATIENCE, "nothing is open", || {
+            bench.node.queue_json()["sites"][0]["connections"] == 0
+        });
+        assert!(stays(Duration::from_millis(300), || bench.sink.count() == 1), "{key}");
+    }
+}
+
+#[test]
 fn totals_add_up() {
     let bench = Bench::new();
     bench.host.rule(Rule::reply(Stage::Rcpt, "451 4.2.0 Later").containing("later"));

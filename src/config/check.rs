@@ -89,7 +89,7 @@ fn sites(config: &Config, found: &mut Vec<Misfit>) {
         );
         let mut earlier = config.sites.rules.iter().take(number);
         if earlier.any(|other| other.name == rule.name) {
-            let keys = &["connections", "reserved_for_direct", "rate"];
+            let keys = &["connections", "reserved_for_direct", "rate", "connection_rate"];
             let text = "is of a site that has another section, in other letters".to_string();
             found.push(Misfit { section: "sites", number, keys, text });
         }

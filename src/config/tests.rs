@@ -48,7 +48,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     let limits = &c.sites.default;
     assert_eq!((limits.connections, limits.reserved_for_direct), (10, 2));
     assert_eq!((limits.deliveries_per_connection, limits.recipients_per_transaction), (100, 100));
-    assert_eq!((limits.rate, c.sites.rules.len(), c.tenants.len()), (None, 0, 0));
+    assert_eq!((limits.rates.len(), c.sites.rules.len(), c.tenants.len()), (0, 0, 0));
     assert_eq!(c.retry.direct.waits.first(), Some(&secs(30)));
     assert_eq!(c.retry.direct.delay_notice, Some(secs(4 * 3_600)));
     assert_eq!((c.retry.bulk.waits.len(), c.retry.bulk.expire), (6, secs(172_800)));
@@ -122,7 +122,8 @@ fn a_file_of_its_own_reads_as_written() {
         tls = "off"
         [sites.default]
         connections = 1
-        rate = "100/s"
+        rate = ["100/s", "50_000/day"]
+        connection_rate = "30/min"
         [sites."Gmail.com"]
         connections = 20
         [sites.".outlook.com"]
@@ -151,9 +152,15 @@ fn a_file_of_its_own_reads_as_written() {
     assert_eq!(first.sender_domains, ["shop.example"]);
     assert!(second.sender_domains.is_empty());
     assert_eq!((c.sites.default.connections, c.sites.default.reserved_for_direct), (1, 0));
+    let rates: Vec<String> = c.sites.default.rates.iter().map(ToString::to_string).collect();
+    assert_eq!(rates, ["100/s", "50000/d"]);
+    assert_eq!(c.sites.default.connection_rates[0].to_string(), "30/min");
     let [gmail, outlook] = &c.sites.rules[..] else { panic!("two rules") };
-    assert_eq!((gmail.name.as_str(), gmail.connections, gmail.rate), ("gmail.com", Some(20), None));
-    assert_eq!((outlook.name.as_str(), outlook.rate), ("outlook.com", Some(None)));
+    assert_eq!(
+        (gmail.name.as_str(), gmail.connections, &gmail.rates),
+        ("gmail.com", Some(20), &None)
+    );
+    assert_eq!((outlook.name.as_str(), &outlook.rates), ("outlook.com", &Some(Vec::new())));
     assert_eq!((c.retry.bulk.jitter, c.retry.bulk.delay_notice), (0.0, Some(secs(3_600))));
     assert_eq!((c.control.socket.to_str(), c.log.json), (Some("/run/bulkhead.sock"), true));
     assert_eq!((c.delivery.port, c.delivery.tls), (2_525, Tls::Off));
@@ -234,6 +241,21 @@ fn wrong_types_units_and_ranges_are_named() {
         "[sites.default]\nrate = \"100\"",
         &["2:8: [sites.default] rate: \"100\" is not a rate; write it as \"100/s\", \
              \"6000/min\", \"5000/h\" or \"none\""],
+    );
+    check(
+        "[sites.default]\nrate = [\"none\", \"1/w\"]\nconnection_rate = []",
+        &[
+            "2:9: [sites.default] rate: \"none\" stands alone, without brackets",
+            "2:17: [sites.default] rate: \"1/w\" is not a rate; write it as \"100/s\", \
+             \"6000/min\", \"5000/h\" or \"none\"",
+            "3:19: [sites.default] connection_rate = []: must be at least one rate, such as \
+             [\"100/s\", \"20000/d\"], or \"none\"",
+        ],
+    );
+    check(
+        "[sites.default]\nrate = [\"1/s\", \"2/s\"]",
+        &["2:8: [sites.default] rate = [\"1/s\", \"2/s\"]: must be rates of different windows: \
+             of two for the same, one never counts"],
     );
     check(
         "[delivery]\nallow_private = \"yes\"\ntls = \"on\"",

@@ -65,7 +65,7 @@ pub fn rate(text: &str) -> Result<Option<Rate>, String> {
         "s" => SECOND_MS,
         "min" | "m" => MINUTE_MS,
         "h" => HOUR_MS,
-        "d" => DAY_MS,
+        "d" | "day" => DAY_MS,
         _ => return Err(wrong()),
     };
     match whole(count.trim()).map(u32::try_from) {
@@ -112,7 +112,11 @@ mod tests {
         assert_eq!(window("6000/min"), Ok(Some((6_000, 60))));
         assert_eq!(window("5000/h"), Ok(Some((5_000, 3_600))));
         assert_eq!(window("20_000 / d"), Ok(Some((20_000, 86_400))));
+        assert_eq!(window("20000/day"), Ok(Some((20_000, 86_400))));
         assert_eq!(window("none"), Ok(None));
+        for text in ["100/s", "6000/min", "5000/h", "20000/d"] {
+            assert_eq!(rate(text).unwrap().unwrap().to_string(), text);
+        }
     }
 
     #[test]

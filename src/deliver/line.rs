@@ -7,9 +7,8 @@ use super::connection::Transaction;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::site::Rate;
-use crate::policy::site::provider::bulk_share;
 use crate::policy::site::route::Route;
-use crate::policy::throttle::Throttle;
+use crate::policy::throttle::Pace;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,34 +78,19 @@ pub struct Line(Mutex<State>);
 #[derive(Debug)]
 struct State {
     direct: VecDeque<Job>,
-    all: Option<Throttle>,
-    bulk: Option<Throttle>,
+    pace: Pace,
 }
 
 impl Line {
     /// An empty line with this pace.
     #[must_use]
-    pub fn new(rate: Option<Rate>) -> Self {
-        let throttle = |rate: Option<Rate>| rate.map(Throttle::new);
-        Self(Mutex::new(State {
-            direct: VecDeque::new(),
-            all: throttle(rate),
-            bulk: throttle(rate.map(bulk_share)),
-        }))
+    pub fn new(rates: &[Rate]) -> Self {
+        Self(Mutex::new(State { direct: VecDeque::new(), pace: Pace::new(rates) }))
     }
 
     /// Changes the pace; what went out before still counts.
-    pub fn retune(&self, rate: Option<Rate>) {
-        let mut state = self.lock();
-        let retuned = |old: Option<Throttle>, rate: Option<Rate>| match (old, rate) {
-            (Some(mut throttle), Some(rate)) => {
-                throttle.retune(rate);
-                Some(throttle)
-            }
-            (_, rate) => rate.map(Throttle::new),
-        };
-        state.all = retuned(state.all.take(), rate);
-        state.bulk = retuned(state.bulk.take(), rate.map(bulk_share));
+    pub fn retune(&self, rates: &[Rate]) {
+        self.lock().pace.retune(rates);
     }
 
     /// Puts a direct job at the end of the line.
@@ -160,12 +144,7 @@ impl Line {
     /// How many messages of the lane may begin now, up to `wanted`.
     #[must_use]
     pub fn available(&self, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
-        let state = self.lock();
-        let left = |t: &Option<Throttle>| t.as_ref().map_or(wanted, |t| t.available(now, wanted));
-        match lane {
-            Lane::Direct => left(&state.all),
-            Lane::Bulk => left(&state.all).min(left(&state.bulk)),
-        }
+        self.lock().pace.available(lane, now, wanted)
     }
 
     /// Uses the pace for one message that begins now.
@@ -173,29 +152,19 @@ impl Line {
     /// # Errors
     /// When to ask again.
     pub fn begin(&self, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
-        let mut state = self.lock();
-        let state = &mut *state;
-        let limits = match lane {
-            Lane::Direct => [state.all.as_mut(), None],
-            Lane::Bulk => [state.all.as_mut(), state.bulk.as_mut()],
-        };
-        let at = limits.iter().flatten().map(|t| t.next_at(now)).max();
-        if let Some(at) = at
-            && at > now
-        {
-            return Err(at);
-        }
-        limits.into_iter().flatten().for_each(|t| t.take(now, 1));
-        Ok(())
+        self.lock().pace.begin(lane, now)
     }
 
     /// When a message of the lane may begin.
     #[must_use]
     pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
-        let state = self.lock();
-        let all = state.all.as_ref().map_or(now, |t| t.next_at(now));
-        let bulk = state.bulk.as_ref().map_or(now, |t| t.next_at(now));
-        if lane == Lane::Bulk { all.max(bulk) } else { all }
+        self.lock().pace.next_at(lane, now)
+    }
+
+    /// The rate that newsletters wait for, and until when.
+    #[must_use]
+    pub fn binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
+        self.lock().pace.binding(now)
     }
 
     /// Nothing in here can be left half done, so a panic elsewhere does not spoil it.

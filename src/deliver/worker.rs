@@ -247,18 +247,25 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Waits until the site's pace lets a message go.
-    async fn pace(&self, lane: Lane) {
+    /// Waits until the site's pace lets a message go. False where that takes longer than an idle
+    /// connection stands.
+    async fn pace(&self, lane: Lane) -> bool {
         while let Err(at) = self.opening.line.begin(lane, self.shared.clock.now()) {
-            tokio::time::sleep(at.since(self.shared.clock.now()).max(Duration::from_millis(1)))
-                .await;
+            let wait = at.since(self.shared.clock.now()).max(Duration::from_millis(1));
+            if wait > self.shared.config.delivery.idle_timeout {
+                return false;
+            }
+            tokio::time::sleep(wait).await;
         }
+        true
     }
 
     async fn send(&mut self, mut job: Job) {
         if !std::mem::take(&mut self.ridden) {
-            if self.paid.take() != Some(job.lane()) {
-                self.pace(job.lane()).await;
+            if self.paid.take() != Some(job.lane()) && !self.pace(job.lane()).await {
+                // It waits in the store, without a connection.
+                self.quit = true;
+                return self.put_back(job).await;
             }
             // After the wait for the pace, which may be a long one.
             if self.shared.is_short(job.trusted_until) {

@@ -4,12 +4,13 @@
 //! its state when its rate is changed, so that a reload does not hand out the burst again.
 //!
 //! # Invariant
-//! In no window of the rate's length do more than `count` go, at any place of the window
-//! (`prop_never_above_the_rate`). A small burst makes up for late timers; it is paid for by a
-//! slightly slower pace.
+//! In no window of a rate's length do more than `count` go, at any place of the window, also while
+//! the rate is changed (`prop_never_above_the_rates`). A small burst makes up for late timers; it
+//! is paid for by a slightly slower pace.
 
 use super::site::Rate;
 use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
 
 /// Share of the count that may go at once: a twentieth.
 const BURST_SHARE: u32 = 20;
@@ -17,6 +18,7 @@ const BURST_SHARE: u32 = 20;
 /// The state of one rate limit.
 #[derive(Clone, Debug)]
 pub struct Throttle {
+    rate: Rate,
     /// Time between two at the steady pace, in µs.
     interval_us: i64,
     /// How far ahead of the pace one may be, in µs.
@@ -29,13 +31,14 @@ impl Throttle {
     /// A limit that nothing has used yet.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
-        let mut throttle = Self { interval_us: 1, tolerance_us: 0, due_us: i64::MIN };
+        let mut throttle = Self { rate, interval_us: 1, tolerance_us: 0, due_us: i64::MIN };
         throttle.retune(rate);
         throttle
     }
 
     /// Changes the rate; what went out before still counts.
     pub fn retune(&mut self, rate: Rate) {
+        self.rate = rate;
         let count = rate.count.max(1);
         let burst = (count / BURST_SHARE).max(1);
         let per_us = i64::try_from(rate.per.as_micros()).unwrap_or(i64::MAX).max(1);
@@ -71,6 +74,122 @@ impl Throttle {
     }
 }
 
+/// Several rates at once: what goes has to fit all. None: no limit.
+#[derive(Clone, Debug, Default)]
+pub struct Throttles(Vec<Throttle>);
+
+impl Throttles {
+    /// Limits that nothing has used yet.
+    #[must_use]
+    pub fn new(rates: &[Rate]) -> Self {
+        Self(rates.iter().copied().map(Throttle::new).collect())
+    }
+
+    /// Changes the rates; what went out before still counts. A window of a new length begins with
+    /// the state of the one that is furthest ahead, since that is all that is known.
+    pub fn retune(&mut self, rates: &[Rate]) {
+        let old = std::mem::take(&mut self.0);
+        let furthest = old.iter().max_by_key(|throttle| throttle.due_us);
+        let retuned = |rate: &Rate| {
+            let known = old.iter().find(|throttle| throttle.rate.per == rate.per).or(furthest);
+            let mut throttle = known.cloned().unwrap_or_else(|| Throttle::new(*rate));
+            throttle.retune(*rate);
+            throttle
+        };
+        self.0 = rates.iter().map(retuned).collect();
+    }
+
+    /// How many may go at `now`, up to `wanted`.
+    #[must_use]
+    pub fn available(&self, now: Timestamp, wanted: u32) -> u32 {
+        self.0.iter().map(|throttle| throttle.available(now, wanted)).min().unwrap_or(wanted)
+    }
+
+    /// Uses up `count`, which [`Throttles::available`] allowed.
+    pub fn take(&mut self, now: Timestamp, count: u32) {
+        self.0.iter_mut().for_each(|throttle| throttle.take(now, count));
+    }
+
+    /// When at least one may go; not later than `now` where one may go now.
+    #[must_use]
+    pub fn next_at(&self, now: Timestamp) -> Timestamp {
+        self.binding(now).map_or(now, |(at, _)| at)
+    }
+
+    /// The rate that is waited for, and until when; `None` where one may go now.
+    #[must_use]
+    pub fn binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
+        let waits = self.0.iter().map(|throttle| (throttle.next_at(now), throttle.rate));
+        waits.filter(|(at, _)| *at > now).max_by_key(|(at, _)| *at)
+    }
+}
+
+/// Limits of which newsletters leave a tenth to direct mail.
+#[derive(Clone, Debug, Default)]
+pub struct Pace {
+    all: Throttles,
+    bulk: Throttles,
+}
+
+impl Pace {
+    /// Limits that nothing has used yet.
+    #[must_use]
+    pub fn new(rates: &[Rate]) -> Self {
+        Self { all: Throttles::new(rates), bulk: Throttles::new(&bulk_shares(rates)) }
+    }
+
+    /// Changes the rates; what went out before still counts.
+    pub fn retune(&mut self, rates: &[Rate]) {
+        self.all.retune(rates);
+        self.bulk.retune(&bulk_shares(rates));
+    }
+
+    /// How many of the lane may go now, up to `wanted`.
+    #[must_use]
+    pub fn available(&self, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
+        let all = self.all.available(now, wanted);
+        if lane == Lane::Bulk { self.bulk.available(now, all) } else { all }
+    }
+
+    /// Uses up one.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn begin(&mut self, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
+        let at = self.next_at(lane, now);
+        if at > now {
+            return Err(at);
+        }
+        self.all.take(now, 1);
+        if lane == Lane::Bulk {
+            self.bulk.take(now, 1);
+        }
+        Ok(())
+    }
+
+    /// When one of the lane may go; not later than `now` where one may go now.
+    #[must_use]
+    pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
+        let all = self.all.next_at(now);
+        if lane == Lane::Bulk { all.max(self.bulk.next_at(now)) } else { all }
+    }
+
+    /// The rate that newsletters wait for, and until when. Of a share of it, the whole is named.
+    #[must_use]
+    pub fn binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
+        let whole = |per| self.all.0.iter().map(|throttle| throttle.rate).find(|r| r.per == per);
+        let bulk = self.bulk.binding(now).map(|(at, rate)| (at, whole(rate.per).unwrap_or(rate)));
+        [self.all.binding(now), bulk].into_iter().flatten().max_by_key(|(at, _)| *at)
+    }
+}
+
+/// Nine tenths of each.
+fn bulk_shares(rates: &[Rate]) -> Vec<Rate> {
+    let share =
+        |rate: &Rate| Rate { count: (rate.count - rate.count.div_ceil(10)).max(1), per: rate.per };
+    rates.iter().map(share).collect()
+}
+
 fn micros(at: Timestamp) -> i64 {
     at.0.saturating_mul(1_000)
 }
@@ -82,29 +201,57 @@ mod tests {
     use std::time::Duration;
 
     proptest! {
+        /// Several windows, and changes of their counts on the way: no window holds more than the
+        /// most that was allowed while it lasted.
         #[test]
-        fn prop_never_above_the_rate(
-            count in 1u32..500,
-            per_ms in 100u64..100_000,
-            steps in proptest::collection::vec((0i64..3_000, 1u32..200), 1..200),
+        fn prop_never_above_the_rates(
+            windows in proptest::collection::vec(100u64..100_000, 1..4),
+            counts in proptest::collection::vec(1u32..500, 4),
+            steps in proptest::collection::vec(
+                (0i64..3_000, 1u32..200, proptest::option::weighted(0.1, 0usize..4)),
+                1..200,
+            ),
         ) {
-            let rate = Rate { count, per: Duration::from_millis(per_ms) };
-            let mut throttle = Throttle::new(rate);
-            let (mut now, mut sent) = (Timestamp(1_000_000), Vec::new());
-            for (pause, wanted) in steps {
+            let rates = |turn: usize| -> Vec<Rate> {
+                let rate = |(n, per): (usize, &u64)| Rate {
+                    count: counts[(n + turn) % counts.len()],
+                    per: Duration::from_millis(*per),
+                };
+                windows.iter().enumerate().map(rate).collect()
+            };
+            let mut throttles = Throttles::new(&rates(0));
+            let mut now = Timestamp(1_000_000);
+            // When, and the turn of that time.
+            let (mut sent, mut turns): (Vec<i64>, _) = (Vec::new(), vec![(now.0, 0)]);
+            for (pause, wanted, next) in steps {
                 now = Timestamp(now.0 + pause);
-                let n = throttle.available(now, wanted);
-                throttle.take(now, n);
+                if let Some(turn) = next {
+                    throttles.retune(&rates(turn));
+                    turns.push((now.0, turn));
+                }
+                let n = throttles.available(now, wanted);
+                throttles.take(now, n);
                 sent.extend(std::iter::repeat_n(now.0, n as usize));
                 if n < wanted {
-                    prop_assert!(throttle.next_at(now) >= now);
-                    prop_assert!(throttle.available(throttle.next_at(now), 1) == 1);
+                    let next_at = throttles.next_at(now);
+                    prop_assert!(next_at > now || n > 0);
+                    prop_assert_eq!(throttles.binding(now).is_some(), next_at > now);
+                    prop_assert!(throttles.available(next_at, 1) == 1);
                 }
             }
-            let per = i64::try_from(per_ms).unwrap();
-            for (i, start) in sent.iter().enumerate() {
-                let inside = sent[i..].iter().take_while(|t| **t < start + per).count();
-                prop_assert!(inside <= count as usize, "{inside} within {per} ms from {start}");
+            for (n, per) in windows.iter().enumerate() {
+                let per = i64::try_from(*per).unwrap();
+                for (i, start) in sent.iter().enumerate() {
+                    let inside = sent[i..].iter().take_while(|t| **t < start + per).count();
+                    let before = turns.iter().rposition(|(at, _)| at <= start).unwrap();
+                    let while_it_lasted =
+                        turns[before..].iter().take_while(|(at, _)| *at < start + per);
+                    let most = while_it_lasted.map(|(_, turn)| rates(*turn)[n].count).max();
+                    prop_assert!(
+                        inside <= most.unwrap() as usize,
+                        "{inside} within {per} ms from {start}, {most:?} allowed"
+                    );
+                }
             }
         }
 
@@ -123,10 +270,38 @@ mod tests {
 
     #[test]
     fn a_new_rate_does_not_forget_what_went_out() {
-        let rate = |count| Rate { count, per: Duration::from_secs(60) };
-        let mut throttle = Throttle::new(rate(1));
-        throttle.take(Timestamp(0), 1);
-        throttle.retune(rate(2));
-        assert_eq!(throttle.available(Timestamp(1_000), 1), 0);
+        let rate = |count, secs| Rate { count, per: Duration::from_secs(secs) };
+        for new in [rate(2, 60), rate(2, 61)] {
+            let mut throttles = Throttles::new(&[rate(1, 60)]);
+            throttles.take(Timestamp(0), 1);
+            throttles.retune(&[rate(9, 1), new]);
+            assert_eq!(throttles.available(Timestamp(1_000), 1), 0);
+        }
+    }
+
+    #[test]
+    fn the_window_that_is_waited_for_is_named() {
+        let [second, day] = [(10, 1), (5, 86_400)]
+            .map(|(count, secs)| Rate { count, per: Duration::from_secs(secs) });
+        let mut pace = Pace::new(&[second, day]);
+        assert_eq!(pace.binding(Timestamp(0)), None);
+        assert!(pace.begin(Lane::Bulk, Timestamp(0)).is_ok());
+        let (at, rate) = pace.binding(Timestamp(0)).unwrap();
+        assert_eq!((rate, rate.to_string().as_str()), (day, "5/d"));
+        assert!(at.0 > 86_400_000 / 5, "newsletters have four of the five: {at}");
+        assert_eq!(pace.begin(Lane::Bulk, Timestamp(0)), Err(at));
+    }
+
+    #[test]
+    fn newsletters_leave_a_tenth() {
+        let mut pace = Pace::new(&[Rate { count: 100, per: Duration::from_secs(10) }]);
+        let mut sent = 0;
+        for ms in 0..10_000 {
+            while pace.begin(Lane::Bulk, Timestamp(ms)).is_ok() {
+                sent += 1;
+            }
+        }
+        assert!((80..=90).contains(&sent), "{sent}");
+        assert!(pace.begin(Lane::Direct, Timestamp(10_000)).is_ok());
     }
 }

@@ -2,8 +2,8 @@
 
 use super::parse::{domain_name, socket, waits};
 use super::{Fallback::Inherited, Fallback::Is, Section, Shape, key, last, set};
+use crate::config::Tls;
 use crate::config::value::Value;
-use crate::config::{Tls, unit};
 use crate::policy::site::SiteRule;
 
 pub(super) const DNS: Section = Section {
@@ -165,9 +165,13 @@ pub(super) const SITES_DEFAULT: Section = Section {
             "rate",
             Is("\"none\""),
             "Messages in a window, one to many recipients counting once: \"100/s\", \"6000/min\", \
-             \"5000/h\", \"20000/d\", or \"none\" for no limit.",
-            |c, v| set(&mut c.sites.default.rate, v.parsed("\"100/s\"", unit::rate)),
+             \"5000/h\", \"20000/d\"; several at once as [\"100/s\", \"20000/d\"]; or \"none\" for \
+             no limit.",
+            |c, v| set(&mut c.sites.default.rates, v.rates()),
         ),
+        key("connection_rate", Is("\"none\""), "The same for new connections.", |c, v| {
+            set(&mut c.sites.default.connection_rates, v.rates())
+        }),
     ],
 };
 
@@ -200,10 +204,11 @@ pub(super) const SITES: Section = Section {
                 s.recipients_per_transaction = Some(n)
             })
         }),
-        key("rate", Inherited("\"6000/min\""), "", |c, v| {
-            last(&mut c.sites.rules, v.parsed("\"100/s\"", unit::rate), |s, rate| {
-                s.rate = Some(rate)
-            })
+        key("rate", Inherited("[\"6000/min\", \"500000/d\"]"), "", |c, v| {
+            last(&mut c.sites.rules, v.rates(), |s, rates| s.rates = Some(rates))
+        }),
+        key("connection_rate", Inherited("\"30/min\""), "", |c, v| {
+            last(&mut c.sites.rules, v.rates(), |s, rates| s.connection_rates = Some(rates))
         }),
     ],
 };

@@ -10,7 +10,8 @@ use crate::deliver::line::{Job, Line};
 use crate::mail::message::Lane;
 use crate::policy::schedule::Turns;
 use crate::policy::site::route::{Route, hops};
-use crate::policy::site::{Gate, Limits, SiteId, SiteStatus};
+use crate::policy::site::{Gate, Limits, Rate, SiteId, SiteStatus};
+use crate::policy::throttle::Pace;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -27,6 +28,8 @@ const SHUT_MAX: Duration = Duration::from_secs(300);
 const ENOUGH: Duration = Duration::from_secs(30);
 /// The same where all addresses were at their limit: others may close any moment.
 const CROWDED: Duration = Duration::from_secs(1);
+/// A connection for direct mail is opened so long before the pace lets the mail go.
+const OPENING_MS: i64 = 1_000;
 /// Direct jobs in one line; more would hold the memory that other sites' mail needs.
 const LINE_MAX: usize = 500;
 /// Share of all connections that bulk mail never takes.
@@ -37,6 +40,8 @@ pub(super) struct Site {
     name: Arc<str>,
     limits: Limits,
     pub(super) line: Arc<Line>,
+    /// Of new connections.
+    opens: Pace,
     /// One for each set of addresses; most sites have one.
     pub(super) routes: BTreeMap<Vec<IpAddr>, Lines>,
     pub(super) links: BTreeSet<super::LinkId>,
@@ -110,6 +115,32 @@ impl Meter {
     }
 }
 
+impl Site {
+    /// Whether it may be sent to now, and why not.
+    fn gate(&self, now: Timestamp) -> (Gate, String) {
+        let why = self.why.clone();
+        if self.shut_until > now {
+            return (Gate::Broken, format!("{why} (until {})", self.shut_until));
+        }
+        let used = |what: &str, (at, rate): (Timestamp, Rate)| {
+            (Gate::Throttled, format!("{rate} {what} are used up (until {at})"))
+        };
+        if let Some(binding) = self.line.binding(now) {
+            return used("messages", binding);
+        }
+        let waits = |lines: &Lines| !lines.direct.is_empty() || !lines.bulk.is_empty();
+        let waits = !self.line.is_empty() || self.routes.values().any(waits);
+        if let Some(binding) = self.opens.binding(now).filter(|_| waits) {
+            return used("new connections", binding);
+        }
+        match (self.enough_until > now, self.failing_since) {
+            (true, _) => (Gate::Throttled, why),
+            (false, Some(_)) => (Gate::Broken, why),
+            (false, None) => (Gate::Open, why),
+        }
+    }
+}
+
 impl Core {
     /// The site of a domain with this route; known from now on.
     pub(super) fn place(&mut self, domain: &Domain, route: &Route) -> SiteId {
@@ -119,15 +150,18 @@ impl Core {
         let limits = known.limits.clone();
         if let Some(site) = self.sites.get_mut(&placed.site) {
             if placed.changed {
-                site.line.retune(limits.rate);
+                site.line.retune(&limits.rates);
+                site.opens.retune(&limits.connection_rates);
                 (site.name, site.limits) = (name, limits);
             }
         } else {
-            let line = Arc::new(Line::new(limits.rate));
+            let line = Arc::new(Line::new(&limits.rates));
+            let opens = Pace::new(&limits.connection_rates);
             let site = Site {
                 name,
                 limits,
                 line,
+                opens,
                 routes: BTreeMap::new(),
                 links: BTreeSet::new(),
                 failing_since: None,
@@ -264,6 +298,13 @@ impl Core {
         let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
         let lines = site.routes.values().filter(|lines| !lines.direct.is_empty());
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
+        let at = Timestamp(site.line.next_at(Lane::Direct, now).0 - OPENING_MS);
+        if at > now {
+            if !wanted.is_empty() {
+                self.alarm(at, Alarm::Site(id));
+            }
+            return;
+        }
         let opening =
             self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
         for route in wanted.into_iter().skip(opening) {
@@ -276,8 +317,7 @@ impl Core {
     /// One connection for each connection's worth, less those that are at it.
     fn open_for_bulk(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        if site.line.available(Lane::Bulk, now, 1) == 0 {
-            let at = site.line.next_at(Lane::Bulk, now);
+        if let Some((at, _)) = site.line.binding(now) {
             if site.routes.values().any(|r| !r.bulk.is_empty()) {
                 self.alarm(at, Alarm::Site(id));
             }
@@ -345,6 +385,11 @@ impl Core {
             self.starved.insert(id);
             return false;
         }
+        if let Some(Err(at)) = self.sites.get_mut(&id).map(|site| site.opens.begin(lane, now)) {
+            self.alarm(at, Alarm::Site(id));
+            return false;
+        }
+        let Some(site) = self.sites.get(&id) else { return false };
         let hops = hops(&route.hosts, self.config.delivery.hosts_max, &mut self.rng);
         let (site_name, limits, line) =
             (Arc::clone(&site.name), site.limits.clone(), Arc::clone(&site.line));
@@ -439,18 +484,7 @@ impl Core {
                 .filter_map(|q| self.queues.get(q))
                 .map(|q| q.backlog.key.domain.to_string())
                 .collect();
-            let throttled = site.line.next_at(Lane::Bulk, now) > now;
-            let (gate, until) = match (site.shut_until > now, throttled || site.enough_until > now)
-            {
-                (true, _) => (Gate::Broken, Some(site.shut_until)),
-                (false, true) => (Gate::Throttled, None),
-                (false, false) if site.failing_since.is_some() => (Gate::Broken, None),
-                (false, false) => (Gate::Open, None),
-            };
-            let why = match until {
-                Some(until) => format!("{} (until {until})", site.why),
-                None => site.why.clone(),
-            };
+            let (gate, why) = site.gate(now);
             all.push(SiteStatus {
                 site: site.name.to_string(),
                 domains: domains.into_iter().collect(),

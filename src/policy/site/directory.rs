@@ -171,7 +171,8 @@ mod tests {
             reserved_for_direct: 2,
             deliveries_per_connection: 100,
             recipients_per_transaction: 100,
-            rate: None,
+            rates: Vec::new(),
+            connection_rates: Vec::new(),
         };
         let rule = |(name, connections): &(&str, u32)| SiteRule {
             name: (*name).to_string(),

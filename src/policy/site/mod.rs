@@ -9,6 +9,7 @@ pub mod route;
 
 pub use directory::{Directory, Placed, Site, SiteId};
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,6 +20,19 @@ pub struct Rate {
     pub count: u32,
     /// Length of the window.
     pub per: Duration,
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.per.as_secs() {
+            1 => write!(f, "{}/s", self.count),
+            60 => write!(f, "{}/min", self.count),
+            3_600 => write!(f, "{}/h", self.count),
+            86_400 => write!(f, "{}/d", self.count),
+            _ => write!(f, "{}/{:?}", self.count, self.per),
+        }
+    }
 }
 
 /// What a site may be burdened with.
@@ -32,8 +46,10 @@ pub struct Limits {
     pub deliveries_per_connection: u32,
     /// Recipients in one transaction.
     pub recipients_per_transaction: u32,
-    /// Messages in a window; `None`: no limit.
-    pub rate: Option<Rate>,
+    /// Messages in windows, all of which hold; none: no limit.
+    pub rates: Vec<Rate>,
+    /// New connections in windows, all of which hold; none: no limit.
+    pub connection_rates: Vec<Rate>,
 }
 
 /// Limits given for a site in the configuration; `None` leaves the value to the provider's or the
@@ -50,8 +66,10 @@ pub struct SiteRule {
     pub deliveries_per_connection: Option<u32>,
     /// See [`Limits`].
     pub recipients_per_transaction: Option<u32>,
-    /// See [`Limits`]; `Some(None)` is `"none"`.
-    pub rate: Option<Option<Rate>>,
+    /// See [`Limits`].
+    pub rates: Option<Vec<Rate>>,
+    /// See [`Limits`].
+    pub connection_rates: Option<Vec<Rate>>,
 }
 
 /// One MX host of a domain, with its addresses.

@@ -104,9 +104,13 @@ pub fn limits(default: &Limits, provider: Option<&Provider>, rule: Option<&SiteR
     set(&mut limits.reserved_for_direct, rule.reserved_for_direct);
     set(&mut limits.deliveries_per_connection, rule.deliveries_per_connection);
     set(&mut limits.recipients_per_transaction, rule.recipients_per_transaction);
-    if let Some(rate) = rule.rate {
-        limits.rate = rate;
-    }
+    let set = |rates: &mut Vec<Rate>, given: &Option<Vec<Rate>>| {
+        if let Some(given) = given {
+            rates.clone_from(given);
+        }
+    };
+    set(&mut limits.rates, &rule.rates);
+    set(&mut limits.connection_rates, &rule.connection_rates);
     settled(limits)
 }
 
@@ -115,12 +119,6 @@ fn settled(mut limits: Limits) -> Limits {
     limits.reserved_for_direct =
         limits.reserved_for_direct.min(limits.connections.saturating_sub(1));
     limits
-}
-
-/// The share of a rate that bulk mail may use: nine tenths; the rest is kept for direct mail.
-#[must_use]
-pub fn bulk_share(rate: Rate) -> Rate {
-    Rate { count: (rate.count - rate.count.div_ceil(10)).max(1), per: rate.per }
 }
 
 #[cfg(test)]
@@ -158,7 +156,8 @@ mod tests {
             reserved_for_direct: 2,
             deliveries_per_connection: 70,
             recipients_per_transaction: 100,
-            rate: None,
+            rates: Vec::new(),
+            connection_rates: Vec::new(),
         };
         let google = Provider::of_host("aspmx.l.google.com");
         assert_eq!(limits(&default, None, None), default);
