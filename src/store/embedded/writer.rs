@@ -179,10 +179,12 @@ impl<D: Disk> Writer<D> {
                 }
             }
             Request::Retire(segment) => {
-                if self.log.oldest().is_some_and(|(oldest, _)| oldest == segment)
-                    && let Err(error) = self.log.retire_oldest()
-                {
-                    tell::failed("retire", &error);
+                // Those before it, too, which failed when it was their turn.
+                while self.log.oldest().is_some_and(|(oldest, _)| oldest <= segment) {
+                    if let Err(error) = self.log.retire_oldest() {
+                        tell::failed("retire", &error);
+                        break;
+                    }
                 }
                 self.room.freed();
             }

@@ -149,15 +149,12 @@ impl<D: Disk> Log<D> {
             sealed.insert(number, Segment { number, file, size });
         }
         let last = told.last;
-        if let Some(segment) = sealed.get(&last.segment) {
-            secure(&*segment.file, told.unsure..last.offset)?;
-        }
         let is_spare = |name: &String| name.ends_with(SPARE);
         let mut spare: Vec<String> = disk.names()?.into_iter().filter(is_spare).collect();
         let number = sealed.last_key_value().map_or(1, |(number, _)| number + 1);
         let next_spare = number;
         let files = Files::open(&disk)?;
-        let (file, size) = first(&disk, number, segment_size, &mut spare)?;
+        let (file, size) = next(&disk, number, scan::BEGIN_LEN, segment_size, &mut spare)?;
         files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, size);
         let current = Segment { number, file, size };
         let end = Position { segment: number, offset: 0 };
@@ -252,32 +249,35 @@ impl<D: Disk> Log<D> {
                     self.spare.push(spare);
                 }
             }
-            Err(_) => _ = self.sealed.insert(number, segment),
+            // Only its folder could not be synced, the last time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                _ = self.files.lock().remove(&number);
+            }
+            Err(error) => {
+                self.sealed.insert(number, segment);
+                return Err(error);
+            }
         }
-        done
+        Ok(())
     }
 
     /// Goes on in a new segment, which takes at least one batch of `len` bytes.
     fn roll(&mut self, len: u64) -> io::Result<()> {
         let number = self.current.number + 1;
-        let size = (len + scan::BEGIN_LEN).max(self.segment_size);
-        let file = match self.spare.last() {
-            Some(spare) if size == self.segment_size => {
-                self.disk.rename(spare, &name(number))?;
-                self.spare.pop();
-                self.disk.open(&name(number))?
-            }
-            _ => self.disk.create(&name(number), size)?,
-        };
+        let least = len + scan::BEGIN_LEN;
+        let (file, size) = next(&self.disk, number, least, self.segment_size, &mut self.spare)?;
         self.files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, size);
-        let next = Segment { number, file, size };
-        let mut previous = std::mem::replace(&mut self.current, next);
-        // A segment whose first frame could not be written is as if it had not been.
+        let mut previous = std::mem::replace(&mut self.current, Segment { number, file, size });
         if self.end.offset > 0 {
             self.last = self.end;
+            previous.size = previous.file.size()?;
+            self.sealed.insert(previous.number, previous);
+        } else {
+            // Its first frame could not be written: it is as if it had not been. Where it cannot
+            // be removed, the next start gives it up with the others.
+            self.files.lock().remove(&previous.number);
+            _ = self.disk.remove(&name(previous.number));
         }
-        previous.size = previous.file.size()?;
-        self.sealed.insert(previous.number, previous);
         self.end = Position { segment: number, offset: 0 };
         self.begin()
     }
@@ -290,23 +290,28 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// The file of a log's first segment. On a full disk a small one has to do, so that what is queued
-/// can leave.
-fn first<D: Disk>(
+/// The file of the next segment, of `size` bytes or `least` where that is more. On a full disk a
+/// small one has to do, so that what is queued can leave.
+fn next<D: Disk>(
     disk: &D,
     number: u64,
+    least: u64,
     size: u64,
     spare: &mut Vec<String>,
 ) -> io::Result<(Arc<D::File>, u64)> {
-    if let Some(name_of_spare) = spare.pop() {
+    // Where the renaming fails, nobody knows which name it has: the next start will.
+    if least <= size
+        && let Some(name_of_spare) = spare.pop()
+    {
         disk.rename(&name_of_spare, &name(number))?;
         let file = disk.open(&name(number))?;
         let size = file.size()?;
         return Ok((file, size));
     }
+    let (size, small) = (size.max(least), SMALL.max(least));
     match disk.create(&name(number), size) {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull && size > SMALL => {
-            Ok((disk.create(&name(number), SMALL)?, SMALL))
+        Err(error) if error.kind() == io::ErrorKind::StorageFull && size > small => {
+            Ok((disk.create(&name(number), small)?, small))
         }
         created => Ok((created?, size)),
     }
@@ -317,11 +322,10 @@ const SPARE: &str = ".spare";
 
 /// Makes sure that what was read is on the disk: a process that died may have written it and never
 /// synced it, or in vain. Only pages that are written anew are looked at by a sync.
-fn secure(file: &impl DiskFile, range: Range<u64>) -> io::Result<()> {
-    let len = range.end.saturating_sub(range.start);
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_at(&mut bytes, range.start)?;
-    file.write_at(&bytes, range.start)?;
+fn secure(file: &impl DiskFile, bytes: &[u8], range: Range<u64>) -> io::Result<()> {
+    let place = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+    let read = bytes.get(place(range.start)..place(range.end)).unwrap_or_default();
+    file.write_at(read, range.start)?;
     file.sync()
 }
 
@@ -343,14 +347,12 @@ fn name(number: u64) -> String {
 pub(in crate::store) struct Told {
     /// Where what is to be kept ends: for [`Log::open`].
     pub(in crate::store) last: Position,
-    /// From this offset on, it is not known whether what was read is on the disk.
-    unsure: u64,
     /// Places where a record was, and how many bytes of it.
     pub(in crate::store) damage: Vec<(Position, u64)>,
 }
 
 /// Reads all records from `from` on, before `until` where that is given, in order; one segment is
-/// in memory at a time.
+/// in memory at a time. Without `until`, all that is given is on the disk for good.
 pub(in crate::store) fn read<E: From<io::Error>>(
     disk: &impl Disk,
     from: Position,
@@ -358,39 +360,38 @@ pub(in crate::store) fn read<E: From<io::Error>>(
     mut record: impl FnMut(Position, u8, Bytes) -> Result<(), E>,
 ) -> Result<Told, E> {
     let numbers = numbers(disk)?;
-    let mut begins = Vec::new();
-    for number in &numbers {
-        let file = disk.open(&name(*number))?;
-        let mut head = vec![0; usize::try_from(file.size()?.min(scan::BEGIN_LEN)).unwrap_or(0)];
-        file.read_at(&mut head, 0)?;
-        if let Some(previous) = scan::previous(&head, *number) {
-            begins.push((*number, previous));
-        }
-    }
+    let before = befores(disk, &numbers)?;
     let mut told = Told { last: from, ..Told::default() };
-    for (n, (number, _)) in begins.iter().enumerate() {
-        // Who came next tells where this one ended; one that nobody names ended before it began.
-        let mut later = begins.iter().skip(n + 1).map(|(_, previous)| previous);
-        let named = later.clone().find(|previous| previous.segment == *number);
-        let end = match named {
-            Some(previous) => Some(previous.offset),
-            None if later.next().is_some() => continue,
-            None => None,
-        };
-        let begin = if *number == from.segment { from.offset } else { 0 };
-        if *number < from.segment || until.is_some_and(|until| *number > until.segment) {
+    for number in numbers {
+        let first = Position { segment: number, offset: 0 };
+        if number < from.segment || until.is_some_and(|until| until <= first) {
             continue;
         }
+        // Who came next tells where this one ended.
+        let end = match before.range(number + 1..).next() {
+            Some((_, before)) if before.segment == number => Some(before.offset),
+            // It never held anything that was synced.
+            Some((_, before)) if before.segment < number => continue,
+            // Nobody came next, or who did is damaged.
+            _ => None,
+        };
         let end = match until {
-            Some(until) if until.segment == *number => Some(until.offset),
+            Some(until) if until.segment == number => Some(until.offset),
             _ => end,
         };
-        let file = disk.open(&name(*number))?;
+        let begin = if number == from.segment { from } else { first };
+        let file = disk.open(&name(number))?;
         let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
         file.read_at(&mut bytes, 0)?;
         let bytes = Bytes::from(bytes);
-        let begin = Position { segment: *number, offset: begin };
         let (items, last) = scan::items(&bytes, begin, end);
+        if last == 0 {
+            // Its first frame was never written.
+            continue;
+        }
+        if end.is_none() && until.is_none() {
+            secure(&*file, &bytes, begin.offset..last)?;
+        }
         for item in items {
             match item {
                 scan::Item::Frame(at, frame) if frame.kind != scan::BEGIN => {
@@ -400,10 +401,22 @@ pub(in crate::store) fn read<E: From<io::Error>>(
                 scan::Item::Damage(at, len) => told.damage.push((at, len)),
             }
         }
-        told.last = Position { segment: *number, offset: last };
-        told.unsure = begin.offset;
+        told.last = Position { segment: number, offset: last };
     }
     Ok(told)
+}
+
+/// Where each segment says that the one before it ended; those are left out whose first frame is
+/// damaged, or was never written.
+fn befores(disk: &impl Disk, numbers: &[u64]) -> io::Result<BTreeMap<u64, Position>> {
+    let mut before = BTreeMap::new();
+    for number in numbers {
+        let file = disk.open(&name(*number))?;
+        let mut head = vec![0; usize::try_from(file.size()?.min(scan::BEGIN_LEN)).unwrap_or(0)];
+        file.read_at(&mut head, 0)?;
+        before.extend(scan::previous(&head, *number).map(|previous| (*number, previous)));
+    }
+    Ok(before)
 }
 
 #[cfg(test)]
@@ -515,6 +528,62 @@ mod tests {
                     prop_assert_eq!(frame::get(&bytes, *at).unwrap().payload, &payload[..]);
                 }
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #[test]
+        fn a_flip_anywhere_costs_one_record_and_is_told(
+            batches in proptest::collection::vec(proptest::collection::vec(0usize..300, 1..5), 2..20),
+            hit: proptest::sample::Index,
+        ) {
+            let disk = Simulated::default();
+            let mut log = Log::open(disk.clone(), &Told::default(), SIZE).unwrap();
+            // Payloads of each batch with their places.
+            let mut written: Vec<Vec<(Vec<u8>, Position)>> = Vec::new();
+            let mut number = 0u32;
+            for sizes in &batches {
+                let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| {
+                    number += 1;
+                    let mut payload = number.to_le_bytes().to_vec();
+                    payload.resize(4 + size, 0xa5);
+                    payload
+                }).collect();
+                let places = write(&mut log, &payloads).unwrap();
+                written.push(payloads.into_iter().zip(places).collect());
+            }
+            // Any byte up to the last batch, of which nobody could say whether it was torn.
+            let last = written.pop().unwrap();
+            let until = last[0].1;
+            let mut bytes: Vec<Position> = Vec::new();
+            for number in numbers(&disk).unwrap() {
+                let records = written.iter().flatten().filter(|(_, at)| at.segment == number);
+                let begin = (number < until.segment || until.offset >= scan::BEGIN_LEN)
+                    .then_some((0, 36));
+                let frames = records.map(|(p, at)| (at.offset, frame::HEADER + p.len()));
+                for (offset, len) in begin.into_iter().chain(frames) {
+                    bytes.extend((0..len as u64).map(|n| {
+                        Position { segment: number, offset: offset + n }
+                    }));
+                }
+            }
+            let hit = bytes[hit.index(bytes.len())];
+            let file = disk.open(&name(hit.segment)).unwrap();
+            let mut byte = [0];
+            file.read_at(&mut byte, hit.offset).unwrap();
+            file.write_at(&[byte[0] ^ 0x20], hit.offset).unwrap();
+            let is_hit = |(p, at): &(Vec<u8>, Position)| {
+                let frame = at.offset..at.offset + (frame::HEADER + p.len()) as u64;
+                at.segment == hit.segment && frame.contains(&hit.offset)
+            };
+            let rest = written.iter().flatten().chain(&last).filter(|record| !is_hit(record));
+            let rest: Vec<Vec<u8>> = rest.map(|(payload, _)| payload.clone()).collect();
+            let (found, told) = all(&disk);
+            prop_assert_eq!(found, rest);
+            prop_assert_eq!(told.damage.len(), 1);
+            // And it goes on behind it.
+            prop_assert_eq!(told.last, log.end());
         }
     }
 }

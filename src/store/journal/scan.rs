@@ -45,19 +45,30 @@ pub(in crate::store) fn items(
             continue;
         }
         let next = frame::find(rest, at, 1).map(|found| at.offset + found as u64);
-        let batch = |next: u64| {
-            let place = usize::try_from(next).unwrap_or(usize::MAX);
-            let frame = frame::get(bytes.get(place..)?, Position { offset: next, ..at })?;
-            Some(frame.batch)
-        };
-        // A batch that was torn apart was never synced, and nothing was after it.
-        let synced = |next: &u64| end.is_some() || batch(*next).is_some_and(|b| b > at.offset);
-        let Some(next) = next.filter(synced).or(end.filter(|end| *end > at.offset)) else {
+        let next = next.filter(|_| end.is_some() || is_synced(rest, at));
+        let Some(next) = next.or(end.filter(|end| *end > at.offset)) else {
             return (items, at.offset);
         };
         items.push(Item::Damage(at, next - at.offset));
         at.offset = next;
     }
+}
+
+/// True where the batch of what was at `at`, with which `bytes` begins, was synced: a later batch
+/// follows. One that was torn apart was not, and nothing came after it but the rest of itself.
+fn is_synced(bytes: &[u8], at: Position) -> bool {
+    let mut from = 1;
+    while let Some(found) = frame::find(bytes, at, from) {
+        let place = Position { offset: at.offset + found as u64, ..at };
+        let Some(frame) = bytes.get(found..).and_then(|bytes| frame::get(bytes, place)) else {
+            return false;
+        };
+        if frame.batch > at.offset {
+            return true;
+        }
+        from = found + frame.len;
+    }
+    false
 }
 
 /// Where the segment before ended, as the first frame of a segment says.
@@ -115,6 +126,33 @@ mod tests {
         assert_eq!(previous(&bytes, SEGMENT), Some(Position { segment: 8, offset: 77 }));
         assert_eq!(previous(&bytes, SEGMENT + 1), None);
         assert_eq!(previous(&[0; 64], SEGMENT), None);
+    }
+
+    #[test]
+    fn damage_in_a_batch_of_many_is_told_when_another_batch_follows() {
+        for (first, synced) in [(0, true), (1, true), (2, true), (3, false), (4, false)] {
+            let (mut bytes, mut places) = (Vec::new(), Vec::new());
+            begin(&mut bytes, SEGMENT, Position { segment: 8, offset: 77 });
+            for batch in [0..3, 3..5] {
+                let begin = bytes.len() as u64;
+                for n in batch {
+                    places.push(bytes.len());
+                    let at = Position { segment: SEGMENT, offset: bytes.len() as u64 };
+                    frame::put(&mut bytes, at, begin, 1, &[&[n; 9]]);
+                }
+            }
+            bytes[places[first] + frame::HEADER] ^= 1;
+            let (items, _) = items(&bytes, START, None);
+            let mut rest: Vec<Vec<u8>> = (0..5).map(|n| vec![n; 9]).collect();
+            // Of the last batch nobody knows whether it was ever whole.
+            if synced {
+                _ = rest.remove(first)
+            } else {
+                rest.truncate(first)
+            }
+            assert_eq!(payloads(&items), rest);
+            assert_eq!(items.iter().any(|item| matches!(item, Item::Damage(..))), synced);
+        }
     }
 
     proptest! {
