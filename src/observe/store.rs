@@ -66,6 +66,12 @@ pub fn migrating(messages: u64) {
     info!(target: "bulkhead", message = "queue.migrating", messages);
 }
 
+/// `queue.left_out`: so many messages of a queue of an earlier version could not be read; the file
+/// that has them is kept.
+pub fn left_out(messages: u64, kept: &std::path::Path) {
+    error!(target: "bulkhead", message = "queue.left_out", messages, kept = %kept.display());
+}
+
 /// `index.damaged`: queue.db is damaged. It is kept under another name and made anew from the
 /// journal, which has all that it held.
 pub fn index_damaged(error: &dyn Display) {

@@ -5,6 +5,7 @@
 //! the specification.
 
 use super::filter::Matcher;
+use super::journal::Position;
 use super::journal::record::Place;
 use super::leases::Held;
 use super::row::{Class, Due, Row};
@@ -72,8 +73,8 @@ impl MemoryStore {
     /// Makes known what was done to `data`.
     fn commit(&self, data: &mut Data) {
         let effects = std::mem::take(&mut data.effects);
-        self.0.shared.apply(effects);
-        self.0.shared.lock().forget(usize::MAX);
+        self.0.shared.apply(effects, Position::default());
+        self.0.shared.lock().forget(Position::default(), usize::MAX);
     }
 
     /// Works out when the queues that were claimed from have something due again.

@@ -55,8 +55,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// is held ([`Store::hold_all`]): then `Accepted::claimed` is `None`.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::Full`], [`StoreError::Failed`]: the message is not in
-    /// the queue.
+    /// [`StoreError::Full`]: the message is not in the queue. [`StoreError::Busy`],
+    /// [`StoreError::Failed`]: nothing is promised; a write under way may still have put it there.
     fn accept(
         &self,
         message: NewMessage,
@@ -504,8 +504,9 @@ pub struct Changed {
 /// Why the store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Too much waits for the disk; nothing was begun. Temporary.
-    #[error("the store is busy: its queue of requests stayed full")]
+    /// Too much waits for the disk, or the disk hangs; what was asked for may still be done when it
+    /// goes on. Temporary.
+    #[error("the store is busy: the disk has not kept up with what waits for it")]
     Busy,
     /// No space; nothing was stored. Temporary.
     #[error("no space left for the queue: {0}")]

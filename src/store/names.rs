@@ -7,6 +7,7 @@
 //! # Invariants
 //! * A number is given once: what still holds an old one can never mean another queue by it.
 
+use super::journal::Position;
 use super::{QueueId, QueueKey};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,8 +20,18 @@ const IDLE_MAX: usize = 1_024;
 pub(super) struct Names {
     ids: HashMap<Arc<QueueKey>, QueueId>,
     /// Queues that became empty, the longest ago first; may have come back since.
-    idle: VecDeque<(QueueId, Arc<QueueKey>)>,
+    idle: VecDeque<Idle>,
+    /// When each of these last did.
+    emptied: HashMap<QueueId, Position>,
     last: i64,
+}
+
+#[derive(Debug)]
+struct Idle {
+    id: QueueId,
+    key: Arc<QueueKey>,
+    /// Where the journal was then.
+    at: Position,
 }
 
 impl Names {
@@ -46,9 +57,10 @@ impl Names {
         self.ids.insert(key, id);
     }
 
-    /// Notes that a queue has no deliveries now.
-    pub(super) fn emptied(&mut self, id: QueueId, key: Arc<QueueKey>) {
-        self.idle.push_back((id, key));
+    /// Notes that a queue has no deliveries now, by records up to `at`.
+    pub(super) fn emptied(&mut self, id: QueueId, key: Arc<QueueKey>, at: Position) {
+        self.emptied.insert(id, at);
+        self.idle.push_back(Idle { id, key, at });
     }
 
     /// True where some empty queues could be forgotten.
@@ -57,18 +69,27 @@ impl Names {
     }
 
     /// Forgets queues that have been empty longest, while more than enough are remembered, at most
-    /// `max`; those for which `lives` says so stay.
+    /// `max`; those for which `lives` says so stay, and those that were emptied by records after
+    /// `until`: their rows are still to change.
     pub(super) fn forget(
         &mut self,
+        until: Position,
         max: usize,
         lives: impl Fn(QueueId) -> bool,
-    ) -> Vec<(QueueId, Arc<QueueKey>)> {
+    ) -> Vec<QueueId> {
         let mut forgotten = Vec::new();
         while self.has_idle() && forgotten.len() < max {
-            let Some((id, key)) = self.idle.pop_front() else { break };
+            let Some(Idle { id, key, at }) = self.idle.pop_front_if(|idle| idle.at <= until) else {
+                break;
+            };
+            // One that came back and was emptied again is noted again.
+            if self.emptied.get(&id) != Some(&at) {
+                continue;
+            }
+            self.emptied.remove(&id);
             if !lives(id) && self.ids.get(&key) == Some(&id) {
                 self.ids.remove(&key);
-                forgotten.push((id, key));
+                forgotten.push(id);
             }
         }
         forgotten
@@ -86,21 +107,19 @@ mod tests {
         QueueKey { lane: Lane::Bulk, tenant: "t".into(), campaign: String::new(), domain }
     }
 
+    const UNTIL: Position = Position { segment: 1, offset: 80 };
+
     #[test]
     fn a_number_is_never_given_twice() {
         let mut names = Names::default();
         let (first, name) = names.intern(&key(0));
-        assert_eq!(names.intern(&key(0)).0, first);
+        names.emptied(first, name, UNTIL);
         for n in 1..=IDLE_MAX {
             let (id, name) = names.intern(&key(n));
-            names.emptied(id, name);
+            names.emptied(id, name, UNTIL);
         }
-        names.emptied(first, name);
-        while names.id(&key(0)).is_some() {
-            let (id, name) = names.intern(&key(1));
-            names.emptied(id, name);
-            names.forget(1, |_| false);
-        }
+        names.forget(UNTIL, 1, |_| false);
+        assert_eq!(names.id(&key(0)), None);
         assert!(names.intern(&key(0)).0 > first);
     }
 
@@ -109,11 +128,28 @@ mod tests {
         let mut names = Names::default();
         for n in 0..IDLE_MAX + 3 {
             let (id, name) = names.intern(&key(n));
-            names.emptied(id, name);
+            names.emptied(id, name, UNTIL);
         }
-        let gone = names.forget(10, |id| id == QueueId(1));
-        assert_eq!(gone.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 3]);
+        let gone = names.forget(UNTIL, 10, |id| id == QueueId(1));
+        assert_eq!(gone, [QueueId(2), QueueId(3)]);
         assert_eq!(names.intern(&key(0)).0, QueueId(1));
         assert_eq!((names.id(&key(1)), names.id(&key(2))), (None, None));
+    }
+
+    #[test]
+    fn what_was_emptied_again_or_later_is_remembered() {
+        let mut names = Names::default();
+        let later = Position { segment: 1, offset: 88 };
+        let (again, name) = names.intern(&key(0));
+        names.emptied(again, Arc::clone(&name), UNTIL);
+        names.emptied(again, name, later);
+        for n in 1..IDLE_MAX + 9 {
+            let (id, name) = names.intern(&key(n));
+            names.emptied(id, name, if n < 3 { UNTIL } else { later });
+        }
+        let gone = names.forget(UNTIL, 10, |_| false);
+        assert_eq!(gone, [], "rows of the next are still to change");
+        assert_eq!(names.id(&key(0)), Some(again));
+        assert!(names.forget(later, 3, |_| false).contains(&again));
     }
 }

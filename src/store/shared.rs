@@ -1,11 +1,12 @@
 //! What an engine knows without asking its disk: leases and backlog, kept in step.
 //!
-//! The lock is held for moments only, never over a read or write of the disk (but for the recovery
-//! after a failed write), so that [`Store::backlog`] may be called from async code.
+//! The lock is held for moments only, never over a read or write of the disk, so that
+//! [`Store::backlog`] may be called from async code.
 //!
 //! [`Store::backlog`]: super::Store::backlog
 
 use super::backlog::Tally;
+use super::journal::Position;
 use super::journal::record::Place;
 use super::leases::{Held, Leases, Phase};
 use super::names::Names;
@@ -119,15 +120,15 @@ impl Shared {
         leases.into_iter().filter(|lease| !live.leases.renew(lease, until)).collect()
     }
 
-    /// Applies what a commit brought about.
-    pub(super) fn apply(&self, effects: Vec<Effect>) {
+    /// Applies what records up to `at` brought about.
+    pub(super) fn apply(&self, effects: Vec<Effect>, at: Position) {
         if effects.is_empty() {
             return;
         }
         let mut live = self.lock();
         for effect in effects {
             if let Some((queue, key)) = live.apply(effect) {
-                live.names.emptied(queue, key);
+                live.names.emptied(queue, key, at);
             }
         }
         drop(live);
@@ -136,10 +137,11 @@ impl Shared {
 }
 
 impl Live {
-    /// Forgets the names of up to `max` queues that have long been empty.
-    pub(super) fn forget(&mut self, max: usize) -> Vec<(QueueId, Arc<QueueKey>)> {
+    /// Forgets the names of up to `max` queues that have long been empty, all by records up to
+    /// `until`.
+    pub(super) fn forget(&mut self, until: Position, max: usize) -> Vec<QueueId> {
         let Self { names, tally, .. } = self;
-        names.forget(max, |queue| tally.lives(queue))
+        names.forget(until, max, |queue| tally.lives(queue))
     }
 
     /// Gives back the queue that this left empty.

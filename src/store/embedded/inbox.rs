@@ -22,9 +22,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Jobs that may wait here before new mail waits.
+/// Rows that may have to be changed here before new mail waits.
 const BEHIND_MAX: usize = 20_000;
-/// Jobs that the thread is woken for,
+/// Rows that the thread is woken for,
 const WORTH: usize = 256;
 /// and how long fewer may wait for more.
 const LINGER: Duration = Duration::from_millis(20);
@@ -49,6 +49,13 @@ pub(super) struct Batch {
     pub(super) end: Position,
 }
 
+impl Batch {
+    /// Rows that it changes, about.
+    pub(super) fn rows(&self) -> usize {
+        self.jobs.iter().map(Job::rows).sum()
+    }
+}
+
 /// One record, as it is applied.
 pub(super) enum Job {
     Arrive(Arrived),
@@ -57,6 +64,17 @@ pub(super) enum Job {
     Recorded(Result<(Position, usize), StoreError>),
     /// Queues that have long been empty.
     Forget(Vec<QueueId>),
+}
+
+impl Job {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Arrive(arrived) => arrived.arrival.rows.len(),
+            Self::Settle(settle) => settle.outcomes.len() + settle.notices.len(),
+            Self::Recorded(_) => 1,
+            Self::Forget(queues) => queues.len(),
+        }
+    }
 }
 
 /// A new message.
@@ -118,8 +136,8 @@ pub(super) struct Incoming {
 #[derive(Default)]
 struct Behind {
     batches: Mutex<Batches>,
-    /// In `batches` and with the thread.
-    jobs: AtomicUsize,
+    /// Of what is in `batches` and with the thread.
+    rows: AtomicUsize,
     /// The writer waits to be told.
     stalled: AtomicBool,
 }
@@ -127,14 +145,14 @@ struct Behind {
 #[derive(Default)]
 struct Batches {
     waiting: Vec<Batch>,
-    jobs: usize,
+    rows: usize,
     /// The thread sleeps until it is woken.
     asleep: bool,
 }
 
 impl std::fmt::Debug for Behind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Behind").field("jobs", &self.jobs).finish_non_exhaustive()
+        f.debug_struct("Behind").field("rows", &self.rows).finish_non_exhaustive()
     }
 }
 
@@ -148,13 +166,13 @@ impl Behind {
 impl Inbox {
     /// Tells what the journal holds.
     pub(super) fn send(&self, batch: Batch) {
-        let count = batch.jobs.len();
+        let count = batch.rows();
         let urgent = batch.jobs.iter().any(|job| matches!(job, Job::Recorded(_)));
-        self.behind.jobs.fetch_add(count, Ordering::SeqCst);
+        self.behind.rows.fetch_add(count, Ordering::SeqCst);
         let mut batches = self.behind.batches();
-        let worth = batches.jobs < WORTH && batches.jobs + count >= WORTH;
+        let worth = batches.rows < WORTH && batches.rows + count >= WORTH;
         let wake = urgent || worth || std::mem::take(&mut batches.asleep);
-        batches.jobs += count;
+        batches.rows += count;
         batches.waiting.push(batch);
         drop(batches);
         if wake {
@@ -163,9 +181,9 @@ impl Inbox {
         }
     }
 
-    /// Jobs that wait there.
+    /// Rows that are still to be changed there.
     pub(super) fn waiting(&self) -> u64 {
-        self.behind.jobs.load(Ordering::Relaxed) as u64
+        self.behind.rows.load(Ordering::Relaxed) as u64
     }
 
     /// Asks something. False where the thread has ended.
@@ -175,7 +193,7 @@ impl Inbox {
 
     /// True where so much waits that no more should come; `Request::CaughtUp` then follows.
     pub(super) fn is_behind(&self) -> bool {
-        let behind = || self.behind.jobs.load(Ordering::SeqCst) > BEHIND_MAX;
+        let behind = || self.behind.rows.load(Ordering::SeqCst) > BEHIND_MAX;
         if !behind() {
             return false;
         }
@@ -194,14 +212,14 @@ impl Incoming {
     /// All batches that wait. When there are none, the next one wakes the thread.
     pub(super) fn batches(&self) -> Vec<Batch> {
         let mut batches = self.behind.batches();
-        batches.jobs = 0;
+        batches.rows = 0;
         batches.asleep = batches.waiting.is_empty();
         std::mem::take(&mut batches.waiting)
     }
 
-    /// Jobs were done. True where the writer is to be told that it may go on.
-    pub(super) fn done(&self, jobs: usize) -> bool {
-        let left = self.behind.jobs.fetch_sub(jobs, Ordering::SeqCst) - jobs;
+    /// Rows were changed. True where the writer is to be told that it may go on.
+    pub(super) fn done(&self, rows: usize) -> bool {
+        let left = self.behind.rows.fetch_sub(rows, Ordering::SeqCst) - rows;
         left <= BEHIND_MAX / 2 && self.behind.stalled.swap(false, Ordering::SeqCst)
     }
 }

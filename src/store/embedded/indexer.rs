@@ -147,7 +147,7 @@ impl<D: Disk> Indexer<D> {
     fn nap(&self) -> Duration {
         match (self.opened_at, self.failed_at) {
             (_, Some(at)) => RETRY.saturating_sub(at.elapsed()),
-            (Some(at), None) => COMMIT_AFTER.saturating_sub(at.elapsed()),
+            (Some(at), None) => COMMIT_AFTER.saturating_sub(at.elapsed()).min(self.reclaim.nap()),
             (None, None) => self.reclaim.nap(),
         }
     }
@@ -187,20 +187,20 @@ impl<D: Disk> Indexer<D> {
 
     /// Makes known what was applied, and answers.
     fn finish(&mut self, batch: Batch, mut done: Done) {
-        let count = batch.jobs.len();
+        let (rows, batch_end) = (batch.rows(), batch.end);
         for job in batch.jobs {
             if let Job::Recorded(result) = job {
                 operator::recorded(self, result.err(), &mut done);
             }
         }
-        self.shared.apply(done.effects);
+        self.shared.apply(done.effects, batch_end);
         if let Some((reply, changed)) = done.changed {
             _ = reply.send(Ok(changed));
         }
         if let Some(reply) = done.held {
             _ = reply.send(Ok(()));
         }
-        if self.incoming.done(count) {
+        if self.incoming.done(rows) {
             self.tell(Request::CaughtUp);
         }
     }
@@ -265,7 +265,7 @@ impl<D: Disk> Indexer<D> {
             Ok(()) => {
                 self.reclaim.committed(self.reached, changes);
                 if self.shared.lock().names.has_idle() {
-                    self.tell(Request::Forget);
+                    self.tell(Request::Forget(self.reached));
                 }
             }
             Err(error) => self.failed("commit", &error),
@@ -298,7 +298,7 @@ impl<D: Disk> Indexer<D> {
                 self.aside = Aside::default();
                 self.index = Some(index);
                 self.gauges.index_failed.store(false, Ordering::Relaxed);
-                (self.failed_at, self.damaged) = (None, false);
+                self.failed_at = None;
                 self.reclaim.recovered();
                 self.reclaim.committed(self.reached, 0);
                 self.work();
@@ -310,10 +310,12 @@ impl<D: Disk> Indexer<D> {
         }
     }
 
-    fn reopened(&self) -> Result<Index, StoreError> {
+    fn reopened(&mut self) -> Result<Index, StoreError> {
         if self.damaged {
             tell::index_damaged(&"it is made anew");
             set_aside(&self.dir, "damaged").map_err(|e| space::store_error(&e))?;
+            // The next failure is one of the new database: this one stays aside.
+            self.damaged = false;
         }
         let mut index = Index::open(&self.dir, self.page_size)?;
         let from = reached(&index.db).map_err(|e| store_error(&e))?;
@@ -424,11 +426,9 @@ fn end(
         if let Effect::Unlease { row, class } = ended.effect() {
             done.effects.push(Effect::Landed { row, class });
         }
-    } else {
-        if let Some(arrival) = kept {
-            index.discount(arrival.place.frame.segment, arrival.head.size);
-            return Ok(());
-        }
+    } else if let Some(arrival) = kept {
+        index.discount(arrival.place.frame.segment, arrival.head.size);
+        return Ok(());
     }
     let (lone, how, blame) = (held.lone, *how, *blame);
     if !index.apply(&Ending { row, lone, how, at, reply, blame })? {

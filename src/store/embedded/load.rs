@@ -5,6 +5,7 @@ use super::index::meta;
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
 use crate::observe::store as tell;
+use crate::store::journal::Position;
 use crate::store::shared::Shared;
 use crate::store::{QueueBacklog, QueueId, QueueKey};
 use rusqlite::{Connection, Result};
@@ -33,7 +34,7 @@ pub(super) fn count(db: &Connection, shared: &Shared) -> Result<()> {
     }
     for (id, key) in keys {
         if !live.tally.lives(id) {
-            live.names.emptied(id, key);
+            live.names.emptied(id, key, Position::default());
         }
     }
     drop(live);

@@ -29,6 +29,11 @@ fn old(dir: &Path) -> PathBuf {
     dir.join("queue.db.v1")
 }
 
+/// The same where some of its messages could not be read: it stays.
+fn unread(dir: &Path) -> PathBuf {
+    dir.join("queue.db.unread")
+}
+
 /// Puts a queue of version 1 into a journal, if `dir` has one.
 ///
 /// # Errors
@@ -46,9 +51,14 @@ pub(super) fn migrate(dir: &Path, disk: &impl Disk, segment_size: u64) -> Result
     }
     let db = schema::open_version_1(&path)?;
     let mut to = Log::open(disk.clone(), &Told::default(), segment_size).map_err(failed)?;
-    copy(&db, &mut to)?;
+    let left_out = copy(&db, &mut to)?;
     drop(db);
-    std::fs::rename(&path, old(dir)).and_then(|()| schema::sync(dir)).map_err(failed)
+    let name = if left_out > 0 { unread(dir) } else { old(dir) };
+    std::fs::rename(&path, &name).and_then(|()| schema::sync(dir)).map_err(failed)?;
+    if left_out > 0 {
+        tell::left_out(left_out, &name);
+    }
+    Ok(())
 }
 
 /// Removes what is left of a queue of version 1, once a new database has followed the journal.
@@ -57,7 +67,8 @@ pub(super) fn finish(dir: &Path) {
     _ = std::fs::remove_file(old(dir));
 }
 
-fn copy<D: Disk>(db: &Connection, to: &mut Log<D>) -> Result<(), StoreError> {
+/// Gives back how many messages could not be read.
+fn copy<D: Disk>(db: &Connection, to: &mut Log<D>) -> Result<u64, StoreError> {
     let sql = |e| schema::store_error(&e);
     let ids = |db: &Connection| -> Sql<Vec<i64>> {
         let mut ids = db.prepare("SELECT id FROM messages ORDER BY id")?;
@@ -72,13 +83,18 @@ fn copy<D: Disk>(db: &Connection, to: &mut Log<D>) -> Result<(), StoreError> {
     if held == Some(true) {
         records.push((HOLD, vec![Bytes::from_static(&[1])]));
     }
-    let (mut bytes, mut count) = (0, 0);
+    let (mut bytes, mut count, mut left_out) = (0, 0, 0);
     for id in ids.into_iter().filter_map(MessageId::from_number) {
         match record(db, id).map_err(sql)? {
-            Some(Record { kind, parts, .. }) => records.push((kind, parts)),
-            None => tell::row_unreadable(&id),
+            Some(Record { kind, parts, .. }) => {
+                bytes += len(&parts);
+                records.push((kind, parts));
+            }
+            None => {
+                left_out += 1;
+                tell::row_unreadable(&id);
+            }
         }
-        bytes += records.last().map_or(0, |(_, parts)| len(parts));
         if bytes >= BATCH {
             write(to, &std::mem::take(&mut records))?;
             bytes = 0;
@@ -90,7 +106,7 @@ fn copy<D: Disk>(db: &Connection, to: &mut Log<D>) -> Result<(), StoreError> {
     }
     write(to, &records)?;
     tell::migrating(count);
-    Ok(())
+    Ok(left_out)
 }
 
 fn len(parts: &[Bytes]) -> u64 {
@@ -184,5 +200,21 @@ mod tests {
             assert_eq!(bodies[2].1, "Subject: three\r\n\r\n3\r\n");
         }
         assert!(!old(dir.path()).exists());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_kept_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Connection::open(schema::path(dir.path())).unwrap();
+        db.execute_batch(OLD).unwrap();
+        db.execute("DELETE FROM bodies WHERE message = (SELECT max(id) FROM messages)", [])
+            .unwrap();
+        drop(db);
+        let store = EmbeddedStore::open(dir.path(), Clock::simulated(START), options()).unwrap();
+        assert_eq!(store.list(Filter::default(), None, 9).await.unwrap().deliveries.len(), 2);
+        drop(store);
+        let kept = Connection::open(unread(dir.path())).unwrap();
+        let count = kept.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, u64>(0));
+        assert!(count.unwrap() > 0);
     }
 }

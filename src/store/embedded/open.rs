@@ -61,7 +61,7 @@ pub(super) fn open<D: Disk>(
     options: &Options,
 ) -> Result<Parts<D>, StoreError> {
     let shared = Arc::new(Shared::new(clock));
-    let segment_size = options.segment_size.unwrap_or_else(|| segment_size(dir));
+    let segment_size = options.segment_size.unwrap_or_else(|| segment_size(dir, options));
     migrate::migrate(dir, &disk, segment_size)?;
     let (index, told) = follow(dir, &disk, &shared, options.page_size, &mut |_, _| {})?;
     migrate::finish(dir);
@@ -219,7 +219,8 @@ pub(super) fn catch_up(dir: &Path, clock: &Clock) -> Result<(), StoreError> {
     }
 }
 
-fn segment_size(dir: &Path) -> u64 {
-    let share = space::total(dir).map_or(SEGMENT_SIZE, |total| total / SEGMENT_SHARE);
+fn segment_size(dir: &Path, options: &Options) -> u64 {
+    let total = space::total(dir).unwrap_or(u64::MAX);
+    let share = total.min(options.size_max.unwrap_or(u64::MAX)) / SEGMENT_SHARE;
     (share & !0xf_ffff).clamp(1 << 20, SEGMENT_SIZE)
 }

@@ -94,9 +94,11 @@ impl Reclaim {
         Ok(())
     }
 
-    /// What was begun on a database that failed is void.
+    /// What was begun on a database that failed is void; and it may be a new one, of which nothing
+    /// is on the disk for good.
     pub(super) fn recovered(&mut self) {
         self.emptying = None;
+        self.durable = Position::default();
     }
 
     /// Where too much of the journal is not needed: a step towards emptying its oldest segment.

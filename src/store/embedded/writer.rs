@@ -39,8 +39,8 @@ const BATCH_BYTES_MAX: usize = 2 << 20;
 const SHORT: u64 = 64 << 20;
 /// A write that takes so long is told of.
 const SLOW_MS: u64 = 1_000;
-/// Empty queues forgotten at a time.
-const FORGET_MAX: usize = 64;
+/// Empty queues forgotten at a time: after each commit.
+const FORGET_MAX: usize = 4_096;
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -55,8 +55,8 @@ pub(super) enum Request {
     Record { kind: u8, payload: Vec<Bytes> },
     /// Bytes of new mail that fit.
     Room { reply: Reply<u64> },
-    /// From the index: all that is empty now was so at its last commit.
-    Forget,
+    /// From the index: rows that records up to here changed are committed.
+    Forget(Position),
     /// From the index: nothing in this segment, which is the oldest, is needed any more.
     Retire(u64),
     /// From the index: it is not far behind any more.
@@ -170,10 +170,9 @@ impl<D: Disk> Writer<D> {
             Request::Settle(settle) => jobs.extend(prepare::settle(settle, &self.shared)),
             Request::Record { kind, payload } => jobs.push(prepare::record(kind, payload)),
             Request::Room { reply } => _ = reply.send(Ok(self.note_room(SHORT))),
-            Request::Forget => {
-                let forgotten = self.shared.lock().forget(FORGET_MAX);
-                if !forgotten.is_empty() {
-                    let queues = forgotten.into_iter().map(|(queue, _)| queue).collect();
+            Request::Forget(committed) => {
+                let queues = self.shared.lock().forget(committed, FORGET_MAX);
+                if !queues.is_empty() {
                     let jobs = vec![Job::Forget(queues)];
                     self.index.send(Batch { jobs, end: self.log.end() });
                 }
@@ -272,7 +271,7 @@ impl<D: Disk> Writer<D> {
         }
         drop(live);
         // Seen first, so that the index finds the leases of what is born leased.
-        self.shared.apply(effects);
+        self.shared.apply(effects, self.log.end());
         self.index.send(Batch { jobs: forward, end: self.log.end() });
         answers.into_iter().for_each(|answer| answer.give(&self.shared));
     }

@@ -535,7 +535,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1_000))]
         #[test]
         fn a_flip_anywhere_costs_one_record_and_is_told(
-            batches in proptest::collection::vec(proptest::collection::vec(0usize..300, 1..5), 2..20),
+            batches in
+                proptest::collection::vec(proptest::collection::vec(0usize..300, 1..5), 2..20),
             hit: proptest::sample::Index,
         ) {
             let disk = Simulated::default();
