@@ -33,6 +33,20 @@ pub struct Notify {
     pub delay: bool,
 }
 
+impl Notify {
+    /// As engines keep it: 1 success, 2 failure, 4 delay.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        u8::from(self.success) | u8::from(self.failure) << 1 | u8::from(self.delay) << 2
+    }
+
+    /// From [`Notify::bits`].
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Self {
+        Self { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 }
+    }
+}
+
 /// One recipient and its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {

@@ -8,7 +8,7 @@ use crate::base::time::Clock;
 use crate::store::StoreError;
 use crate::store::journal::Position;
 use crate::store::journal::disk::{Disk, Folder};
-use crate::store::journal::files::Files;
+use crate::store::journal::files::numbers;
 use crate::store::shared::Shared;
 use rusqlite::Connection;
 use std::path::Path;
@@ -85,7 +85,7 @@ pub(super) fn check_on(dir: &Path, disk: &impl Disk, clock: Clock) -> Result<Che
     let compared = compare(&index.db, disk, &other, clock, &mut checked);
     remove(&other);
     compared?;
-    checked.segments = Files::open(disk).map_err(io)?.numbers().len() as u64;
+    checked.segments = numbers(disk).map_err(io)?.len() as u64;
     (checked.messages, checked.deliveries) = counts(&index.db).map_err(sql)?;
     Ok(checked)
 }
@@ -202,10 +202,7 @@ pub fn rebuild(
 ) -> Result<Checked, StoreError> {
     let _lock = schema::lock(dir)?;
     let (disk, shared) = (Folder(journal(dir)), Shared::new(clock));
-    let numbers = match Files::open(&disk) {
-        Ok(files) => files.numbers(),
-        Err(_) => Vec::new(),
-    };
+    let numbers = numbers(&disk).unwrap_or_default();
     if numbers.is_empty() {
         let none = format!("{} has no journal to make a queue from", dir.display());
         return Err(StoreError::Incompatible(none));

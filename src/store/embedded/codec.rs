@@ -67,16 +67,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> Result<Row> {
 fn recipient(row: &rusqlite::Row<'_>, first: usize) -> Result<Recipient> {
     let mailbox = Mailbox::parse(text(row, first)?).map_err(|e| unreadable(first, e))?;
     let notify: Option<u8> = row.get(first + 1)?;
-    Ok(Recipient { mailbox, notify: notify.map(notify_from), orcpt: row.get(first + 2)? })
-}
-
-/// `NOTIFY=` as stored.
-pub(super) fn notify_bits(notify: Notify) -> u8 {
-    u8::from(notify.success) | u8::from(notify.failure) << 1 | u8::from(notify.delay) << 2
-}
-
-fn notify_from(bits: u8) -> Notify {
-    Notify { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 }
+    Ok(Recipient { mailbox, notify: notify.map(Notify::from_bits), orcpt: row.get(first + 2)? })
 }
 
 fn blame(row: &rusqlite::Row<'_>, column: usize) -> Result<Option<Blame>> {

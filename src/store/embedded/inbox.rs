@@ -17,7 +17,7 @@ use crate::store::leases::Held;
 use crate::store::row::{Class, Due};
 use crate::store::shared::Effect;
 use crate::store::{Change, Changed, Claim, Claimed, Cursor, QueueId, StoreError};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,12 +47,14 @@ pub(super) enum Message {
 pub(super) struct Batch {
     pub(super) jobs: Vec<Job>,
     pub(super) end: Position,
+    /// That they change, about.
+    pub(super) rows: usize,
 }
 
 impl Batch {
-    /// Rows that it changes, about.
-    pub(super) fn rows(&self) -> usize {
-        self.jobs.iter().map(Job::rows).sum()
+    pub(super) fn new(jobs: Vec<Job>, end: Position) -> Self {
+        let rows = jobs.iter().map(Job::rows).sum();
+        Self { jobs, end, rows }
     }
 }
 
@@ -115,66 +117,64 @@ impl Ended {
 /// Both ends.
 pub(super) fn channel() -> (Inbox, Incoming) {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let behind = Arc::new(Behind::default());
-    (Inbox { sender, behind: Arc::clone(&behind) }, Incoming { receiver, behind })
+    let batches = Batches::default();
+    (Inbox { sender, batches: batches.clone() }, Incoming { receiver, batches })
 }
 
 /// The end of those who tell and ask.
 #[derive(Clone, Debug)]
 pub(super) struct Inbox {
     sender: Sender<Message>,
-    behind: Arc<Behind>,
+    batches: Batches,
 }
 
 /// The thread's end.
 pub(super) struct Incoming {
     receiver: Receiver<Message>,
-    behind: Arc<Behind>,
+    batches: Batches,
 }
 
-/// What waits there.
-#[derive(Default)]
-struct Behind {
-    batches: Mutex<Batches>,
-    /// Of what is in `batches` and with the thread.
-    rows: AtomicUsize,
-    /// The writer waits to be told.
-    stalled: AtomicBool,
-}
+/// What both ends know.
+#[derive(Clone, Default)]
+struct Batches(Arc<Mutex<State>>);
 
 #[derive(Default)]
-struct Batches {
+struct State {
     waiting: Vec<Batch>,
+    /// Rows of these.
     rows: usize,
+    /// And of what the thread has taken and not done.
+    behind: usize,
     /// The thread sleeps until it is woken.
     asleep: bool,
+    /// The writer waits to be told.
+    stalled: bool,
 }
 
-impl std::fmt::Debug for Behind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Behind").field("rows", &self.rows).finish_non_exhaustive()
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").field("behind", &self.lock().behind).finish_non_exhaustive()
     }
 }
 
-impl Behind {
+impl Batches {
     /// Nothing that panics is done under this lock.
-    fn batches(&self) -> MutexGuard<'_, Batches> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inbox {
     /// Tells what the journal holds.
     pub(super) fn send(&self, batch: Batch) {
-        let count = batch.rows();
         let urgent = batch.jobs.iter().any(|job| matches!(job, Job::Recorded(_)));
-        self.behind.rows.fetch_add(count, Ordering::SeqCst);
-        let mut batches = self.behind.batches();
-        let worth = batches.rows < WORTH && batches.rows + count >= WORTH;
-        let wake = urgent || worth || std::mem::take(&mut batches.asleep);
-        batches.rows += count;
-        batches.waiting.push(batch);
-        drop(batches);
+        let mut state = self.batches.lock();
+        let worth = state.rows < WORTH && state.rows + batch.rows >= WORTH;
+        let wake = urgent || worth || std::mem::take(&mut state.asleep);
+        state.rows += batch.rows;
+        state.behind += batch.rows;
+        state.waiting.push(batch);
+        drop(state);
         if wake {
             // Where the thread has ended, the store is closing.
             _ = self.sender.send(Message::Wake);
@@ -183,7 +183,7 @@ impl Inbox {
 
     /// Rows that are still to be changed there.
     pub(super) fn waiting(&self) -> u64 {
-        self.behind.rows.load(Ordering::Relaxed) as u64
+        self.batches.lock().behind as u64
     }
 
     /// Asks something. False where the thread has ended.
@@ -193,33 +193,32 @@ impl Inbox {
 
     /// True where so much waits that no more should come; `Request::CaughtUp` then follows.
     pub(super) fn is_behind(&self) -> bool {
-        let behind = || self.behind.rows.load(Ordering::SeqCst) > BEHIND_MAX;
-        if !behind() {
-            return false;
-        }
-        self.behind.stalled.store(true, Ordering::SeqCst);
-        behind()
+        let mut state = self.batches.lock();
+        let behind = state.behind > BEHIND_MAX;
+        state.stalled |= behind;
+        behind
     }
 }
 
 impl Incoming {
     /// The next request, or that there is something to do; for `nap` at most.
     pub(super) fn next(&self, nap: Duration) -> Result<Message, RecvTimeoutError> {
-        let asleep = self.behind.batches().asleep;
+        let asleep = self.batches.lock().asleep;
         self.receiver.recv_timeout(if asleep { nap } else { nap.min(LINGER) })
     }
 
     /// All batches that wait. When there are none, the next one wakes the thread.
     pub(super) fn batches(&self) -> Vec<Batch> {
-        let mut batches = self.behind.batches();
-        batches.rows = 0;
-        batches.asleep = batches.waiting.is_empty();
-        std::mem::take(&mut batches.waiting)
+        let mut state = self.batches.lock();
+        state.rows = 0;
+        state.asleep = state.waiting.is_empty();
+        std::mem::take(&mut state.waiting)
     }
 
     /// Rows were changed. True where the writer is to be told that it may go on.
     pub(super) fn done(&self, rows: usize) -> bool {
-        let left = self.behind.rows.fetch_sub(rows, Ordering::SeqCst) - rows;
-        left <= BEHIND_MAX / 2 && self.behind.stalled.swap(false, Ordering::SeqCst)
+        let mut state = self.batches.lock();
+        state.behind -= rows;
+        state.behind <= BEHIND_MAX / 2 && std::mem::take(&mut state.stalled)
     }
 }

@@ -5,10 +5,11 @@
 //!   after it.
 //! * Whoever applies a record twice is wrong, but finds no row the second time.
 
-use super::codec::{self, notify_bits, state_text};
+use super::codec::{self, state_text};
 use super::schema;
 use crate::base::id::MessageId;
 use crate::base::time::Timestamp;
+use crate::mail::envelope::Notify;
 use crate::mail::envelope::{BodyType, Ret};
 use crate::mail::message::MessageHead;
 use crate::policy::verdict::Blame;
@@ -172,7 +173,7 @@ impl Index {
                 row.attempts,
                 row.delay_notified,
                 row.recipient.mailbox.as_str(),
-                row.recipient.notify.map(notify_bits),
+                row.recipient.notify.map(Notify::bits),
                 row.recipient.orcpt,
                 row.last_at.map(|at| at.0),
                 row.last_reply,
@@ -199,7 +200,7 @@ impl Index {
                 state_text(closed.state),
                 closed.attempts,
                 recipient.mailbox.as_str(),
-                recipient.notify.map(notify_bits),
+                recipient.notify.map(Notify::bits),
                 recipient.orcpt,
                 closed.at,
                 closed.reply,

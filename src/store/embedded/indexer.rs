@@ -187,7 +187,7 @@ impl<D: Disk> Indexer<D> {
 
     /// Makes known what was applied, and answers.
     fn finish(&mut self, batch: Batch, mut done: Done) {
-        let (rows, batch_end) = (batch.rows(), batch.end);
+        let (rows, batch_end) = (batch.rows, batch.end);
         for job in batch.jobs {
             if let Job::Recorded(result) = job {
                 operator::recorded(self, result.err(), &mut done);

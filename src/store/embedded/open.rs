@@ -14,7 +14,7 @@ use crate::observe::store as tell;
 use crate::store::StoreError;
 use crate::store::journal::Position;
 use crate::store::journal::disk::{Disk, Folder};
-use crate::store::journal::files::{Files, Log, Told};
+use crate::store::journal::files::{Files, Log, Told, numbers};
 use crate::store::shared::Shared;
 use std::collections::VecDeque;
 use std::io;
@@ -126,7 +126,7 @@ pub(super) fn follow(
 }
 
 fn has_segments(disk: &impl Disk) -> bool {
-    Files::open(disk).is_ok_and(|files| !files.numbers().is_empty())
+    numbers(disk).is_ok_and(|numbers| !numbers.is_empty())
 }
 
 /// As [`follow`], but a damaged database stays as it is.
@@ -140,8 +140,8 @@ pub(super) fn try_follow(
     let mut index = Index::open(dir, page_size)?;
     let from = reached(&index.db).map_err(|e| schema::store_error(&e))?;
     load::names(&index.db, shared).map_err(|e| schema::store_error(&e))?;
-    let files = Files::open(disk).map_err(|e| space::store_error(&e))?;
-    if from > Position::default() && files.get(from.segment).is_none() {
+    let numbers = numbers(disk).map_err(|e| space::store_error(&e))?;
+    if from > Position::default() && !numbers.contains(&from.segment) {
         return Err(StoreError::Incompatible(format!(
             "queue.db in {} has followed the journal into segment {:016x}, which is not there: \
              restore the folder journal, or remove queue.db to go on with what is left of it",

@@ -174,12 +174,12 @@ impl<D: Disk> Writer<D> {
                 let queues = self.shared.lock().forget(committed, FORGET_MAX);
                 if !queues.is_empty() {
                     let jobs = vec![Job::Forget(queues)];
-                    self.index.send(Batch { jobs, end: self.log.end() });
+                    self.index.send(Batch::new(jobs, self.log.end()));
                 }
             }
             Request::Retire(segment) => {
                 // Those before it, too, which failed when it was their turn.
-                while self.log.oldest().is_some_and(|(oldest, _)| oldest <= segment) {
+                while self.log.oldest().is_some_and(|oldest| oldest <= segment) {
                     if let Err(error) = self.log.retire_oldest() {
                         tell::failed("retire", &error);
                         break;
@@ -272,7 +272,7 @@ impl<D: Disk> Writer<D> {
         drop(live);
         // Seen first, so that the index finds the leases of what is born leased.
         self.shared.apply(effects, self.log.end());
-        self.index.send(Batch { jobs: forward, end: self.log.end() });
+        self.index.send(Batch::new(forward, self.log.end()));
         answers.into_iter().for_each(|answer| answer.give(&self.shared));
     }
 
@@ -283,7 +283,7 @@ impl<D: Disk> Writer<D> {
             Then::Settle(settled) => settled.undo(error, &self.shared),
             Then::Record => {
                 let jobs = vec![Job::Recorded(Err(error.clone()))];
-                self.index.send(Batch { jobs, end: self.log.end() });
+                self.index.send(Batch::new(jobs, self.log.end()));
             }
         }
     }

@@ -88,7 +88,6 @@ pub(in crate::store) struct Log<D: Disk> {
     end: Position,
     /// Where that of the segment before ends that has one.
     last: Position,
-    sealed: BTreeMap<u64, Segment<D>>,
     /// All of them, to be read from.
     files: Files,
     /// Names of files to be used again.
@@ -142,34 +141,24 @@ impl Batch {
 impl<D: Disk> Log<D> {
     /// Goes on in a new segment after what [`read`] told of.
     pub(in crate::store) fn open(disk: D, told: &Told, segment_size: u64) -> io::Result<Self> {
-        let mut sealed = BTreeMap::new();
-        for number in numbers(&disk)? {
-            let file = disk.open(&name(number))?;
-            let size = file.size()?;
-            sealed.insert(number, Segment { number, file, size });
-        }
-        let last = told.last;
         let is_spare = |name: &String| name.ends_with(SPARE);
         let mut spare: Vec<String> = disk.names()?.into_iter().filter(is_spare).collect();
-        let number = sealed.last_key_value().map_or(1, |(number, _)| number + 1);
-        let next_spare = number;
         let files = Files::open(&disk)?;
+        let number = files.numbers().last().map_or(1, |number| number + 1);
         let (file, size) = next(&disk, number, scan::BEGIN_LEN, segment_size, &mut spare)?;
         files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, size);
         let current = Segment { number, file, size };
         let end = Position { segment: number, offset: 0 };
-        let buffer = Vec::new();
         let mut log = Self {
             disk,
             segment_size,
             current,
             end,
-            last,
-            sealed,
+            last: told.last,
             files,
             spare,
-            next_spare,
-            buffer,
+            next_spare: number,
+            buffer: Vec::new(),
         };
         log.begin()?;
         Ok(log)
@@ -227,37 +216,33 @@ impl<D: Disk> Log<D> {
         if self.end.offset > 0 { self.end } else { self.last }
     }
 
-    /// The oldest segment and its size, unless it is the one that is written to.
-    pub(in crate::store) fn oldest(&self) -> Option<(u64, u64)> {
-        self.sealed.first_key_value().map(|(number, segment)| (*number, segment.size))
+    /// The oldest segment, unless it is the one that is written to.
+    pub(in crate::store) fn oldest(&self) -> Option<u64> {
+        let oldest = self.files.lock().keys().next().copied();
+        oldest.filter(|number| *number != self.current.number)
     }
 
     /// Gives up the oldest segment: nothing in it is needed any more.
     pub(in crate::store) fn retire_oldest(&mut self) -> io::Result<()> {
-        let Some((number, segment)) = self.sealed.pop_first() else { return Ok(()) };
-        let used = segment.size == self.segment_size && self.spare.len() < SPARE_MAX;
+        let Some(number) = self.oldest() else { return Ok(()) };
+        let size = self.files.lock().get(&number).map(|open| open.size);
+        let used = size == Some(self.segment_size) && self.spare.len() < SPARE_MAX;
         let spare = format!("{:016x}{SPARE}", self.next_spare);
         let done = match used {
             true => self.disk.rename(&name(number), &spare),
             false => self.disk.remove(&name(number)),
         };
         match done {
-            Ok(()) => {
-                self.files.lock().remove(&number);
-                if used {
-                    self.next_spare += 1;
-                    self.spare.push(spare);
-                }
+            Ok(()) if used => {
+                self.next_spare += 1;
+                self.spare.push(spare);
             }
+            Ok(()) => {}
             // Only its folder could not be synced, the last time.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                _ = self.files.lock().remove(&number);
-            }
-            Err(error) => {
-                self.sealed.insert(number, segment);
-                return Err(error);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
+        self.files.lock().remove(&number);
         Ok(())
     }
 
@@ -267,11 +252,9 @@ impl<D: Disk> Log<D> {
         let least = len + scan::BEGIN_LEN;
         let (file, size) = next(&self.disk, number, least, self.segment_size, &mut self.spare)?;
         self.files.insert(number, Arc::clone(&file) as Arc<dyn DiskFile>, size);
-        let mut previous = std::mem::replace(&mut self.current, Segment { number, file, size });
+        let previous = std::mem::replace(&mut self.current, Segment { number, file, size });
         if self.end.offset > 0 {
             self.last = self.end;
-            previous.size = previous.file.size()?;
-            self.sealed.insert(previous.number, previous);
         } else {
             // Its first frame could not be written: it is as if it had not been. Where it cannot
             // be removed, the next start gives it up with the others.
@@ -330,7 +313,7 @@ fn secure(file: &impl DiskFile, bytes: &[u8], range: Range<u64>) -> io::Result<(
 }
 
 /// Numbers of the segments, in order.
-fn numbers(disk: &impl Disk) -> io::Result<Vec<u64>> {
+pub(in crate::store) fn numbers(disk: &impl Disk) -> io::Result<Vec<u64>> {
     let number = |name: &String| u64::from_str_radix(name.strip_suffix(".log")?, 16).ok();
     let mut numbers: Vec<u64> = disk.names()?.iter().filter_map(number).collect();
     numbers.sort_unstable();
@@ -446,6 +429,17 @@ mod tests {
         log.write(batch).map(|()| places)
     }
 
+    /// Payloads of these sizes and a little more, none like another.
+    fn payloads(sizes: &[usize], number: &mut u32) -> Vec<Vec<u8>> {
+        let mut payload = |size: &usize| {
+            *number += 1;
+            let mut payload = number.to_le_bytes().to_vec();
+            payload.resize(4 + size, 0xa5);
+            payload
+        };
+        sizes.iter().map(&mut payload).collect()
+    }
+
     #[derive(Clone, Debug)]
     enum Act {
         Write(Vec<usize>),
@@ -489,12 +483,7 @@ mod tests {
                         if let Act::Fail(_, n) = act {
                             disk.fail_in(n);
                         }
-                        let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| {
-                            number += 1;
-                            let mut payload = number.to_le_bytes().to_vec();
-                            payload.resize(4 + size, 0xa5);
-                            payload
-                        }).collect();
+                        let payloads = payloads(sizes, &mut number);
                         match write(&mut log, &payloads) {
                             Ok(places) => kept.extend(payloads.into_iter().zip(places)),
                             Err(_) => doubtful.extend(payloads),
@@ -502,7 +491,7 @@ mod tests {
                         disk.fail_in(u64::MAX);
                     }
                     Act::Retire => {
-                        if let Some((oldest, _)) = log.oldest() {
+                        if let Some(oldest) = log.oldest() {
                             log.retire_oldest().unwrap();
                             kept.retain(|(_, at)| at.segment != oldest);
                         }
@@ -545,12 +534,7 @@ mod tests {
             let mut written: Vec<Vec<(Vec<u8>, Position)>> = Vec::new();
             let mut number = 0u32;
             for sizes in &batches {
-                let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| {
-                    number += 1;
-                    let mut payload = number.to_le_bytes().to_vec();
-                    payload.resize(4 + size, 0xa5);
-                    payload
-                }).collect();
+                let payloads = payloads(sizes, &mut number);
                 let places = write(&mut log, &payloads).unwrap();
                 written.push(payloads.into_iter().zip(places).collect());
             }

@@ -86,7 +86,7 @@ pub(in crate::store) fn write_head(message: &NewMessage) -> Result<Vec<u8>, Unre
     let envelope = &message.envelope;
     let to = |recipient: &'_ Recipient| To {
         mailbox: Cow::Owned(recipient.mailbox.as_str().to_owned()),
-        notify: recipient.notify.map(notify_bits),
+        notify: recipient.notify.map(Notify::bits),
         orcpt: recipient.orcpt.clone().map(Cow::Owned),
     };
     let head = Head {
@@ -125,7 +125,7 @@ pub(in crate::store) fn read_message(
     for to in head.recipients {
         envelope.recipients.push(Recipient {
             mailbox: Mailbox::parse(&to.mailbox)?,
-            notify: to.notify.map(notify_from),
+            notify: to.notify.map(Notify::from_bits),
             orcpt: to.orcpt.map(Cow::into_owned),
         });
     }
@@ -308,14 +308,6 @@ pub(in crate::store) fn messages(kind: u8, payload: &Bytes) -> Vec<MessageId> {
     }
 }
 
-fn notify_bits(notify: Notify) -> u8 {
-    u8::from(notify.success) | u8::from(notify.failure) << 1 | u8::from(notify.delay) << 2
-}
-
-fn notify_from(bits: u8) -> Notify {
-    Notify { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,7 +325,7 @@ mod tests {
             .iter()
             .map(|(n, notify, orcpt)| Recipient {
                 mailbox: Mailbox::parse(&format!("r{n}@D{n}.test")).unwrap(),
-                notify: notify.map(notify_from),
+                notify: notify.map(Notify::from_bits),
                 orcpt: orcpt.clone(),
             })
             .collect();

@@ -44,8 +44,9 @@ pub(in crate::store) fn items(
             at.offset += frame.len as u64;
             continue;
         }
-        let next = frame::find(rest, at, 1).map(|found| at.offset + found as u64);
-        let next = next.filter(|_| end.is_some() || is_synced(rest, at));
+        let next = frame::find(rest, at, 1);
+        let next = next.filter(|next| end.is_some() || is_synced(rest, at, *next));
+        let next = next.map(|next| at.offset + next as u64);
         let Some(next) = next.or(end.filter(|end| *end > at.offset)) else {
             return (items, at.offset);
         };
@@ -56,9 +57,10 @@ pub(in crate::store) fn items(
 
 /// True where the batch of what was at `at`, with which `bytes` begins, was synced: a later batch
 /// follows. One that was torn apart was not, and nothing came after it but the rest of itself.
-fn is_synced(bytes: &[u8], at: Position) -> bool {
-    let mut from = 1;
-    while let Some(found) = frame::find(bytes, at, from) {
+/// `next` is where in `bytes` the first whole frame is.
+fn is_synced(bytes: &[u8], at: Position, next: usize) -> bool {
+    let mut next = Some(next);
+    while let Some(found) = next {
         let place = Position { offset: at.offset + found as u64, ..at };
         let Some(frame) = bytes.get(found..).and_then(|bytes| frame::get(bytes, place)) else {
             return false;
@@ -66,7 +68,7 @@ fn is_synced(bytes: &[u8], at: Position) -> bool {
         if frame.batch > at.offset {
             return true;
         }
-        from = found + frame.len;
+        next = frame::find(bytes, at, found + frame.len);
     }
     false
 }
