@@ -12,7 +12,7 @@
 
 use super::addresses::Slot;
 use super::connection::{Connection, Target};
-use super::core::{Event, Opening};
+use super::core::{AHEAD, Event, Opening};
 use super::line::Job;
 use super::load::load;
 use super::shared::Shared;
@@ -252,7 +252,7 @@ impl<S: Store> Worker<S> {
     async fn pace(&self, lane: Lane) -> bool {
         while let Err(at) = self.opening.line.begin(lane, self.shared.clock.now()) {
             let wait = at.since(self.shared.clock.now()).max(Duration::from_millis(1));
-            if wait > self.shared.config.delivery.idle_timeout {
+            if wait > self.shared.config.delivery.idle_timeout.max(AHEAD) {
                 return false;
             }
             tokio::time::sleep(wait).await;

@@ -52,6 +52,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// How long claimed deliveries are ours; renewed by the connection well before.
 pub const LEASE: Duration = Duration::from_secs(2 * 3_600);
+/// A connection for direct mail is opened so long before the pace lets the mail go; one that stands
+/// waits so long at least.
+pub const AHEAD: Duration = Duration::from_secs(1);
 /// Deliveries claimed in one go: few enough that other connections find some too.
 const BATCH: u32 = 25;
 /// Mail that has waited so long while all connections were busy gets one more.

@@ -1,8 +1,11 @@
 //! Sites: the lines at each, its gate, and how many connections its mail deserves.
 
+mod status;
+
+use self::status::Meter;
 use super::links::LinkState;
 use super::queues::{Place, is_direct};
-use super::{Alarm, Command, Core, Opening, PRESSED};
+use super::{AHEAD, Alarm, Command, Core, Opening, PRESSED};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
@@ -10,7 +13,7 @@ use crate::deliver::line::{Job, Line};
 use crate::mail::message::Lane;
 use crate::policy::schedule::Turns;
 use crate::policy::site::route::{Route, hops};
-use crate::policy::site::{Gate, Limits, Rate, SiteId, SiteStatus};
+use crate::policy::site::{Limits, SiteId};
 use crate::policy::throttle::Pace;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
@@ -28,8 +31,6 @@ const SHUT_MAX: Duration = Duration::from_secs(300);
 const ENOUGH: Duration = Duration::from_secs(30);
 /// The same where all addresses were at their limit: others may close any moment.
 const CROWDED: Duration = Duration::from_secs(1);
-/// A connection for direct mail is opened so long before the pace lets the mail go.
-const OPENING_MS: i64 = 1_000;
 /// Direct jobs in one line; more would hold the memory that other sites' mail needs.
 const LINE_MAX: usize = 500;
 /// Share of all connections that bulk mail never takes.
@@ -82,61 +83,6 @@ impl Lines {
             fresh: 0,
             gathering: HashSet::new(),
             pressed: None,
-        }
-    }
-}
-
-/// Deliveries per minute, from two counting minutes.
-#[derive(Default)]
-struct Meter {
-    minute: i64,
-    now: u64,
-    before: u64,
-}
-
-impl Meter {
-    fn turn(&mut self, now: Timestamp) {
-        let minute = now.0.div_euclid(60_000);
-        if minute != self.minute {
-            self.before = if minute == self.minute + 1 { self.now } else { 0 };
-            (self.minute, self.now) = (minute, 0);
-        }
-    }
-
-    fn add(&mut self, count: u64, now: Timestamp) {
-        self.turn(now);
-        self.now += count;
-    }
-
-    fn per_minute(&mut self, now: Timestamp) -> u64 {
-        self.turn(now);
-        let gone = u64::try_from(now.0.rem_euclid(60_000)).unwrap_or(0);
-        self.now + self.before * (60_000 - gone) / 60_000
-    }
-}
-
-impl Site {
-    /// Whether it may be sent to now, and why not.
-    fn gate(&self, now: Timestamp) -> (Gate, String) {
-        let why = self.why.clone();
-        if self.shut_until > now {
-            return (Gate::Broken, format!("{why} (until {})", self.shut_until));
-        }
-        let used = |what: &str, (at, rate): (Timestamp, Rate)| {
-            (Gate::Throttled, format!("{rate} {what} are used up (until {at})"))
-        };
-        if let Some(binding) = self.line.binding(now) {
-            return used("messages", binding);
-        }
-        let waits = |lines: &Lines| !lines.direct.is_empty() || !lines.bulk.is_empty();
-        let waits = !self.line.is_empty() || self.routes.values().any(waits);
-        if let Some(binding) = self.opens.binding(now).filter(|_| waits) {
-            return used("new connections", binding);
-        }
-        match (self.enough_until > now, self.failing_since) {
-            (true, _) => (Gate::Throttled, why),
-            (false, Some(_)) => (Gate::Broken, why),
-            (false, None) => (Gate::Open, why),
         }
     }
 }
@@ -298,7 +244,7 @@ impl Core {
         let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
         let lines = site.routes.values().filter(|lines| !lines.direct.is_empty());
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
-        let at = Timestamp(site.line.next_at(Lane::Direct, now).0 - OPENING_MS);
+        let at = site.line.next_at(Lane::Direct, now).before(AHEAD);
         if at > now {
             if !wanted.is_empty() {
                 self.alarm(at, Alarm::Site(id));
@@ -474,40 +420,6 @@ impl Core {
             self.sites.remove(&id);
             self.directory.forget(id);
         }
-    }
-
-    pub(super) fn site_status(&mut self, now: Timestamp) -> Vec<SiteStatus> {
-        let mut all = Vec::with_capacity(self.sites.len());
-        for site in self.sites.values_mut() {
-            let queues = site.routes.values().flat_map(|r| &r.queues);
-            let domains: BTreeSet<String> = queues
-                .filter_map(|q| self.queues.get(q))
-                .map(|q| q.backlog.key.domain.to_string())
-                .collect();
-            let (gate, why) = site.gate(now);
-            all.push(SiteStatus {
-                site: site.name.to_string(),
-                domains: domains.into_iter().collect(),
-                connections: u32::try_from(site.links.len()).unwrap_or(u32::MAX),
-                connections_max: site.limits.connections,
-                rate_per_minute: site.meter.per_minute(now),
-                gate,
-                why,
-            });
-        }
-        for (domain, why) in self.failing_domains() {
-            all.push(SiteStatus {
-                site: domain.to_string(),
-                domains: vec![domain.to_string()],
-                connections: 0,
-                connections_max: 0,
-                rate_per_minute: 0,
-                gate: Gate::Broken,
-                why: format!("DNS: {why}"),
-            });
-        }
-        all.sort_by(|a, b| a.site.cmp(&b.site));
-        all
     }
 }
 
