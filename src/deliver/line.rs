@@ -161,6 +161,12 @@ impl Line {
         self.lock().pace.next_at(lane, now)
     }
 
+    /// True where the pace is as if new.
+    #[must_use]
+    pub fn is_rested(&self, now: Timestamp) -> bool {
+        self.lock().pace.is_rested(now)
+    }
+
     /// The rate that newsletters wait for, and until when.
     #[must_use]
     pub fn binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {

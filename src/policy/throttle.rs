@@ -72,6 +72,12 @@ impl Throttle {
         let at_us = self.due_us.saturating_sub(self.tolerance_us);
         if at_us <= micros(now) { now } else { Timestamp(at_us / 1_000 + 1) }
     }
+
+    /// True where nothing that went out counts any more: it is as if new.
+    #[must_use]
+    pub fn is_rested(&self, now: Timestamp) -> bool {
+        self.due_us <= micros(now)
+    }
 }
 
 /// Several rates at once: what goes has to fit all. None: no limit.
@@ -172,6 +178,12 @@ impl Pace {
     pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
         let all = self.all.next_at(now);
         if lane == Lane::Bulk { all.max(self.bulk.next_at(now)) } else { all }
+    }
+
+    /// True where nothing that went out counts any more: it is as if new.
+    #[must_use]
+    pub fn is_rested(&self, now: Timestamp) -> bool {
+        self.all.0.iter().chain(&self.bulk.0).all(|throttle| throttle.is_rested(now))
     }
 
     /// The rate that newsletters wait for, and until when. Of a share of it, the whole is named.

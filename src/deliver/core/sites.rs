@@ -412,6 +412,9 @@ impl Core {
                     && site.links.is_empty()
                     && site.line.is_empty()
                     && site.shut_until <= now
+                    // What was used of its rates counts when mail comes again.
+                    && site.line.is_rested(now)
+                    && site.opens.is_rested(now)
                     && !used.contains(id)
             })
             .map(|(id, _)| *id)

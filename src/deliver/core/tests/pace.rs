@@ -51,6 +51,41 @@ fn a_site_says_which_rate_it_waits_for() {
     assert_eq!((world.waiting(), status.gate), (0, Gate::Open), "nothing waits for it");
 }
 
+#[test]
+fn a_site_without_mail_keeps_what_it_used_of_its_rates() {
+    let minutes = |world: &mut World, count: u32| {
+        for _ in 0..count {
+            world.now = world.now.after(Duration::from_secs(60));
+            world.settle();
+        }
+    };
+    for by_message in [true, false] {
+        let mut config = config(4, 1, 1);
+        match by_message {
+            true => config.sites.default.rates = vec![rate(1, 3_600)],
+            false => config.sites.default.connection_rates = vec![rate(1, 3_600)],
+        }
+        let mut world = World::new(config, 1);
+        world.handoff("a.test");
+        world.settle();
+        assert_eq!(world.opened.len(), 1);
+        if by_message {
+            // As the connection does, which is gone by now.
+            let lines = world.core.sites.values().map(|site| &site.line);
+            let begun: Vec<_> = lines.map(|line| line.begin(Lane::Direct, world.now)).collect();
+            assert_eq!(begun, [Ok(())]);
+        }
+        minutes(&mut world, 30);
+        world.handoff("a.test");
+        minutes(&mut world, 20);
+        assert_eq!(world.opened.len(), 1, "the hour is not over");
+        minutes(&mut world, 11);
+        assert_eq!((world.opened.len(), world.direct), (2, 2));
+        minutes(&mut world, 70);
+        assert!(world.core.sites.is_empty(), "and is forgotten then");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
