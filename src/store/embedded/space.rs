@@ -2,6 +2,7 @@
 //! mail is taken, newsletters first, so that deliveries can go on.
 
 use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
 use crate::store::StoreError;
 use crate::store::journal::files::Reserve;
 use std::io;
@@ -10,6 +11,12 @@ use std::time::Duration;
 
 /// How long an answer of the file system is trusted.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// Newsletters stop this much above the floor at most, in bytes; below that, as much as the floor.
+const FLOOR_TWICE_MAX: u64 = 1 << 30;
+/// With room for less new mail than this, in bytes, space is short; with a budget, with a tenth of
+/// that where it is less.
+const SHORT: u64 = 64 << 20;
 
 /// What the queue may take.
 #[derive(Clone, Copy, Debug)]
@@ -21,16 +28,38 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Bytes that newsletters leave to direct mail.
-    pub(super) fn for_direct(&self) -> u64 {
-        self.free_min.min(1 << 30).max(self.size_max.unwrap_or(0) / 10)
-    }
-
-    /// Bytes left for new mail, of `dir`, where the queue takes `used` and has `reserve` in hand.
-    pub(super) fn left(&self, dir: &Path, used: u64, reserve: Reserve) -> io::Result<u64> {
+    /// What is left in `dir`, where the queue takes `used` and has `reserve` in hand. Newsletters
+    /// leave as much as the floor above it to direct mail, and a tenth of the budget.
+    pub(super) fn left(&self, dir: &Path, used: u64, reserve: Reserve) -> io::Result<Left> {
         let free = free(dir)?.saturating_add(reserve.in_all()).saturating_sub(self.free_min);
         let budget = self.size_max.map_or(u64::MAX, |max| max.saturating_sub(used));
-        Ok(free.min(budget))
+        let bulk_of_free = free.saturating_sub(self.free_min.min(FLOOR_TWICE_MAX));
+        let bulk_of_budget = budget.saturating_sub(self.size_max.unwrap_or(0) / 10);
+        Ok(Left { all: free.min(budget), bulk: bulk_of_free.min(bulk_of_budget) })
+    }
+
+    /// With less than this left for newsletters, in bytes, space is short.
+    pub(super) fn short(&self) -> u64 {
+        SHORT.min(self.size_max.map_or(u64::MAX, |max| max / 10))
+    }
+}
+
+/// Bytes left for new mail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) all: u64,
+    /// Of these, what newsletters may take.
+    pub(super) bulk: u64,
+}
+
+impl Left {
+    const ANY: Self = Self { all: u64::MAX, bulk: u64::MAX };
+
+    fn of(self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Direct => self.all,
+            Lane::Bulk => self.bulk,
+        }
     }
 }
 
@@ -38,7 +67,7 @@ impl Limits {
 #[derive(Debug, Default)]
 pub(super) struct Room {
     checked_at: Option<Timestamp>,
-    left: u64,
+    left: Left,
     /// Space may have become free since.
     freed: bool,
 }
@@ -55,39 +84,39 @@ impl Room {
     pub(super) fn left(
         &mut self,
         wanted: u64,
+        lane: Lane,
         now: Timestamp,
-        probe: impl FnOnce() -> io::Result<u64>,
-    ) -> u64 {
+        probe: impl FnOnce() -> io::Result<Left>,
+    ) -> Left {
         // A clock that went back makes `since` zero: compare both ways.
         let stale = self.checked_at.is_none_or(|at| now < at || now.since(at) >= FRESH);
-        if stale || (self.freed && wanted > self.left) {
+        if stale || (self.freed && wanted > self.left.of(lane)) {
             self.checked_at = Some(now);
             self.freed = false;
-            self.left = probe().unwrap_or(u64::MAX);
+            self.left = probe().unwrap_or(Left::ANY);
         }
         self.left
     }
 
-    /// Takes room for this much new mail where `keep` is left then, or says why there is none. As
-    /// [`Room::left`].
+    /// Takes room for this much new mail, or says why there is none. As [`Room::left`].
     pub(super) fn take(
         &mut self,
         mail: u64,
-        keep: u64,
+        lane: Lane,
         now: Timestamp,
-        probe: impl FnOnce() -> io::Result<u64>,
+        probe: impl FnOnce() -> io::Result<Left>,
     ) -> Result<(), String> {
-        let wanted = mail.saturating_add(keep);
-        let left = self.left(wanted, now, probe);
-        if wanted > left {
-            let (left, keep) = (left >> 20, keep >> 20);
-            return Err(match keep {
-                0 => format!("{left} MiB left for new mail"),
-                _ => format!("{left} MiB left for new mail, {keep} MiB of it for direct mail"),
+        let left = self.left(mail, lane, now, probe);
+        if mail > left.of(lane) {
+            let (all, kept) = (left.all >> 20, (left.all - left.of(lane)) >> 20);
+            return Err(match kept {
+                0 => format!("{all} MiB left for new mail"),
+                _ => format!("{all} MiB left for new mail, {kept} MiB of it for direct mail"),
             });
         }
         // Counted at once: much mail fits in between two answers.
-        self.left = left.saturating_sub(mail);
+        let Left { all, bulk } = left;
+        self.left = Left { all: all.saturating_sub(mail), bulk: bulk.saturating_sub(mail) };
         Ok(())
     }
 }
@@ -124,10 +153,16 @@ pub(super) fn store_error(error: &io::Error) -> StoreError {
 mod tests {
     use super::*;
 
+    /// As much for newsletters as for all.
+    fn alike(all: u64) -> io::Result<Left> {
+        Ok(Left { all, bulk: all })
+    }
+
     #[test]
     fn refuses_without_room_and_opens_again() {
         let mut room = Room::default();
-        let mut take = |mail, ms, left| room.take(mail, 0, Timestamp(ms), || Ok(left)).is_ok();
+        let mut take =
+            |mail, ms, left| room.take(mail, Lane::Direct, Timestamp(ms), || alike(left)).is_ok();
         assert!(!take(1, 0, 0));
         assert!(!take(1, 999, 1), "trusted for a second");
         assert!(take(1, 1_000, 1));
@@ -135,20 +170,28 @@ mod tests {
         assert!(take(0, 2_000, 0), "outcomes are no mail");
         assert!(!take(1, 2_000, 0));
         assert!(take(1, 1_500, 1), "the clock went back");
-        assert_eq!(room.left(0, Timestamp(5_000), || Ok(31)), 31);
-        assert!(room.take(20, 12, Timestamp(5_000), || unreachable!()).is_err(), "newsletters");
-        assert!(room.take(20, 11, Timestamp(5_000), || unreachable!()).is_ok());
-        assert_eq!(room.left(0, Timestamp(6_000), || Err(io::ErrorKind::Other.into())), u64::MAX);
+        let left = Left { all: 31, bulk: 19 };
+        assert_eq!(room.left(0, Lane::Direct, Timestamp(5_000), || Ok(left)), left);
+        let mut take = |mail, lane| room.take(mail, lane, Timestamp(5_000), || unreachable!());
+        assert!(take(20, Lane::Bulk).is_err(), "newsletters");
+        assert!(take(19, Lane::Bulk).is_ok());
+        assert!(take(1, Lane::Bulk).is_err());
+        assert!(take(12, Lane::Direct).is_ok());
+        let failed = || Err(io::ErrorKind::Other.into());
+        assert_eq!(room.left(0, Lane::Direct, Timestamp(6_000), failed), Left::ANY);
     }
 
     #[test]
     fn nobody_is_refused_on_an_answer_from_before_space_was_freed() {
         let mut room = Room::default();
-        assert_eq!(room.left(1, Timestamp(0), || Ok(0)), 0);
+        let none = Left::default();
+        assert_eq!(room.left(1, Lane::Direct, Timestamp(0), || alike(0)), none);
         room.freed();
-        assert_eq!(room.left(0, Timestamp(1), || unreachable!()), 0, "nothing is wanted");
-        assert!(room.take(6, 0, Timestamp(1), || Ok(10)).is_ok());
-        assert!(room.take(5, 0, Timestamp(2), || unreachable!()).is_err(), "asked once");
+        let unasked = room.left(0, Lane::Direct, Timestamp(1), || unreachable!());
+        assert_eq!(unasked, none, "nothing is wanted");
+        assert!(room.take(6, Lane::Direct, Timestamp(1), || alike(10)).is_ok());
+        let again = room.take(5, Lane::Direct, Timestamp(2), || unreachable!());
+        assert!(again.is_err(), "asked once");
     }
 
     #[test]
@@ -158,9 +201,11 @@ mod tests {
             let reserve = Reserve { current: 10, spare: 20 };
             Limits { free_min, size_max }.left(here, used, reserve).unwrap()
         };
-        assert!(left(0, None, 0) > 30);
-        assert_eq!(left(u64::MAX, None, 0), 0);
-        assert_eq!(left(0, Some(100), 70), 30);
-        assert_eq!(left(0, Some(100), 170), 0);
+        assert!(left(0, None, 0).all > 30);
+        assert_eq!(left(u64::MAX, None, 0), Left::default());
+        assert_eq!(left(0, Some(100), 70), Left { all: 30, bulk: 20 });
+        assert_eq!(left(0, Some(100), 170), Left::default());
+        let above = |free_min| left(free_min, Some(100), 70).bulk;
+        assert_eq!(above(1 << 20), 20, "the floor takes nothing from the budget");
     }
 }

@@ -11,7 +11,7 @@
 use super::gauges::Gauges;
 use super::inbox::{Batch, Inbox, Job};
 use super::prepare::{self, Prepared, Then};
-use super::space::{self, Limits, Room};
+use super::space::{self, Left, Limits, Room};
 use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, NewMessage};
 use crate::observe::store as tell;
@@ -35,8 +35,6 @@ const BATCH_MAX: usize = 1_024;
 /// Bytes of messages in one batch, about. With 8 MiB, messages of 50 KiB came in at a third of the
 /// rate and cost four times the CPU time (benches/store.rs, 512 producers).
 const BATCH_BYTES_MAX: usize = 2 << 20;
-/// With room for less new mail than this, in bytes, space is short.
-const SHORT: u64 = 64 << 20;
 /// A write that takes so long is told of.
 const SLOW_MS: u64 = 1_000;
 /// Empty queues forgotten at a time: after each commit.
@@ -145,15 +143,12 @@ impl<D: Disk> Writer<D> {
             if accept.reply.is_closed() {
                 continue;
             }
-            let keep = match accept.message.origin.lane {
-                Lane::Direct => 0,
-                Lane::Bulk => self.limits.for_direct(),
-            };
+            let lane = accept.message.origin.lane;
             let Some(prepared) = prepare::accept(accept) else { continue };
             let size = frame::len(prepared.len()) as u64;
             let now = self.shared.clock.now();
             let probe = || left(&self.dir, &self.log, self.limits);
-            match self.room.take(size, keep, now, probe) {
+            match self.room.take(size, lane, now, probe) {
                 Ok(()) => {
                     bytes += prepared.len();
                     jobs.push(prepared);
@@ -169,7 +164,7 @@ impl<D: Disk> Writer<D> {
             Request::Accept(accept) => self.mail.push_back(*accept),
             Request::Settle(settle) => jobs.extend(prepare::settle(settle, &self.shared)),
             Request::Record { kind, payload } => jobs.push(prepare::record(kind, payload)),
-            Request::Room { reply } => _ = reply.send(Ok(self.note_room(SHORT))),
+            Request::Room { reply } => _ = reply.send(Ok(self.note_room(self.limits.short()))),
             Request::Forget(committed) => {
                 let queues = self.shared.lock().forget(committed, FORGET_MAX);
                 if !queues.is_empty() {
@@ -196,10 +191,9 @@ impl<D: Disk> Writer<D> {
     fn note_room(&mut self, least: u64) -> u64 {
         let now = self.shared.clock.now();
         let probe = || left(&self.dir, &self.log, self.limits);
-        let room = self.room.left(least, now, probe);
-        let short = room < SHORT.saturating_add(self.limits.for_direct());
-        self.gauges.short.store(short, Ordering::Relaxed);
-        room
+        let left = self.room.left(least, Lane::Direct, now, probe);
+        self.gauges.short.store(left.bulk < self.limits.short(), Ordering::Relaxed);
+        left.all
     }
 
     /// One batch, or two: when space runs out, the second without new mail, since outcomes free
@@ -290,7 +284,7 @@ impl<D: Disk> Writer<D> {
 }
 
 /// How much is left for new mail.
-fn left<D: Disk>(dir: &Path, log: &Log<D>, limits: Limits) -> io::Result<u64> {
+fn left<D: Disk>(dir: &Path, log: &Log<D>, limits: Limits) -> io::Result<Left> {
     let reserve = log.reserve();
     let journal = log.files().size().saturating_sub(reserve.current);
     limits.left(dir, journal + space::database(dir), reserve)
