@@ -35,6 +35,8 @@ pub(super) struct Index {
     changed: BTreeSet<u64>,
     /// Greatest id seen.
     pub(super) last_id: Option<MessageId>,
+    /// Segment of the last record that says whether everything is held; 0 where it is not known.
+    pub(super) hold_in: u64,
     /// A transaction is open.
     open: bool,
     /// Rows changed in it, about.
@@ -82,7 +84,7 @@ impl Index {
         drop(statement);
         let last_id = last_id(&db)?;
         let (changed, open, changes) = (BTreeSet::new(), false, 0);
-        Ok(Self { db, known, living, changed, last_id, open, changes })
+        Ok(Self { db, known, living, changed, last_id, hold_in: 0, open, changes })
     }
 
     /// True while a transaction is open.
@@ -434,9 +436,10 @@ impl Index {
         Ok(true)
     }
 
-    /// Holds everything, or no longer.
-    pub(super) fn hold_all(&mut self, hold: bool) -> Result<()> {
+    /// Holds everything, or no longer, by a record at `at`.
+    pub(super) fn hold_all(&mut self, hold: bool, at: Position) -> Result<()> {
         self.changes += 1;
+        self.hold_in = at.segment;
         set_meta(&self.db, "hold_all", i64::from(hold))
     }
 

@@ -330,14 +330,28 @@ impl<D: Disk> Indexer<D> {
         if self.reclaim.is_due(short) {
             self.checkpoint();
         }
-        let (Some(index), false) = (&self.index, self.shared.lock().tally.all_held()) else {
-            return;
-        };
-        for segment in self.reclaim.empty(&self.files, index) {
-            self.tell(Request::Retire(segment));
-        }
+        self.give_up();
         if self.pending.is_none() {
             self.carry(short);
+        }
+    }
+
+    /// Gives up the oldest segments as far as nothing in them is needed. Where everything is held,
+    /// and one of them says so, that is recorded again first.
+    fn give_up(&mut self) {
+        let held = self.shared.lock().tally.all_held();
+        while let Some(index) = &self.index
+            && let Some(segment) = self.reclaim.empty(&self.files, index)
+        {
+            if held && segment >= index.hold_in {
+                if self.pending.is_none() && self.reclaim.may_hold_again() {
+                    // Nobody waits for it.
+                    operator::hold_all(self, true, tokio::sync::oneshot::channel().0);
+                }
+                return;
+            }
+            self.reclaim.retired(segment);
+            self.tell(Request::Retire(segment));
         }
     }
 

@@ -227,7 +227,7 @@ impl Pending {
                 None => Ok(()),
             },
             Self::Change(slice) => slice.apply(index),
-            Self::Hold { hold, .. } => index.hold_all(*hold),
+            Self::Hold { hold, .. } => index.hold_all(*hold, nth.at),
         }
     }
 

@@ -24,7 +24,7 @@ const CHECKPOINT_CHANGES: u64 = 50_000;
 
 /// Between two steps of emptying a segment.
 const STEP: Duration = Duration::from_millis(5);
-/// Until a segment that could not be emptied is looked at again.
+/// Until what could not be done for a segment is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// The journal may be so many times as large as what lives in it,
 const GARBAGE: u64 = 2;
@@ -50,6 +50,8 @@ pub(super) struct Reclaim {
     emptying: Option<Emptying>,
     /// When that was last over.
     emptied_at: Option<Instant>,
+    /// When it was last recorded again that everything is held.
+    held_at: Option<Instant>,
 }
 
 impl Reclaim {
@@ -127,9 +129,7 @@ impl Reclaim {
     }
 
     fn begin(&mut self, index: &Index, disk: &impl Disk, files: &Files, short: bool) {
-        let numbers = files.numbers();
-        let oldest = numbers.into_iter().find(|number| *number > self.retired);
-        let Some(oldest) = oldest.filter(|oldest| *oldest < self.durable.segment) else { return };
+        let Some(oldest) = self.oldest(files) else { return };
         let soon = self.emptied_at.is_some_and(|at| at.elapsed() < AGAIN);
         let size = files.size();
         let (garbage, slack) = if short { (1, SLACK_SHORT) } else { (GARBAGE, SLACK) };
@@ -146,19 +146,28 @@ impl Reclaim {
         }
     }
 
-    /// Segments that can be given up now, oldest first, each once.
-    pub(super) fn empty(&mut self, files: &Files, index: &Index) -> Vec<u64> {
-        let mut empty = Vec::new();
-        for number in files.numbers() {
-            if number <= self.retired {
-                continue;
-            }
-            if number >= self.durable.segment || index.living(number).0 > 0 {
-                break;
-            }
-            self.retired = number;
-            empty.push(number);
+    /// The oldest segment, unless it is needed for what is not in the database file for good.
+    fn oldest(&self, files: &Files) -> Option<u64> {
+        let oldest = files.numbers().into_iter().find(|number| *number > self.retired);
+        oldest.filter(|oldest| *oldest < self.durable.segment)
+    }
+
+    /// The oldest segment where nothing in it is needed, but perhaps that everything is held.
+    pub(super) fn empty(&self, files: &Files, index: &Index) -> Option<u64> {
+        self.oldest(files).filter(|oldest| index.living(*oldest).0 == 0)
+    }
+
+    /// Notes that a segment is given up.
+    pub(super) fn retired(&mut self, segment: u64) {
+        self.retired = segment;
+    }
+
+    /// True where it may be recorded again now that everything is held; it then counts as done.
+    pub(super) fn may_hold_again(&mut self) -> bool {
+        let soon = self.held_at.is_some_and(|at| at.elapsed() < AGAIN);
+        if !soon {
+            self.held_at = Some(now());
         }
-        empty
+        !soon
     }
 }

@@ -138,7 +138,7 @@ impl Replay<'_> {
                     self.carry(&carried, &message, place(body))?;
                 }
             }
-            HOLD => self.index.hold_all(payload.first() == Some(&1))?,
+            HOLD => self.index.hold_all(payload.first() == Some(&1), at)?,
             _ => return Err(Unreadable::Value("a kind of record").into()),
         }
         Ok(())

@@ -287,6 +287,32 @@ async fn segments_without_messages_are_used_again() {
 }
 
 #[tokio::test]
+async fn segments_are_given_up_while_everything_is_held() {
+    let f = new();
+    f.store.hold_all(true).await.unwrap();
+    for _ in 0..20 {
+        let body = Bytes::from(vec![b'x'; 50_000]);
+        let message = NewMessage { body, ..f.message(&["a@x.example"]) };
+        f.store.accept(message, None).await.unwrap();
+    }
+    let segments =
+        |f: &Fixture<EmbeddedStore>| std::fs::read_dir(open::journal(path(f))).unwrap().count();
+    assert!(segments(&f) >= 20);
+    f.store.change(Filter::default(), Change::Delete, None).await.unwrap();
+    // A start makes a checkpoint.
+    let f = with_pragma(f, "");
+    while segments(&f) > 10 {
+        f.store.accept(f.message(&["b@x.example"]), None).await.unwrap();
+    }
+    assert!(f.store.backlog(Revision::START).all_held);
+    let Fixture { store, clock, dir, .. } = f;
+    drop(store);
+    let dir = dir.unwrap();
+    super::rebuild(dir.path(), clock.clone(), |_| {}).unwrap();
+    assert!(reopen(dir.path(), &clock).backlog(Revision::START).all_held, "by the journal alone");
+}
+
+#[tokio::test]
 async fn what_is_stored_compressed_is_read_as_it_came() {
     let f = new();
     let Fixture { store, clock, dir, .. } = f;
