@@ -1,0 +1,94 @@
+//! What a site has taught us: how many connections it welcomes, how fast, and how much over one.
+//!
+//! Learned from replies and refusals, within the floor and the ceiling that the configuration gives;
+//! kept over a restart.
+
+pub mod brake;
+pub mod window;
+
+use self::brake::Brake;
+use self::window::Window;
+use crate::base::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A site that ends connections after so many deliveries is believed for so long.
+const BELIEVED: Duration = Duration::from_secs(86_400);
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// Connections.
+    pub window: Window,
+    /// Rate; `None` where no complaint came.
+    pub brake: Option<Brake>,
+    /// Deliveries over one connection.
+    pub spent: Spent,
+}
+
+impl Feedback {
+    /// True where there is nothing in it that a site seen for the first time would not have.
+    #[must_use]
+    pub fn is_forgettable(&self, now: Timestamp) -> bool {
+        self.window == Window::default()
+            && self.brake.as_ref().is_none_or(|brake| brake.per_hour(now).is_none())
+            && self.spent.most(now).is_none()
+    }
+}
+
+/// How many deliveries a site takes over one connection, where it ends connections by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// The last connection that it ended had had so many.
+    last: Option<u32>,
+    most: Option<u32>,
+    until: Timestamp,
+}
+
+impl Spent {
+    /// The site ended a connection after so many deliveries, between two messages. Two in a row
+    /// that agree are no accident.
+    pub fn ended_after(&mut self, deliveries: u32, now: Timestamp) {
+        if deliveries > 0 && self.last == Some(deliveries) {
+            (self.most, self.until) = (Some(deliveries), now.after(BELIEVED));
+        }
+        self.last = Some(deliveries);
+    }
+
+    /// Deliveries over one connection, where it is known to end them.
+    #[must_use]
+    pub fn most(&self, now: Timestamp) -> Option<u32> {
+        self.most.filter(|_| now < self.until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_connections_that_end_alike_teach_a_limit() {
+        let mut spent = Spent::default();
+        let now = Timestamp(1_000);
+        for n in [20, 7, 20, 1] {
+            spent.ended_after(n, now);
+            assert_eq!(spent.most(now), None);
+        }
+        spent.ended_after(20, now);
+        spent.ended_after(20, now);
+        assert_eq!(spent.most(now), Some(20));
+        assert_eq!(spent.most(now.after(BELIEVED)), None);
+    }
+
+    #[test]
+    fn what_was_learned_survives_as_text() {
+        let mut feedback = Feedback::default();
+        let now = Timestamp(1_000_000);
+        assert!(feedback.is_forgettable(now));
+        feedback.window.refused(7, now);
+        feedback.brake = Some(Brake::after(None, 100, 1, Duration::from_secs(60), now));
+        assert!(!feedback.is_forgettable(now));
+        let text = serde_json::to_string(&feedback).unwrap();
+        assert_eq!(serde_json::from_str::<Feedback>(&text).unwrap(), feedback);
+    }
+}

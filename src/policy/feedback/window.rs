@@ -1,0 +1,217 @@
+//! How many connections a site welcomes just now: it begins small, grows with success and shrinks
+//! when one is refused or the site asks for less.
+//!
+//! TCP's slow start and additive increase, multiplicative decrease (RFC 5681) are the model, and
+//! Postfix's SCHEDULER_README for what they mean for mail. A refusal tells the number exactly: so
+//! many stand, one more was too many. That number is not tried again before a pause that doubles
+//! with each vain try; so a receiver with a fixed limit sees one refused connection in many
+//! minutes, not a sawtooth.
+//!
+//! # Invariants
+//! * Nothing but success makes it grow, and not beyond what is in use (`prop_growth_is_earned`).
+//! * After a refusal it is what stands (`a_refusal_tells_the_number`).
+
+use crate::base::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Connections to a site that nothing is known of.
+const START: u32 = 3;
+/// One more after so long, where slow start is over.
+const GROW: Duration = Duration::from_secs(10);
+/// What was too many once is not tried before this; doubled for each vain try.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
+/// Connections that hear the same complaint within this time tell of one thing.
+const ONE_COMPLAINT: Duration = Duration::from_secs(10);
+
+/// A site's congestion window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    size: u32,
+    slow_start: bool,
+    /// No growth before this, outside of slow start.
+    grow_at: Timestamp,
+    /// So many were too many, and are not tried before `retry_at`.
+    too_many: Option<u32>,
+    retry_at: Timestamp,
+    patience: Duration,
+    slowed_at: Timestamp,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            size: START,
+            slow_start: true,
+            grow_at: Timestamp(0),
+            too_many: None,
+            retry_at: Timestamp(0),
+            patience: PATIENCE,
+            slowed_at: Timestamp(i64::MIN),
+        }
+    }
+}
+
+impl Window {
+    /// Connections within what the configuration says: at least `floor`, at most `ceiling`.
+    #[must_use]
+    pub fn size(&self, floor: u32, ceiling: u32) -> u32 {
+        self.size.max(floor).min(ceiling)
+    }
+
+    /// Mail was delivered while `used` connections stood, of `ceiling` at most. True where one more
+    /// may stand now.
+    pub fn delivered(&mut self, used: u32, ceiling: u32, now: Timestamp) -> bool {
+        if self.too_many.is_some_and(|count| used >= count) {
+            // What was too many is welcome now.
+            (self.too_many, self.patience) = (None, PATIENCE);
+        }
+        let may_grow = self.slow_start || now >= self.grow_at;
+        let next = self.size.saturating_add(1);
+        let refused_lately = self.too_many.is_some_and(|count| next >= count);
+        if used < self.size || next > ceiling || !may_grow || refused_lately && now < self.retry_at
+        {
+            return false;
+        }
+        self.size = next;
+        self.grow_at = now.after(GROW);
+        true
+    }
+
+    /// A new connection was refused, or ended before it took anything, while `standing` others
+    /// stood.
+    pub fn refused(&mut self, standing: u32, now: Timestamp) {
+        let standing = standing.max(1);
+        // One of several that were opened together says nothing new.
+        if self.too_many.is_some() && now >= self.retry_at {
+            self.patience = self.patience.saturating_mul(2).min(PATIENCE_MAX);
+        }
+        if self.too_many.is_none() || now >= self.retry_at {
+            self.retry_at = now.after(self.patience);
+        }
+        self.too_many = Some(standing.saturating_add(1));
+        self.size = standing;
+        self.slow_start = false;
+        self.grow_at = now.after(GROW);
+    }
+
+    /// The site asked for less: half of the `used` connections, and no growth for `hold`. True where
+    /// that is news.
+    pub fn slowed(&mut self, used: u32, hold: Duration, now: Timestamp) -> bool {
+        if now.since(self.slowed_at) < ONE_COMPLAINT && self.slowed_at <= now {
+            return false;
+        }
+        self.size = (self.size.min(used.max(1)) / 2).max(1);
+        self.slow_start = false;
+        self.grow_at = now.after(hold);
+        self.slowed_at = now;
+        true
+    }
+
+    /// Nobody answers at the site: when it comes back, it is as if new, and starts with one.
+    pub fn collapsed(&mut self) {
+        *self = Self { size: 1, ..Self::default() };
+    }
+
+    /// When what was too many once is tried again; `None` where nothing was refused lately.
+    #[must_use]
+    pub fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let at = self.retry_at.max(self.grow_at);
+        (self.too_many.is_some_and(|count| self.size.saturating_add(1) >= count) && at > now)
+            .then_some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn seconds(n: u64) -> Timestamp {
+        NOW.after(Duration::from_secs(n))
+    }
+
+    #[test]
+    fn success_opens_it_quickly_up_to_the_ceiling() {
+        let mut window = Window::default();
+        let mut successes = 0;
+        while window.size(1, 20) < 20 {
+            let used = window.size(1, 20);
+            assert!(window.delivered(used, 20, NOW));
+            successes += 1;
+        }
+        assert_eq!(successes, 17);
+        assert!(!window.delivered(20, 20, NOW), "the ceiling holds");
+        assert_eq!(window.size(1, 8), 8, "a lower ceiling holds at once");
+    }
+
+    #[test]
+    fn a_refusal_tells_the_number() {
+        let mut window = Window { size: 16, ..Window::default() };
+        // Of sixteen opened together eleven stand.
+        for _ in 0..5 {
+            window.refused(11, NOW);
+        }
+        assert_eq!((window.size(1, 100), window.retry_at(NOW)), (11, Some(seconds(60))));
+        assert!(!window.delivered(11, 100, seconds(59)));
+        assert!(window.delivered(11, 100, seconds(60)));
+        window.refused(11, seconds(61));
+        assert_eq!(window.retry_at(seconds(61)), Some(seconds(61 + 120)), "twice as long");
+        assert!(window.delivered(11, 100, seconds(200)));
+        assert!(!window.delivered(12, 100, seconds(201)), "one more, and not at once another");
+        assert!(window.delivered(12, 100, seconds(210)), "welcome: it goes on growing");
+    }
+
+    #[test]
+    fn a_complaint_halves_it_once() {
+        let mut window = Window { size: 16, ..Window::default() };
+        let hold = Duration::from_secs(600);
+        assert!(window.slowed(12, hold, NOW));
+        assert!(!window.slowed(12, hold, seconds(1)));
+        assert_eq!(window.size(1, 100), 6);
+        assert!(!window.delivered(6, 100, seconds(599)));
+        assert!(window.delivered(6, 100, seconds(600)));
+        assert!(!window.delivered(7, 100, seconds(601)));
+        assert!(window.delivered(7, 100, seconds(610)));
+        assert_eq!(window.size(1, 100), 8);
+        (0..9).for_each(|n| _ = window.slowed(8, hold, seconds(700 + n * 20)));
+        assert_eq!((window.size(1, 100), window.size(2, 100)), (1, 2), "the floor holds");
+    }
+
+    proptest! {
+        #[test]
+        fn prop_growth_is_earned(
+            events in proptest::collection::vec((0u8..4, 0u32..40, 0i64..30_000), 0..200),
+        ) {
+            let (floor, ceiling) = (1, 30);
+            let mut window = Window::default();
+            let mut now = NOW;
+            for (kind, n, pause) in events {
+                now = Timestamp(now.0 + pause);
+                let before = window.size(floor, ceiling);
+                match kind {
+                    0 | 1 => {
+                        let used = n.min(before);
+                        let grew = window.delivered(used, ceiling, now);
+                        let after = window.size(floor, ceiling);
+                        prop_assert_eq!(after, before + u32::from(grew));
+                        prop_assert!(!grew || used == before);
+                    }
+                    2 => {
+                        let standing = n.min(before.saturating_sub(1));
+                        window.refused(standing, now);
+                        prop_assert_eq!(window.size(floor, ceiling), standing.max(1));
+                    }
+                    _ => {
+                        window.slowed(before, Duration::from_secs(60), now);
+                        prop_assert!(window.size(floor, ceiling) <= before);
+                    }
+                }
+                prop_assert!((floor..=ceiling).contains(&window.size(floor, ceiling)));
+            }
+        }
+    }
+}
