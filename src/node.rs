@@ -173,6 +173,7 @@ fn start<S: Store>(
     let [receiving, delivering, controlling] = [(), (), ()].map(|()| watch::channel(false));
     let ids = Arc::new(Mutex::new(IdGenerator::after(store.last_id())));
     let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
+    let core = Core::new(Arc::clone(config), random::from_system(), clock.now());
     let shared = Arc::new(Shared {
         store: store.clone(),
         config: Arc::clone(config),
@@ -181,11 +182,11 @@ fn start<S: Store>(
         rng: Mutex::new(random::from_system()),
         dialer: Dialer::new(Arc::clone(config))?,
         addresses: Arc::new(Addresses::default()),
+        tenants: core.tenants(),
         room: Arc::new(Semaphore::new(room_kib as usize)),
         room_kib,
         events,
     });
-    let core = Core::new(Arc::clone(config), random::from_system(), clock.now());
     let core = Arc::new(Mutex::new(core));
     let resolver = Arc::new(Resolver::new(config)?);
     let api = Api {

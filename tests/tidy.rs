@@ -121,6 +121,14 @@ fn test_files(sources: &[Source]) -> BTreeSet<String> {
             }
         }
     }
+    // And what stands in the folder of a test module.
+    let below = |path: &str| {
+        let mut parents = Path::new(path).ancestors().skip(1);
+        parents.any(|folder| found.contains(&format!("{}.rs", folder.display())))
+    };
+    let inner: Vec<String> =
+        sources.iter().filter(|s| below(&s.path)).map(|s| s.path.clone()).collect();
+    found.extend(inner);
     found
 }
 

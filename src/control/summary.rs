@@ -199,6 +199,9 @@ mod tests {
             rate_per_minute: u64::from(connections) * 6,
             gate,
             why: String::new(),
+            window: 3,
+            waiting: Vec::new(),
+            resting: Vec::new(),
         }
     }
 

@@ -228,6 +228,9 @@ fn site() -> SiteStatus {
         rate_per_minute: 60,
         gate: Gate::Open,
         why: String::new(),
+        window: 3,
+        waiting: Vec::new(),
+        resting: Vec::new(),
     }
 }
 

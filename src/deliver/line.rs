@@ -6,6 +6,8 @@
 use super::connection::Transaction;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use crate::policy::feedback::Complaint;
+use crate::policy::feedback::scoped::Scoped;
 use crate::policy::site::Rate;
 use crate::policy::site::route::Route;
 use crate::policy::throttle::Pace;
@@ -79,13 +81,19 @@ pub struct Line(Mutex<State>);
 struct State {
     direct: VecDeque<Job>,
     pace: Pace,
+    /// Tenants whose mail the site complained about.
+    scoped: Scoped,
 }
 
 impl Line {
     /// An empty line with this pace.
     #[must_use]
     pub fn new(rates: &[Rate]) -> Self {
-        Self(Mutex::new(State { direct: VecDeque::new(), pace: Pace::new(rates) }))
+        Self(Mutex::new(State {
+            direct: VecDeque::new(),
+            pace: Pace::new(rates),
+            scoped: Scoped::default(),
+        }))
     }
 
     /// Changes the pace; what went out before still counts.
@@ -161,10 +169,52 @@ impl Line {
         self.lock().pace.next_at(lane, now)
     }
 
-    /// True where the pace is as if new.
+    /// True where the pace is as if new, and no complaint stands.
     #[must_use]
     pub fn is_rested(&self, now: Timestamp) -> bool {
-        self.lock().pace.is_rested(now)
+        let mut state = self.lock();
+        state.scoped.sweep(now);
+        state.scoped.is_empty() && state.pace.is_rested(now)
+    }
+
+    /// The site complained about one tenant's mail; see [`Scoped::complain`].
+    pub fn complain(
+        &self,
+        tenant: &str,
+        complaint: &Complaint,
+        per_minute: u64,
+        floor: u64,
+        now: Timestamp,
+    ) {
+        self.lock().scoped.complain(tenant, complaint, per_minute, floor, now);
+    }
+
+    /// True where the site complained about some tenant's mail lately.
+    #[must_use]
+    pub fn has_complaints(&self) -> bool {
+        !self.lock().scoped.is_empty()
+    }
+
+    /// How many messages of the tenant the site takes now; [`u32::MAX`] where it never complained.
+    #[must_use]
+    pub fn available_to(&self, tenant: &str, now: Timestamp) -> u32 {
+        self.lock().scoped.available(tenant, now)
+    }
+
+    /// Until when the tenant's mail waits at this site, and why.
+    #[must_use]
+    pub fn waits(&self, tenant: &str, now: Timestamp) -> Option<(Timestamp, String)> {
+        self.lock().scoped.waits(tenant, now)
+    }
+
+    /// Uses what the site leaves to the tenant for one message. False where it may not go now.
+    pub fn begin_for(&self, tenant: &str, now: Timestamp) -> bool {
+        let scoped = &mut self.lock().scoped;
+        let may = scoped.available(tenant, now) > 0;
+        if may {
+            scoped.take(tenant, now);
+        }
+        may
     }
 
     /// The rate that newsletters wait for, and until when.

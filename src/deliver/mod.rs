@@ -9,4 +9,5 @@ pub mod line;
 pub mod load;
 pub mod settle;
 pub mod shared;
+pub mod tenants;
 pub mod worker;

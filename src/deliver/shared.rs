@@ -5,6 +5,7 @@ use super::addresses::Addresses;
 use super::connection::Transaction;
 use super::core::{Event, LEASE};
 use super::settle::{self, Peer, Rules};
+use super::tenants::Tenants;
 use crate::base::id::{IdGenerator, QueueId};
 use crate::base::random::Rng;
 use crate::base::time::{Clock, Timestamp};
@@ -42,6 +43,8 @@ pub struct Shared<S> {
     pub dialer: Dialer,
     /// Limits by address.
     pub addresses: Arc<Addresses>,
+    /// Rates of tenants.
+    pub tenants: Arc<Tenants>,
     /// Memory for messages on their way, in KiB.
     pub room: Arc<Semaphore>,
     /// KiB in all.

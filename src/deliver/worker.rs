@@ -11,22 +11,27 @@
 //!   store.
 
 use super::addresses::Slot;
-use super::connection::{Connection, Target};
+use super::connection::{Connection, Target, Transaction};
 use super::core::{AHEAD, Event, Opening};
 use super::line::Job;
 use super::load::load;
 use super::shared::Shared;
+use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::observe::delivery::Over;
 use crate::policy::site::route::Hop;
 use crate::policy::verdict::{Ruling, Verdict, judge};
-use crate::store::{Claim, Store};
+use crate::smtp::client::{Attempt, Stage};
+use crate::store::{Claim, DeliveryId, Store};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// A connection that asks for nothing tells so often what it has done: the site's window opens by
+/// it.
+const TELL: Duration = Duration::from_millis(250);
 /// Jobs that a connection has ready; with fewer, and no more to come, it asks for more.
 const AT_HAND: usize = 8;
 
@@ -61,10 +66,12 @@ pub async fn run<S: Store>(
                 jobs: VecDeque::new(),
                 ridden: false,
                 paid: None,
+                permitted: None,
                 loading: None,
                 claimed: 0,
                 used: 0,
                 done: 0,
+                told_at: shared.clock.now(),
                 asked: false,
                 quit: false,
                 trouble: None,
@@ -112,6 +119,17 @@ async fn open<S: Store>(
     Err(why)
 }
 
+/// True where the receiver ended the connection instead of taking one message more: nothing was
+/// said about this one.
+fn is_farewell(attempt: &Attempt) -> bool {
+    match attempt {
+        Attempt::Reply { stage: Stage::Mail, reply } => reply.code == 421,
+        Attempt::Lost { stage: Stage::Mail | Stage::Idle, in_doubt, .. } => !in_doubt,
+        Attempt::NotStarted => true,
+        _ => false,
+    }
+}
+
 struct Worker<S> {
     shared: Arc<Shared<S>>,
     opening: Opening,
@@ -125,6 +143,8 @@ struct Worker<S> {
     ridden: bool,
     /// The pace was used for a message of this lane, which has not gone yet.
     paid: Option<Lane>,
+    /// The delivery whose job has its tenant's permit, and has not gone yet.
+    permitted: Option<DeliveryId>,
     loading: Option<mpsc::Receiver<Job>>,
     /// Deliveries that may still come from there.
     claimed: u32,
@@ -132,6 +152,8 @@ struct Worker<S> {
     used: u32,
     /// Deliveries done since the dispatcher was told.
     done: u32,
+    /// When that was.
+    told_at: Timestamp,
     /// The dispatcher knows that we would take more.
     asked: bool,
     quit: bool,
@@ -224,8 +246,14 @@ impl<S: Store> Worker<S> {
     }
 
     async fn tell_wants(&mut self, room: u32, idle: bool) {
-        let done = std::mem::take(&mut self.done);
+        let done = self.take_done();
         self.shared.tell(Event::Wants { link: self.opening.link, room, idle, done }).await;
+    }
+
+    /// What is told now is not told again.
+    fn take_done(&mut self) -> u32 {
+        self.told_at = self.shared.clock.now();
+        std::mem::take(&mut self.done)
     }
 
     /// Nothing to do: tells the dispatcher, and waits for work, the peer, or the end of patience.
@@ -267,6 +295,11 @@ impl<S: Store> Worker<S> {
                 self.quit = true;
                 return self.put_back(job).await;
             }
+            if !self.permit(&job.transaction) {
+                // It waits in the store until its tenant may send; others go on.
+                self.paid = Some(job.lane());
+                return self.shared.release(job.transaction.leases()).await;
+            }
             // After the wait for the pace, which may be a long one.
             if self.shared.is_short(job.trusted_until) {
                 job.trusted_until = self.shared.renew(&mut job.transaction).await;
@@ -275,12 +308,17 @@ impl<S: Store> Worker<S> {
                 }
             }
         }
+        self.permitted = None;
         let rides = self.may_ride();
         let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
         self.ridden = ridden;
         if ridden {
             self.paid = None;
+        }
+        if self.used > 0 && !self.connection.is_open() && report.attempts.iter().all(is_farewell) {
+            self.shared.tell(Event::EndedByPeer(self.opening.link, self.used)).await;
+            return self.put_back(job).await;
         }
         let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
         if verdicts.iter().all(|v| v.ruling == Ruling::Untried) {
@@ -300,25 +338,46 @@ impl<S: Store> Worker<S> {
         };
         let over = Some((over, self.connection.offers_dsn()));
         self.shared.settle(&job.transaction, &verdicts, job.receive, over).await;
+        if self.done > 0 && self.shared.clock.now().since(self.told_at) >= TELL {
+            let done = self.take_done();
+            self.shared.tell(Event::Did(self.opening.link, done)).await;
+        }
         if !self.connection.is_open() {
             self.trouble =
                 verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
         }
     }
 
-    /// Whether the next job may ride with this one's last dot: its leases last, and the pace lets
-    /// it go.
+    /// Whether the next job may ride with this one's last dot: its leases last, and the pace and
+    /// its tenant's rates let it go.
     fn may_ride(&mut self) -> bool {
-        let Some(next) = self.jobs.front() else { return false };
+        let Some(next) = self.jobs.pop_front() else { return false };
         let (lane, now) = (next.lane(), self.shared.clock.now());
-        if self.quit || self.shared.is_short(next.trusted_until) {
-            return false;
+        let rides = !self.quit
+            && !self.shared.is_short(next.trusted_until)
+            && (self.paid == Some(lane) || self.opening.line.begin(lane, now).is_ok())
+            && {
+                self.paid = Some(lane);
+                self.permit(&next.transaction)
+            };
+        self.jobs.push_front(next);
+        rides
+    }
+
+    /// Uses what the tenant may send, at this site and in all, for one message, unless that was
+    /// done.
+    fn permit(&mut self, transaction: &Transaction) -> bool {
+        let first = transaction.deliveries.first().map(|d| d.lease.delivery);
+        if first.is_some() && self.permitted == first {
+            return true;
         }
-        if self.paid != Some(lane) && self.opening.line.begin(lane, now).is_err() {
-            return false;
-        }
-        self.paid = Some(lane);
-        true
+        let origin = &transaction.head.origin;
+        let (line, now) = (&self.opening.line, self.shared.clock.now());
+        let may = line.available_to(&origin.tenant, now) > 0
+            && self.shared.tenants.begin(&origin.tenant, origin.lane, now).is_ok()
+            && line.begin_for(&origin.tenant, now);
+        self.permitted = first.filter(|_| may);
+        may
     }
 
     /// A job that was not tried: the connection was gone before it began.

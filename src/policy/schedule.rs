@@ -21,7 +21,8 @@
 //! queues it names.
 
 use crate::base::id::QueueId;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Deliveries that a tenant of weight 1 may send before the next one's turn.
 const QUANTUM: u32 = 10;
@@ -29,12 +30,13 @@ const QUANTUM: u32 = 10;
 /// Whose turn it is at one site, in one lane. Holds each queue with due mail once.
 #[derive(Debug, Default)]
 pub struct Turns {
-    tenants: VecDeque<Tenant>,
+    /// Each once, the next one first.
+    order: VecDeque<Arc<str>>,
+    tenants: HashMap<Arc<str>, Tenant>,
 }
 
 #[derive(Debug)]
 struct Tenant {
-    name: String,
     weight: u32,
     /// What is left of this turn.
     deficit: u32,
@@ -50,22 +52,25 @@ struct Campaign {
 /// How many deliveries to claim from each queue, in this order.
 pub type Plan = Vec<(QueueId, u32)>;
 
+/// What [`Turns::plan`] found.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// What to claim.
+    pub plan: Plan,
+    /// Queues with nothing due, which left the line.
+    pub gone: Vec<QueueId>,
+}
+
 impl Turns {
     /// Puts a queue at the end of its campaign's line; the caller adds a queue once.
     pub fn add(&mut self, queue: QueueId, tenant: &str, campaign: &str, weight: u32) {
-        let tenant = match self.tenants.iter_mut().position(|t| t.name == tenant) {
-            Some(at) => self.tenants.get_mut(at),
-            None => {
-                self.tenants.push_back(Tenant {
-                    name: tenant.to_string(),
-                    weight: weight.max(1),
-                    deficit: 0,
-                    campaigns: VecDeque::new(),
-                });
-                self.tenants.back_mut()
-            }
-        };
-        let Some(tenant) = tenant else { return };
+        if !self.tenants.contains_key(tenant) {
+            let name: Arc<str> = tenant.into();
+            self.order.push_back(Arc::clone(&name));
+            let (weight, campaigns) = (weight.max(1), VecDeque::new());
+            self.tenants.insert(name, Tenant { weight, deficit: 0, campaigns });
+        }
+        let Some(tenant) = self.tenants.get_mut(tenant) else { return };
         match tenant.campaigns.iter_mut().find(|c| c.name == campaign) {
             Some(found) => found.queues.push_back(queue),
             None => tenant.campaigns.push_back(Campaign {
@@ -78,50 +83,76 @@ impl Turns {
     /// True where no queue is in line.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tenants.is_empty()
+        self.order.is_empty()
+    }
+
+    /// Those with a queue in line, in the order of their turns.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(|name| &**name)
     }
 
     /// Plans up to `room` deliveries. `due` says how many a queue has that no other connection was
-    /// promised; a queue with none leaves the line and comes back by [`Turns::add`]. The second
-    /// value holds those that left.
-    pub fn plan(&mut self, room: u32, due: impl Fn(QueueId) -> u32) -> (Plan, Vec<QueueId>) {
-        let (mut plan, mut gone) = (Plan::new(), Vec::new());
+    /// promised; a queue with none leaves the line and comes back by [`Turns::add`]. `may` says how
+    /// many of a tenant may go now; one that has none keeps its place, and others go on.
+    pub fn plan(
+        &mut self,
+        room: u32,
+        due: impl Fn(QueueId) -> u32,
+        may: impl Fn(&str) -> u32,
+    ) -> Planned {
+        let mut planned = Planned::default();
         let mut room = room;
+        // Those that may send no more, and what limited ones got of this plan.
+        let (mut resting, mut got) = (VecDeque::new(), HashMap::<Arc<str>, u32>::new());
         while room > 0
-            && let Some(mut tenant) = self.tenants.pop_front()
+            && let Some(name) = self.order.pop_front()
         {
+            let Some(tenant) = self.tenants.get_mut(&name) else { continue };
             if tenant.deficit == 0 {
                 tenant.deficit = tenant.weight.saturating_mul(QUANTUM);
             }
-            while room > 0 && tenant.deficit > 0 && !tenant.campaigns.is_empty() {
-                let most = room.min(tenant.deficit).min(QUANTUM);
-                let taken = tenant.take(most, &due, &mut plan, &mut gone);
-                tenant.deficit -= taken;
-                room -= taken;
-            }
+            let limit = may(&name);
+            let allowed = limit.saturating_sub(got.get(&name).copied().unwrap_or(0));
+            let taken = tenant.turn(room.min(allowed), &due, &mut planned);
+            room -= taken;
             if tenant.campaigns.is_empty() {
-                continue;
-            }
-            // A turn that the room cut short goes on first next time.
-            if tenant.deficit > 0 {
-                self.tenants.push_front(tenant);
+                self.tenants.remove(&name);
+            } else if taken == allowed {
+                resting.push_back(name);
             } else {
-                self.tenants.push_back(tenant);
+                if limit != u32::MAX {
+                    *got.entry(Arc::clone(&name)).or_default() += taken;
+                }
+                // A turn that the room cut short goes on first next time.
+                if tenant.deficit > 0 {
+                    self.order.push_front(name);
+                } else {
+                    self.order.push_back(name);
+                }
             }
         }
-        (plan, gone)
+        // Whoever waited for a permit is next when it comes.
+        resting.append(&mut self.order);
+        self.order = resting;
+        planned
     }
 }
 
 impl Tenant {
+    /// Its turn, or the rest of it: up to `most`.
+    fn turn(&mut self, most: u32, due: impl Fn(QueueId) -> u32, planned: &mut Planned) -> u32 {
+        let mut left = most;
+        while left > 0 && self.deficit > 0 && !self.campaigns.is_empty() {
+            let taken = self.take(left.min(self.deficit).min(QUANTUM), &due, planned);
+            self.deficit -= taken;
+            left -= taken;
+        }
+        most - left
+    }
+
     /// Up to `most` from the queue whose turn it is; 0 where that queue had none and left.
-    fn take(
-        &mut self,
-        most: u32,
-        due: impl Fn(QueueId) -> u32,
-        plan: &mut Plan,
-        gone: &mut Vec<QueueId>,
-    ) -> u32 {
+    fn take(&mut self, most: u32, due: impl Fn(QueueId) -> u32, planned: &mut Planned) -> u32 {
+        let Planned { plan, gone } = planned;
         let Some(mut campaign) = self.campaigns.pop_front() else { return 0 };
         let Some(queue) = campaign.queues.pop_front() else { return 0 };
         let promised: u32 = plan.iter().filter(|(q, _)| *q == queue).map(|(_, n)| n).sum();
@@ -149,13 +180,16 @@ impl Tenant {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashMap;
+
+    fn any(_: &str) -> u32 {
+        u32::MAX
+    }
 
     /// Runs plans of `room` until nothing is due, and gives what each queue got in each.
     fn drain(turns: &mut Turns, due: &mut HashMap<QueueId, u32>, room: u32) -> Vec<Plan> {
         let mut plans = Vec::new();
         loop {
-            let (plan, _) = turns.plan(room, |q| due.get(&q).copied().unwrap_or(0));
+            let plan = turns.plan(room, |q| due.get(&q).copied().unwrap_or(0), any).plan;
             if plan.is_empty() {
                 return plans;
             }
@@ -182,7 +216,7 @@ mod tests {
         let mut turns = Turns::default();
         turns.add(QueueId(1), "t", "a", 1);
         turns.add(QueueId(2), "t", "b", 1);
-        let (plan, gone) = turns.plan(40, |_| 1_000);
+        let Planned { plan, gone } = turns.plan(40, |_| 1_000, any);
         assert_eq!(plan, [(QueueId(1), 20), (QueueId(2), 20)]);
         assert_eq!(gone, []);
     }
@@ -191,9 +225,21 @@ mod tests {
     fn a_queue_without_mail_leaves_the_line() {
         let mut turns = Turns::default();
         turns.add(QueueId(1), "t", "a", 1);
-        let (plan, gone) = turns.plan(40, |_| 3);
+        let Planned { plan, gone } = turns.plan(40, |_| 3, any);
         assert_eq!((plan, gone), (vec![(QueueId(1), 3)], vec![QueueId(1)]));
         assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn a_tenant_that_may_not_send_keeps_its_place_and_holds_up_nobody() {
+        let mut turns = Turns::default();
+        turns.add(QueueId(1), "limited", "a", 1);
+        turns.add(QueueId(2), "free", "b", 1);
+        let may = |n: u32| move |name: &str| if name == "limited" { n } else { u32::MAX };
+        assert_eq!(turns.plan(20, |_| 1_000, may(0)).plan, [(QueueId(2), 20)]);
+        let next = turns.plan(60, |_| 1_000, may(15)).plan;
+        assert_eq!(next, [(QueueId(1), 15), (QueueId(2), 45)]);
+        assert_eq!(turns.tenants().next(), Some("limited"));
     }
 
     proptest! {
@@ -233,8 +279,7 @@ mod tests {
             let rounds = 50;
             let mut left = sum * QUANTUM * rounds;
             while left > 0 {
-                let (plan, _) = turns.plan(room.min(left), |_| u32::MAX);
-                for (queue, n) in plan {
+                for (queue, n) in turns.plan(room.min(left), |_| u32::MAX, any).plan {
                     got[usize::try_from(queue.0).unwrap()] += n;
                     left -= n;
                 }

@@ -2,6 +2,7 @@
 
 use crate::base::address::ReversePath;
 use crate::base::network::Networks;
+use crate::policy::site::Rate;
 use std::net::IpAddr;
 
 /// A tenant from the configuration.
@@ -15,6 +16,8 @@ pub struct TenantRule {
     pub sender_domains: Vec<String>,
     /// Its share against other tenants at the same site; 1 to 1,000.
     pub weight: u32,
+    /// Messages in windows to all sites together; none: no limit.
+    pub rates: Vec<Rate>,
 }
 
 /// The tenant of a message: by a rule for its client or its reverse-path's domain; else the
@@ -51,6 +54,7 @@ mod tests {
             networks: Networks::new(vec![Networks::parse_one(network).unwrap()]),
             sender_domains: vec![domain.into()],
             weight: 1,
+            rates: Vec::new(),
         };
         let rules = [rule("c1", "10.1.0.0/16", "one.test"), rule("c2", "10.2.0.0/16", "two.test")];
         for (client, sender, tenant) in [

@@ -150,7 +150,7 @@ impl Pace {
         self.bulk.retune(&bulk_shares(rates));
     }
 
-    /// How many of the lane may go now, up to `wanted`.
+    /// How many of the lane may go now, up to `wanted`; all of them where there is no limit.
     #[must_use]
     pub fn available(&self, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
         let all = self.all.available(now, wanted);

@@ -206,10 +206,13 @@ pub(super) const TENANTS: Section = Section {
     shape: Shape::List {
         clear: |c| c.tenants.clear(),
         begin: |c| {
-            let networks = Networks::default();
-            let tenant =
-                TenantRule { name: String::new(), networks, sender_domains: Vec::new(), weight: 1 };
-            c.tenants.push(tenant);
+            c.tenants.push(TenantRule {
+                name: String::new(),
+                networks: Networks::default(),
+                sender_domains: Vec::new(),
+                weight: 1,
+                rates: Vec::new(),
+            });
         },
     },
     keys: &[
@@ -234,6 +237,14 @@ pub(super) const TENANTS: Section = Section {
             Is("1"),
             "Share against other customers: 2 gets twice the turns of 1.",
             |c, v| last(&mut c.tenants, v.count(1..=1_000), |t, weight| t.weight = weight),
+        ),
+        key(
+            "rate",
+            Is("\"none\""),
+            "Messages of this customer in a window, to all receivers together, such as \
+             [\"2000/h\", \"20000/d\"]; what is more waits in the queue. Newsletters leave a tenth \
+             of it to direct mail.",
+            |c, v| last(&mut c.tenants, v.rates(), |t, rates| t.rates = rates),
         ),
     ],
 };

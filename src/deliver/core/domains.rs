@@ -149,7 +149,7 @@ impl Core {
         let placed = match resolution {
             Resolution::Hosts(hosts) => {
                 let route = Arc::new(Route::new(hosts.clone()));
-                Some((self.place(&domain, &route), route))
+                Some((self.place(&domain, &route, now), route))
             }
             _ => None,
         };

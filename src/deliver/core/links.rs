@@ -6,7 +6,7 @@ use super::{BATCH, Command, Core, LinkId};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::schedule::Plan;
+use crate::policy::schedule::{Plan, Planned};
 use crate::policy::site::SiteId;
 use crate::policy::site::route::Route;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// One connection.
 pub(super) struct Link {
-    site: SiteId,
+    pub(super) site: SiteId,
     /// The route that it was opened for.
     pub(super) route: Arc<Route>,
     address: Option<IpAddr>,
@@ -85,13 +85,20 @@ impl Core {
         }
     }
 
+    /// It has delivered something.
+    pub(super) fn did(&mut self, id: LinkId, done: u32, now: Timestamp) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.useful |= done > 0;
+            let site = link.site;
+            self.success(site, done, now);
+        }
+    }
+
     pub(super) fn wants(&mut self, id: LinkId, room: u32, idle: bool, done: u32, now: Timestamp) {
+        self.did(id, done, now);
         let Some(link) = self.links.get_mut(&id) else { return };
         link.room = room;
-        link.useful |= done > 0;
         let site = link.site;
-        self.success(site, done, now);
-        let Some(link) = self.links.get_mut(&id) else { return };
         if idle && link.state != LinkState::Ending {
             link.state = LinkState::Idle;
             self.touched.insert(site);
@@ -138,9 +145,9 @@ impl Core {
         }
         let may_bulk = was_bulk || self.has_room_for_bulk(site);
         let paced = site.line.available(Lane::Bulk, now, room);
-        let site = link.site;
+        let (site, route) = (link.site, Arc::clone(&link.route));
         for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
-            if let Some((plan, early)) = self.plan_for(site, address, lane, room, now) {
+            if let Some((plan, early)) = self.plan_for(site, (address, &route), lane, room, now) {
                 let planned = plan.iter().map(|(_, n)| n).sum();
                 let mut claim = claim(plan, planned, now);
                 claim.due_until = now.after(early);
@@ -161,7 +168,7 @@ impl Core {
     fn plan_for(
         &mut self,
         id: SiteId,
-        address: IpAddr,
+        (address, route): (IpAddr, &Route),
         lane: Lane,
         room: u32,
         now: Timestamp,
@@ -174,15 +181,19 @@ impl Core {
             Lane::Direct => !lines.direct.is_empty(),
             Lane::Bulk => !lines.bulk.is_empty(),
         };
-        let keys: Vec<Vec<IpAddr>> = site
+        let mut keys: Vec<Vec<IpAddr>> = site
             .routes
             .iter()
             .filter(|(key, lines)| has_mail(lines) && key.binary_search(&address).is_ok())
             .map(|(key, _)| key.clone())
             .collect();
+        // What the connection was opened for goes first.
+        keys.sort_by_key(|key| *key != route.addresses);
         for key in keys {
             let site = self.sites.get(&id)?;
             let early = if lane == Lane::Bulk { self.early_at(site, &key) } else { Duration::ZERO };
+            let allowed = self.allowances(site, &key, lane, now);
+            let may = |tenant: &str| allowed.get(tenant).copied().unwrap_or(u32::MAX);
             let queues = &self.queues;
             let here =
                 |place: &Place| matches!(place, Place::At(s, r) if *s == id && r.addresses == key);
@@ -192,7 +203,7 @@ impl Core {
             };
             let lines = self.sites.get_mut(&id)?.routes.get_mut(&key)?;
             let turns = if lane == Lane::Direct { &mut lines.direct } else { &mut lines.bulk };
-            let (plan, gone) = turns.plan(room, due);
+            let Planned { plan, gone } = turns.plan(room, due, may);
             for queue in gone {
                 if let Some(q) = self.queues.get_mut(&queue)
                     && here(&q.place)

@@ -26,19 +26,24 @@
 //! messages (the line).
 
 mod domains;
+mod feedback;
 mod links;
+mod permits;
 mod queues;
 mod sites;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use super::line::{Job, Line};
+use super::tenants::Tenants;
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::random::Rng;
 use crate::base::time::Timestamp;
 use crate::config::Config;
 use crate::mail::message::Lane;
+use crate::policy::feedback::Complaint;
 use crate::policy::schedule::Plan;
 use crate::policy::site::route::Hop;
 use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
@@ -110,6 +115,12 @@ pub enum Event {
         /// Deliveries done since it last said so.
         done: u32,
     },
+    /// A receiver asks for less.
+    Complaint(LinkId, Complaint),
+    /// The receiver ended a connection between two messages, after so many deliveries over it.
+    EndedByPeer(LinkId, u32),
+    /// A slow connection has done so many deliveries since it last said so.
+    Did(LinkId, u32),
     /// A claim was carried out.
     Claimed {
         /// What had been asked for.
@@ -175,6 +186,8 @@ enum Alarm {
     Queue(QueueId),
     /// The site's gate or pace may have opened.
     Site(SiteId),
+    /// A tenant's rate may let some go.
+    Tenant(String),
     /// DNS may answer again.
     Domain(Domain),
     /// Look over everything.
@@ -191,6 +204,9 @@ pub struct Core {
     sites: HashMap<SiteId, sites::Site>,
     links: HashMap<LinkId, links::Link>,
     next_link: u64,
+    tenants: Arc<Tenants>,
+    /// Sites with mail of a tenant whose rate is used up.
+    waiting: HashMap<String, BTreeSet<SiteId>>,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     /// Sites that something happened to.
     touched: HashSet<SiteId>,
@@ -218,6 +234,8 @@ impl Core {
             sites: HashMap::new(),
             links: HashMap::new(),
             next_link: 1,
+            tenants: Arc::new(Tenants::new(&config.tenants)),
+            waiting: HashMap::new(),
             alarms: BTreeSet::new(),
             touched: HashSet::new(),
             starved: HashSet::new(),
@@ -235,6 +253,12 @@ impl Core {
         core
     }
 
+    /// The tenants' rates, which connections use up.
+    #[must_use]
+    pub fn tenants(&self) -> Arc<Tenants> {
+        Arc::clone(&self.tenants)
+    }
+
     /// Takes in an event.
     pub fn handle(&mut self, event: Event, now: Timestamp) {
         match event {
@@ -244,6 +268,9 @@ impl Core {
             Event::Opened(link, address) => self.opened(link, address),
             Event::NotOpened(link, why) => self.not_opened(link, why, now),
             Event::Wants { link, room, idle, done } => self.wants(link, room, idle, done, now),
+            Event::Complaint(link, complaint) => self.complained(link, complaint, now),
+            Event::EndedByPeer(link, deliveries) => self.ended_by_peer(link, deliveries, now),
+            Event::Did(link, done) => self.did(link, done, now),
             Event::Claimed { plan, got } => self.redeem(&plan, &got, now),
             Event::Closed { link, done, trouble } => self.closed(link, done, trouble, now),
         }
@@ -270,6 +297,7 @@ impl Core {
             match self.alarms.pop_first() {
                 Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),
                 Some((_, Alarm::Site(site))) => _ = self.touched.insert(site),
+                Some((_, Alarm::Tenant(tenant))) => self.tenant_may(tenant, now),
                 Some((_, Alarm::Domain(domain))) => self.ask_again(&domain, now),
                 Some((_, Alarm::Sweep)) => self.sweep(now),
                 None => {}

@@ -5,32 +5,25 @@ mod status;
 use self::status::Meter;
 use super::links::LinkState;
 use super::queues::{Place, is_direct};
+use super::waits::Waits;
 use super::{AHEAD, Alarm, Command, Core, Opening, PRESSED};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Job, Line};
 use crate::mail::message::Lane;
+use crate::policy::feedback::Feedback;
 use crate::policy::schedule::Turns;
 use crate::policy::site::route::{Route, hops};
-use crate::policy::site::{Limits, SiteId};
+use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::throttle::Pace;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a gate is shut after a failure: this share of the time that the site has failed, within
-/// these bounds. So one that was away for a minute is found again in seconds.
-const SHUT_SHARE: u32 = 8;
-const SHUT_MIN: Duration = Duration::from_secs(5);
-const SHUT_MAX: Duration = Duration::from_secs(300);
-/// No further connection for so long after one was refused while others stand.
-const ENOUGH: Duration = Duration::from_secs(30);
-/// The same where all addresses were at their limit: others may close any moment.
-const CROWDED: Duration = Duration::from_secs(1);
 /// Direct jobs in one line; more would hold the memory that other sites' mail needs.
 const LINE_MAX: usize = 500;
 /// Share of all connections that bulk mail never takes.
@@ -38,25 +31,27 @@ const RESERVED_IN_ALL: usize = 10;
 
 /// One site.
 pub(super) struct Site {
-    name: Arc<str>,
-    limits: Limits,
+    pub(super) name: Arc<str>,
+    pub(super) limits: Limits,
     pub(super) line: Arc<Line>,
     /// Of new connections.
-    opens: Pace,
+    pub(super) opens: Pace,
+    pub(super) feedback: Feedback,
+    /// When a forced rate changes.
+    pub(super) retune_at: Option<Timestamp>,
     /// One for each set of addresses; most sites have one.
     pub(super) routes: BTreeMap<Vec<IpAddr>, Lines>,
     pub(super) links: BTreeSet<super::LinkId>,
     /// Since when no host answers; until something was delivered.
-    failing_since: Option<Timestamp>,
-    shut_until: Timestamp,
-    /// Beyond those that stand, no new connection before this.
-    enough_until: Timestamp,
-    /// How many may stand until then: as many as did when one more was refused. One that reaches
-    /// its end is replaced.
-    enough: usize,
+    pub(super) failing_since: Option<Timestamp>,
+    pub(super) shut_until: Timestamp,
+    /// No new connection before this: all addresses were at their limit.
+    pub(super) crowded_until: Timestamp,
     /// Last trouble; empty after a success.
-    why: String,
-    meter: Meter,
+    pub(super) why: String,
+    /// What mail waits for.
+    pub(super) waits: Waits,
+    pub(super) meter: Meter,
 }
 
 /// Domains with the same addresses: any connection to one of them serves all of these.
@@ -65,8 +60,7 @@ pub(super) struct Lines {
     pub(super) direct: Turns,
     pub(super) bulk: Turns,
     queues: HashSet<QueueId>,
-    /// Bulk deliveries never tried and not promised.
-    fresh: u64,
+    pub(super) fresh: Fresh,
     /// Bulk queues whose mail still gathers.
     gathering: HashSet<QueueId>,
     /// Since when mail has waited although connections are at it.
@@ -80,7 +74,7 @@ impl Lines {
             direct: Turns::default(),
             bulk: Turns::default(),
             queues: HashSet::new(),
-            fresh: 0,
+            fresh: Fresh::default(),
             gathering: HashSet::new(),
             pressed: None,
         }
@@ -89,16 +83,15 @@ impl Lines {
 
 impl Core {
     /// The site of a domain with this route; known from now on.
-    pub(super) fn place(&mut self, domain: &Domain, route: &Route) -> SiteId {
+    pub(super) fn place(&mut self, domain: &Domain, route: &Route, now: Timestamp) -> SiteId {
         let placed = self.directory.place(domain.as_str(), route);
         let Some(known) = self.directory.get(placed.site) else { return placed.site };
         let name: Arc<str> = known.name.as_str().into();
         let limits = known.limits.clone();
         if let Some(site) = self.sites.get_mut(&placed.site) {
             if placed.changed {
-                site.line.retune(&limits.rates);
-                site.opens.retune(&limits.connection_rates);
                 (site.name, site.limits) = (name, limits);
+                self.retune(placed.site, now);
             }
         } else {
             let line = Arc::new(Line::new(&limits.rates));
@@ -108,13 +101,15 @@ impl Core {
                 limits,
                 line,
                 opens,
+                feedback: Feedback::default(),
+                retune_at: None,
                 routes: BTreeMap::new(),
                 links: BTreeSet::new(),
                 failing_since: None,
                 shut_until: Timestamp(0),
-                enough_until: Timestamp(0),
-                enough: 0,
+                crowded_until: Timestamp(0),
                 why: String::new(),
+                waits: Waits::default(),
                 meter: Meter::default(),
             };
             self.sites.insert(placed.site, site);
@@ -164,8 +159,9 @@ impl Core {
         if let Some(lines) = site.routes.get_mut(&route.addresses) {
             lines.queues.remove(&queue);
             lines.gathering.remove(&queue);
-            let counted = self.queues.get(&queue).map_or(0, |queue| queue.counted);
-            lines.fresh = lines.fresh.saturating_sub(counted);
+            if let Some(queue) = self.queues.get(&queue) {
+                lines.fresh.count(&queue.backlog.key.tenant, queue.counted, 0);
+            }
             if lines.queues.is_empty() {
                 site.routes.remove(&route.addresses);
             }
@@ -182,7 +178,7 @@ impl Core {
         let Some(site) = self.sites.get_mut(site) else { return };
         let Some(lines) = site.routes.get_mut(&route.addresses) else { return };
         let fresh = if is_direct(queue) { 0 } else { queue.fresh() };
-        lines.fresh = (lines.fresh + fresh).saturating_sub(queue.counted);
+        lines.fresh.count(&queue.backlog.key.tenant, queue.counted, fresh);
         queue.counted = fresh;
     }
 
@@ -207,12 +203,11 @@ impl Core {
             let direct = is_direct(queue);
             if queue.due(now, if direct { Duration::ZERO } else { early }) > 0 {
                 let key = &queue.backlog.key;
-                let rule = self.config.tenants.iter().find(|t| t.name == key.tenant);
                 let turns = if direct { &mut lines.direct } else { &mut lines.bulk };
                 if turns.is_empty() {
                     lines.pressed = None;
                 }
-                turns.add(id, &key.tenant, &key.campaign, rule.map_or(1, |t| t.weight));
+                turns.add(id, &key.tenant, &key.campaign, self.tenants.weight(&key.tenant));
                 queue.in_line = true;
                 lines.gathering.remove(&id);
             } else if !direct && queue.fresh() > 0 {
@@ -228,8 +223,17 @@ impl Core {
         }
         let Some(site) = self.sites.get(&id) else { return };
         if site.shut_until > now {
-            return self.alarm(site.shut_until, Alarm::Site(id));
+            let until = site.shut_until;
+            for lane in [Lane::Direct, Lane::Bulk] {
+                self.waits_for(id, lane, Some((Limit::Gate, Some(until))), now);
+            }
+            return self.alarm(until, Alarm::Site(id));
         }
+        if site.retune_at.is_some_and(|at| at <= now) {
+            self.retune(id, now);
+        }
+        self.wait_for_tenants(id, now);
+        let Some(site) = self.sites.get(&id) else { return };
         let idle: Vec<_> = site.links.iter().copied().filter(|l| self.is_idle_link(*l)).collect();
         for link in idle {
             self.give(link, now);
@@ -242,53 +246,76 @@ impl Core {
     fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
         let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
-        let lines = site.routes.values().filter(|lines| !lines.direct.is_empty());
+        let lines = site.routes.values().filter(|lines| {
+            lines.direct.tenants().any(|t| self.allowance(site, t, Lane::Direct, now) > 0)
+        });
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
+        let none_may = wanted.is_empty() && site.routes.values().any(|l| !l.direct.is_empty());
+        let mut waits = none_may.then_some((Limit::Tenant, None));
         let at = site.line.next_at(Lane::Direct, now).before(AHEAD);
         if at > now {
             if !wanted.is_empty() {
+                waits = Some((Limit::Rate, Some(at.after(AHEAD))));
                 self.alarm(at, Alarm::Site(id));
             }
-            return;
+            return self.waits_for(id, Lane::Direct, waits, now);
         }
         let opening =
             self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
         for route in wanted.into_iter().skip(opening) {
-            if !self.open(id, &route, Lane::Direct, now) {
-                return;
+            if let Err(limit) = self.open(id, &route, Lane::Direct, now) {
+                waits = Some(limit);
+                break;
             }
         }
+        self.waits_for(id, Lane::Direct, waits, now);
     }
 
     /// One connection for each connection's worth, less those that are at it.
     fn open_for_bulk(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
         if let Some((at, _)) = site.line.binding(now) {
-            if site.routes.values().any(|r| !r.bulk.is_empty()) {
+            let waits = site.routes.values().any(|r| !r.bulk.is_empty());
+            if waits {
                 self.alarm(at, Alarm::Site(id));
             }
-            return;
+            let waits = waits.then_some((Limit::Rate, Some(at)));
+            return self.waits_for(id, Lane::Bulk, waits, now);
         }
         let worth = u64::from(site.limits.deliveries_per_connection);
-        let mut wanted: Vec<(Arc<Route>, u64)> = Vec::new();
-        for lines in site.routes.values().filter(|lines| !lines.bulk.is_empty()) {
-            wanted.push((Arc::clone(&lines.route), lines.fresh.div_ceil(worth).max(1)));
-        }
-        for (route, count) in wanted {
-            let Some(site) = self.sites.get(&id) else { return };
-            let at_it = self.count_links(site, |l| {
-                l.lane == Lane::Bulk
-                    && l.state != LinkState::Idle
-                    && l.route.addresses == route.addresses
-            });
-            let at_it = u64::try_from(at_it).unwrap_or(u64::MAX);
-            let count = if at_it >= count { at_it + self.press(id, &route, now) } else { count };
-            for _ in at_it..count {
-                if !self.open(id, &route, Lane::Bulk, now) {
-                    break;
-                }
+        let mut at_it: HashMap<&[IpAddr], u64> = HashMap::new();
+        for link in site.links.iter().filter_map(|link| self.links.get(link)) {
+            if link.lane == Lane::Bulk && link.state != LinkState::Idle {
+                *at_it.entry(&link.route.addresses).or_default() += 1;
             }
         }
+        let (mut wanted, mut waits) = (Vec::new(), None);
+        for lines in site.routes.values().filter(|lines| !lines.bulk.is_empty()) {
+            let mail = self.fresh(site, lines, now);
+            let at_it = at_it.get(&*lines.route.addresses).copied().unwrap_or(0);
+            if mail > 0 || self.may_any(site, &lines.bulk, Lane::Bulk, now) {
+                waits = Some((Limit::Turn, None));
+                wanted.push((at_it, mail.div_ceil(worth).max(1), Arc::clone(&lines.route)));
+            } else {
+                waits = waits.or(Some((Limit::Tenant, None)));
+            }
+        }
+        for (at_it, count, route) in &mut wanted {
+            if at_it >= count {
+                *count = *at_it + self.press(id, route, now);
+            }
+        }
+        // One at a time, to the route that has fewest: none waits until another has all it wants.
+        while let Some((at_it, _, route)) =
+            wanted.iter_mut().filter(|(at_it, count, _)| at_it < count).min_by_key(|w| w.0)
+        {
+            if let Err(limit) = self.open(id, route, Lane::Bulk, now) {
+                waits = Some(limit);
+                break;
+            }
+            *at_it += 1;
+        }
+        self.waits_for(id, Lane::Bulk, waits, now);
     }
 
     /// 1 where a route's mail has waited for a while although connections are at it.
@@ -305,96 +332,69 @@ impl Core {
         u64::from(enough)
     }
 
-    /// Opens a connection unless a limit says no.
-    fn open(&mut self, id: SiteId, route: &Arc<Route>, lane: Lane, now: Timestamp) -> bool {
-        let Some(site) = self.sites.get(&id) else { return false };
-        if site.enough_until > now && site.links.len() >= site.enough {
-            self.alarm(site.enough_until, Alarm::Site(id));
-            return false;
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The limit that says no, and until when where that is known.
+    fn open(
+        &mut self,
+        id: SiteId,
+        route: &Arc<Route>,
+        lane: Lane,
+        now: Timestamp,
+    ) -> Result<(), (Limit, Option<Timestamp>)> {
+        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
+        if site.crowded_until > now {
+            let until = site.crowded_until;
+            self.alarm(until, Alarm::Site(id));
+            return Err((Limit::Connections, Some(until)));
         }
-        // A site that failed is probed by one connection until something was delivered.
-        let most = if site.failing_since.is_some() { 1 } else { site.limits.connections as usize };
-        let bulk = self.count_links(site, |l| l.lane == Lane::Bulk && l.state != LinkState::Idle);
-        if lane == Lane::Bulk && bulk >= bulk_connections(&site.limits) {
-            return false;
+        let reached = if site.is_window_the_limit(lane) {
+            (Limit::Window, site.feedback.window.retry_at(now))
+        } else {
+            (Limit::Connections, None)
+        };
+        if lane == Lane::Bulk && !self.has_room_for_bulk(site) {
+            return Err(reached);
         }
-        if site.links.len() >= most {
+        if site.links.len() >= site.most(lane) as usize {
             // One that idles, to addresses that are no use here, makes room.
             if let Some(link) = site.links.iter().copied().find(|l| self.is_idle_link(*l)) {
                 self.quit(link);
             }
-            return false;
+            return Err(reached);
         }
         let in_all = self.config.delivery.connections;
         let in_all = if lane == Lane::Bulk { in_all - in_all / RESERVED_IN_ALL } else { in_all };
         if self.links.len() >= in_all {
             self.starved.insert(id);
-            return false;
+            return Err((Limit::AllConnections, None));
         }
         if let Some(Err(at)) = self.sites.get_mut(&id).map(|site| site.opens.begin(lane, now)) {
             self.alarm(at, Alarm::Site(id));
-            return false;
+            return Err((Limit::ConnectionRate, Some(at)));
         }
-        let Some(site) = self.sites.get(&id) else { return false };
+        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
         let hops = hops(&route.hosts, self.config.delivery.hosts_max, &mut self.rng);
-        let (site_name, limits, line) =
+        let (site_name, mut limits, line) =
             (Arc::clone(&site.name), site.limits.clone(), Arc::clone(&site.line));
+        let most = site.feedback.spent.most(now).unwrap_or(u32::MAX);
+        limits.deliveries_per_connection = limits.deliveries_per_connection.min(most);
         let link = self.add_link(id, Arc::clone(route), lane, limits.deliveries_per_connection);
         self.commands.push(Command::Open(Opening { link, site: site_name, limits, hops, line }));
-        true
+        Ok(())
     }
 
     /// How many connections may be busy with bulk mail, and whether one more may be.
     pub(super) fn has_room_for_bulk(&self, site: &Site) -> bool {
         let busy = self.count_links(site, |l| l.lane == Lane::Bulk && l.state != LinkState::Idle);
-        busy < bulk_connections(&site.limits)
+        busy < site.most_for_bulk() as usize
     }
 
     /// How far ahead of its due time a route's gathering mail may be taken.
     pub(super) fn early_at(&self, site: &Site, key: &[IpAddr]) -> Duration {
         let gather = self.config.lanes.gather;
         site.routes.get(key).map_or(Duration::ZERO, |lines| early(lines, &site.limits, gather))
-    }
-
-    /// A connection was refused or lost before it delivered anything.
-    pub(super) fn trouble(&mut self, id: SiteId, why: String, now: Timestamp) {
-        let Some(site) = self.sites.get(&id) else { return };
-        let others = self.count_links(site, |l| l.state != LinkState::Opening);
-        let Some(site) = self.sites.get_mut(&id) else { return };
-        if why.is_empty() {
-            (site.enough_until, site.enough) = (now.after(CROWDED), 0);
-        } else if others > 0 {
-            (site.enough_until, site.enough) = (now.after(ENOUGH), others);
-            site.why = why;
-        } else {
-            let since = *site.failing_since.get_or_insert_with(|| {
-                self.commands.push(Command::Unreachable(Arc::clone(&site.name), why.clone()));
-                now
-            });
-            let pause = (now.since(since) / SHUT_SHARE).clamp(SHUT_MIN, SHUT_MAX);
-            site.shut_until = now.after(pause);
-            site.why = why;
-            let verdict = shut(&site.why);
-            for job in site.line.clear() {
-                self.commands.push(Command::Conclude(job, verdict.clone()));
-            }
-        }
-        self.touched.insert(id);
-    }
-
-    /// Deliveries were done.
-    pub(super) fn success(&mut self, id: SiteId, count: u32, now: Timestamp) {
-        if let Some(site) = self.sites.get_mut(&id)
-            && count > 0
-        {
-            site.meter.add(u64::from(count), now);
-            if let Some(since) = site.failing_since.take() {
-                self.commands.push(Command::Recovered(Arc::clone(&site.name), now.since(since)));
-            }
-            if site.enough_until <= now {
-                site.why.clear();
-            }
-        }
     }
 
     /// Why mail waits at a site.
@@ -420,22 +420,82 @@ impl Core {
             .map(|(id, _)| *id)
             .collect();
         for id in unused {
+            self.forget_waiting(id);
             self.sites.remove(&id);
             self.directory.forget(id);
         }
     }
 }
 
-fn bulk_connections(limits: &Limits) -> usize {
-    limits.connections.saturating_sub(limits.reserved_for_direct).max(1) as usize
+impl Site {
+    /// Connections that the site welcomes. Of a site that failed, one, until something was
+    /// delivered.
+    pub(super) fn window(&self) -> u32 {
+        let most = if self.failing_since.is_some() { 1 } else { self.limits.connections };
+        self.feedback.window.size(1, most)
+    }
+
+    /// Connections that may stand, so that one of the lane may be opened: direct mail does not wait
+    /// until a window has opened for newsletters.
+    fn most(&self, lane: Lane) -> u32 {
+        match lane {
+            Lane::Bulk => self.window(),
+            Lane::Direct if self.failing_since.is_some() => 1,
+            Lane::Direct => {
+                let reserved = self.limits.reserved_for_direct;
+                self.window().saturating_add(reserved).min(self.limits.connections)
+            }
+        }
+    }
+
+    /// True where what was learned keeps the lane below what the configuration allows.
+    fn is_window_the_limit(&self, lane: Lane) -> bool {
+        let Limits { connections, reserved_for_direct, .. } = self.limits;
+        match lane {
+            Lane::Bulk => self.window() < connections.saturating_sub(reserved_for_direct),
+            Lane::Direct => self.most(lane) < connections,
+        }
+    }
+
+    /// Connections that may be busy with newsletters.
+    fn most_for_bulk(&self) -> u32 {
+        let Limits { connections, reserved_for_direct, .. } = self.limits;
+        self.window().min(connections.saturating_sub(reserved_for_direct)).max(1)
+    }
+}
+
+/// Bulk deliveries never tried and not promised.
+#[derive(Default)]
+pub(super) struct Fresh {
+    pub(super) total: u64,
+    pub(super) by_tenant: HashMap<String, u64>,
+}
+
+impl Fresh {
+    /// A queue's share changed.
+    fn count(&mut self, tenant: &str, before: u64, after: u64) {
+        if before == after {
+            return;
+        }
+        self.total = (self.total + after).saturating_sub(before);
+        let of_tenant = match self.by_tenant.get_mut(tenant) {
+            Some(count) => count,
+            None => self.by_tenant.entry(tenant.to_string()).or_default(),
+        };
+        *of_tenant = (*of_tenant + after).saturating_sub(before);
+        if *of_tenant == 0 {
+            self.by_tenant.remove(tenant);
+        }
+    }
 }
 
 /// Mail that gathers is taken at once where there is a connection's worth of it.
 fn early(lines: &Lines, limits: &Limits, gather: Duration) -> Duration {
-    if lines.fresh >= u64::from(limits.deliveries_per_connection) { gather } else { Duration::ZERO }
+    let worth = u64::from(limits.deliveries_per_connection);
+    if lines.fresh.total >= worth { gather } else { Duration::ZERO }
 }
 
-fn shut(why: &str) -> Verdict {
+pub(super) fn shut(why: &str) -> Verdict {
     Verdict {
         ruling: Ruling::Retry,
         blame: Some(Blame::Site),

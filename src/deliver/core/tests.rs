@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Semaphore;
 
+mod feedback;
 mod pace;
 
 const START: Timestamp = Timestamp(1_795_394_728_000);
@@ -59,6 +60,9 @@ struct World {
     /// Site behind each domain: the address of its host.
     dns: fn(&Domain) -> Resolution,
     reachable: bool,
+    /// Connections that a host takes; one more is refused.
+    cap: usize,
+    refused: Vec<Timestamp>,
     delivered: BTreeMap<QueueId, u64>,
     direct: u64,
     concluded: u64,
@@ -88,6 +92,8 @@ impl World {
             links: BTreeMap::new(),
             dns: shared_mx,
             reachable: true,
+            cap: usize::MAX,
+            refused: Vec::new(),
             delivered: BTreeMap::new(),
             direct: 0,
             concluded: 0,
@@ -197,8 +203,8 @@ impl World {
         let mut got = HashMap::new();
         for (id, most) in &claim.queues {
             let Some(stock) = self.stock.get_mut(id) else { continue };
-            let due = stock.waiting.iter().take_while(|at| **at <= claim.due_until).count();
-            let n = due.min(*most as usize);
+            let first = stock.waiting.iter().take(*most as usize);
+            let n = first.take_while(|at| **at <= claim.due_until).count();
             stock.waiting.drain(..n);
             stock.leased += n as u64;
             got.insert(*id, u32::try_from(n).unwrap());
@@ -213,6 +219,10 @@ impl World {
             Command::Resolve(domain, _) => {
                 let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
+            }
+            Command::Open(opening) if self.links.len() >= self.cap => {
+                self.refused.push(now);
+                self.core.handle(Event::NotOpened(opening.link, "421 too many".into()), now);
             }
             Command::Open(opening) if self.reachable => {
                 self.opened.push(now);
@@ -363,10 +373,18 @@ fn opens_a_connection_per_connections_worth() {
 fn a_slow_receiver_gets_more_connections_bit_by_bit() {
     let mut world = World::new(config(10, 2, 100), 1);
     world.enqueue(1, Lane::Bulk, "a.test", 200, START);
-    for second in 0..10 {
+    // Nothing is known of it: no more than a few stand until it has taken something.
+    for (second, links) in [2, 3, 3, 3].into_iter().enumerate() {
+        world.now = START.after(Duration::from_secs(second as u64));
         world.settle();
-        assert_eq!(world.links.len(), (2 + second).min(8), "after {second} s");
-        world.now = START.after(Duration::from_secs(second as u64 + 1));
+        assert_eq!(world.links.len(), links, "after {second} s");
+    }
+    for links in [4, 5, 6, 7, 8, 8] {
+        let link = *world.links.keys().next().unwrap();
+        world.core.handle(Event::Wants { link, room: 0, idle: false, done: 1 }, world.now);
+        world.now = world.now.after(Duration::from_secs(1));
+        world.settle();
+        assert_eq!(world.links.len(), links);
     }
 }
 

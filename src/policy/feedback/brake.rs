@@ -143,7 +143,8 @@ mod tests {
     proptest! {
         #[test]
         fn prop_it_only_climbs_and_always_ends(
-            complaints in proptest::collection::vec((0u64..100_000, 1u64..7_200, 0u64..5_000), 1..20),
+            complaints in
+                proptest::collection::vec((0u64..100_000, 1u64..7_200, 0u64..5_000), 1..20),
             floor in 1u64..1_000,
         ) {
             let (mut brake, mut now): (Option<Brake>, _) = (None, NOW);

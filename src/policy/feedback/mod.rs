@@ -1,9 +1,10 @@
 //! What a site has taught us: how many connections it welcomes, how fast, and how much over one.
 //!
-//! Learned from replies and refusals, within the floor and the ceiling that the configuration gives;
-//! kept over a restart.
+//! Learned from replies and refusals, within the floor and the ceiling that the configuration
+//! gives; kept over a restart.
 
 pub mod brake;
+pub mod scoped;
 pub mod window;
 
 use self::brake::Brake;
@@ -14,6 +15,26 @@ use std::time::Duration;
 
 /// A site that ends connections after so many deliveries is believed for so long.
 const BELIEVED: Duration = Duration::from_secs(86_400);
+
+/// What a receiver asks for by a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Half as much, held for so long; then bit by bit more.
+    Slower(Duration),
+    /// Nothing for so long.
+    Stop(Duration),
+}
+
+/// A reply that asks for something, as a rule understands it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What for.
+    pub ask: Ask,
+    /// Whose mail it is about; `None`: all that goes to the site.
+    pub tenant: Option<String>,
+    /// The reply, for people.
+    pub why: String,
+}
 
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

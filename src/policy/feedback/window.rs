@@ -96,8 +96,8 @@ impl Window {
         self.grow_at = now.after(GROW);
     }
 
-    /// The site asked for less: half of the `used` connections, and no growth for `hold`. True where
-    /// that is news.
+    /// The site asked for less: half of the `used` connections, and no growth for `hold`. True
+    /// where that is news.
     pub fn slowed(&mut self, used: u32, hold: Duration, now: Timestamp) -> bool {
         if now.since(self.slowed_at) < ONE_COMPLAINT && self.slowed_at <= now {
             return false;

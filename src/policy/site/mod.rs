@@ -9,6 +9,8 @@ pub mod route;
 
 pub use directory::{Directory, Placed, Site, SiteId};
 
+use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -113,6 +115,57 @@ pub enum Gate {
     Broken,
 }
 
+/// What mail can wait for at a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// The site does not answer, or asked us to stop for a while.
+    Gate,
+    /// Its messages in a window.
+    Rate,
+    /// Its new connections in a window.
+    ConnectionRate,
+    /// As many connections as the site welcomes, as far as was learned.
+    Window,
+    /// As many connections as the configuration allows.
+    Connections,
+    /// The connections of the whole node.
+    AllConnections,
+    /// What all tenants with mail here may send.
+    Tenant,
+    /// Nothing but the mail before it.
+    Turn,
+}
+
+/// What the mail of one lane waits for, as the planner decided last.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Waiting {
+    /// The lane.
+    pub lane: Lane,
+    /// What.
+    pub limit: Limit,
+    /// Since when it is this.
+    #[serde(rename = "since_ms")]
+    pub since: Timestamp,
+    /// Until when, where that is known.
+    #[serde(rename = "until_ms")]
+    pub until: Option<Timestamp>,
+    /// For people.
+    pub text: String,
+}
+
+/// A tenant that may not send to a site just now.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Resting {
+    /// Which.
+    pub tenant: String,
+    /// Until when.
+    #[serde(rename = "until_ms")]
+    pub until: Timestamp,
+    /// For people.
+    pub why: String,
+}
+
 /// A site as the on-call staff see it.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct SiteStatus {
@@ -130,4 +183,10 @@ pub struct SiteStatus {
     pub gate: Gate,
     /// Last trouble and until when, for people; empty where there is none.
     pub why: String,
+    /// Connections that it welcomes, as far as was learned.
+    pub window: u32,
+    /// What each lane waits for.
+    pub waiting: Vec<Waiting>,
+    /// Tenants with mail here that may not send.
+    pub resting: Vec<Resting>,
 }

@@ -3,12 +3,14 @@
 use super::{Lines, Site};
 use crate::base::time::Timestamp;
 use crate::deliver::core::Core;
-use crate::policy::site::{Gate, Rate, SiteStatus};
+use crate::deliver::tenants::Tenants;
+use crate::mail::message::Lane;
+use crate::policy::site::{Gate, Rate, Resting, SiteStatus};
 use std::collections::BTreeSet;
 
 /// Deliveries per minute, from two counting minutes.
 #[derive(Default)]
-pub(super) struct Meter {
+pub(in crate::deliver::core) struct Meter {
     minute: i64,
     now: u64,
     before: u64,
@@ -23,12 +25,12 @@ impl Meter {
         }
     }
 
-    pub(super) fn add(&mut self, count: u64, now: Timestamp) {
+    pub(in crate::deliver::core) fn add(&mut self, count: u64, now: Timestamp) {
         self.turn(now);
         self.now += count;
     }
 
-    fn per_minute(&mut self, now: Timestamp) -> u64 {
+    pub(in crate::deliver::core) fn per_minute(&mut self, now: Timestamp) -> u64 {
         self.turn(now);
         let gone = u64::try_from(now.0.rem_euclid(60_000)).unwrap_or(0);
         self.now + self.before * (60_000 - gone) / 60_000
@@ -36,6 +38,32 @@ impl Meter {
 }
 
 impl Site {
+    /// Tenants in line that may not send now.
+    fn resting(&self, tenants: &Tenants, now: Timestamp) -> Vec<Resting> {
+        let in_line: BTreeSet<(Lane, &str)> = self
+            .routes
+            .values()
+            .flat_map(|lines| {
+                let direct = lines.direct.tenants().map(|tenant| (Lane::Direct, tenant));
+                direct.chain(lines.bulk.tenants().map(|tenant| (Lane::Bulk, tenant)))
+            })
+            .collect();
+        let rests = |(lane, tenant): (Lane, &str)| {
+            let (until, why) = match (self.line.waits(tenant, now), tenants.binding(tenant, now)) {
+                (Some(here), _) => here,
+                (None, Some((_, rate))) if tenants.available(tenant, lane, now) == 0 => {
+                    let until = tenants.next_at(tenant, lane, now);
+                    (until, format!("its rate of {rate} messages to all sites is used up"))
+                }
+                _ => return None,
+            };
+            Some(Resting { tenant: tenant.to_string(), until, why })
+        };
+        let mut resting: Vec<Resting> = in_line.into_iter().filter_map(rests).collect();
+        resting.dedup_by(|a, b| a.tenant == b.tenant);
+        resting
+    }
+
     /// Whether it may be sent to now, and why not.
     fn gate(&self, now: Timestamp) -> (Gate, String) {
         let why = self.why.clone();
@@ -53,10 +81,23 @@ impl Site {
         if let Some(binding) = self.opens.binding(now).filter(|_| waits) {
             return used("new connections", binding);
         }
-        match (self.enough_until > now, self.failing_since) {
-            (true, _) => (Gate::Throttled, why),
-            (false, Some(_)) => (Gate::Broken, why),
-            (false, None) => (Gate::Open, why),
+        if let Some(brake) = &self.feedback.brake
+            && let Some(rate) = brake.rate(now)
+        {
+            let next = brake.next_change(now);
+            return (Gate::Throttled, format!("{why} (slowed to {rate}; more from {next})"));
+        }
+        let window = &self.feedback.window;
+        match (window.retry_at(now), self.failing_since) {
+            (_, Some(_)) => (Gate::Broken, why),
+            (Some(at), None) => {
+                let most = self.window();
+                (
+                    Gate::Throttled,
+                    format!("{why} ({most} connections are welcome; one more is tried at {at})"),
+                )
+            }
+            (None, None) => (Gate::Open, why),
         }
     }
 }
@@ -72,6 +113,7 @@ impl Core {
                 .map(|q| q.backlog.key.domain.to_string())
                 .collect();
             let (gate, why) = site.gate(now);
+            let resting = site.resting(&self.tenants, now);
             all.push(SiteStatus {
                 site: site.name.to_string(),
                 domains: domains.into_iter().collect(),
@@ -80,6 +122,9 @@ impl Core {
                 rate_per_minute: site.meter.per_minute(now),
                 gate,
                 why,
+                window: site.window(),
+                waiting: site.waiting(now),
+                resting,
             });
         }
         for (domain, why) in self.failing_domains() {
@@ -91,6 +136,9 @@ impl Core {
                 rate_per_minute: 0,
                 gate: Gate::Broken,
                 why: format!("DNS: {why}"),
+                window: 0,
+                waiting: Vec::new(),
+                resting: Vec::new(),
             });
         }
         all.sort_by(|a, b| a.site.cmp(&b.site));

@@ -1,0 +1,141 @@
+//! What connections report of a site, and what follows: its window, its gate, its rates.
+
+use super::links::LinkState;
+use super::sites::{Site, shut};
+use super::{Alarm, Command, Core, LinkId};
+use crate::base::time::Timestamp;
+use crate::policy::feedback::brake::Brake;
+use crate::policy::feedback::{Ask, Complaint};
+use crate::policy::site::{Rate, SiteId};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a gate is shut after a failure: this share of the time that the site has failed, within
+/// these bounds. So one that was away for a minute is found again in seconds.
+const SHUT_SHARE: u32 = 8;
+const SHUT_MIN: Duration = Duration::from_secs(5);
+const SHUT_MAX: Duration = Duration::from_secs(300);
+/// No further connection for so long where all addresses were at their limit: others may close any
+/// moment.
+const CROWDED: Duration = Duration::from_secs(1);
+/// A complaint does not force a rate below this, in messages per hour.
+const RATE_MIN: u64 = 60;
+
+impl Core {
+    /// A connection was refused or lost before it delivered anything.
+    pub(super) fn trouble(&mut self, id: SiteId, why: String, now: Timestamp) {
+        let Some(site) = self.sites.get(&id) else { return };
+        let others = self.count_links(site, |l| l.state != LinkState::Opening);
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        if why.is_empty() {
+            site.crowded_until = now.after(CROWDED);
+        } else if others > 0 {
+            site.feedback.window.refused(u32::try_from(others).unwrap_or(u32::MAX), now);
+            site.why = why;
+        } else {
+            let since = *site.failing_since.get_or_insert_with(|| {
+                self.commands.push(Command::Unreachable(Arc::clone(&site.name), why.clone()));
+                now
+            });
+            site.feedback.window.collapsed();
+            let pause = (now.since(since) / SHUT_SHARE).clamp(SHUT_MIN, SHUT_MAX);
+            self.shut(id, why, now.after(pause));
+        }
+        self.touched.insert(id);
+    }
+
+    /// Nothing goes to the site before `until`; direct mail in hand is deferred.
+    fn shut(&mut self, id: SiteId, why: String, until: Timestamp) {
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        site.shut_until = site.shut_until.max(until);
+        site.why = why;
+        let verdict = shut(&site.why);
+        for job in site.line.clear() {
+            self.commands.push(Command::Conclude(job, verdict.clone()));
+        }
+    }
+
+    /// Deliveries were done.
+    pub(super) fn success(&mut self, id: SiteId, count: u32, now: Timestamp) {
+        let Some(site) = self.sites.get(&id).filter(|_| count > 0) else { return };
+        let used =
+            self.count_links(site, |l| !matches!(l.state, LinkState::Opening | LinkState::Ending));
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        site.meter.add(u64::from(count), now);
+        if let Some(since) = site.failing_since.take() {
+            self.commands.push(Command::Recovered(Arc::clone(&site.name), now.since(since)));
+        }
+        let used = u32::try_from(used).unwrap_or(u32::MAX);
+        if site.feedback.window.delivered(used, site.limits.connections, now) {
+            self.touched.insert(id);
+        }
+        if site.feedback.window.retry_at(now).is_none() && site.feedback.brake.is_none() {
+            site.why.clear();
+        }
+    }
+
+    /// A receiver asks for less, by a reply on this connection.
+    pub(super) fn complained(&mut self, link: LinkId, complaint: Complaint, now: Timestamp) {
+        let Some(id) = self.links.get(&link).map(|link| link.site) else { return };
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        let per_minute = site.meter.per_minute(now);
+        self.touched.insert(id);
+        if let Some(tenant) = &complaint.tenant {
+            return site.line.complain(tenant, &complaint, per_minute, RATE_MIN, now);
+        }
+        match complaint.ask {
+            Ask::Slower(hold) => {
+                let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);
+                site.feedback.window.slowed(used, hold, now);
+                let before = site.feedback.brake.take();
+                let brake = Brake::after(before.as_ref(), per_minute, RATE_MIN, hold, now);
+                site.feedback.brake = Some(brake);
+                site.why = complaint.why;
+                self.retune(id, now);
+            }
+            Ask::Stop(wait) => {
+                site.feedback.window.collapsed();
+                let links: Vec<LinkId> = site.links.iter().copied().collect();
+                self.shut(id, complaint.why, now.after(wait));
+                links.into_iter().for_each(|link| self.quit(link));
+            }
+        }
+    }
+
+    /// The site ended a connection between two messages, after so many deliveries over it.
+    pub(super) fn ended_by_peer(&mut self, link: LinkId, deliveries: u32, now: Timestamp) {
+        let site = self.links.get(&link).map(|link| link.site);
+        if let Some(site) = site.and_then(|id| self.sites.get_mut(&id)) {
+            site.feedback.spent.ended_after(deliveries, now);
+        }
+    }
+
+    /// Brings the pace up to date with limits and feedback, and again when a forced rate climbs.
+    pub(super) fn retune(&mut self, id: SiteId, now: Timestamp) {
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        site.line.retune(&site.rates(now));
+        site.opens.retune(&site.limits.connection_rates);
+        let brake = site.feedback.brake.as_ref();
+        site.retune_at = brake.map(|brake| brake.next_change(now));
+        if brake.is_some_and(|brake| brake.per_hour(now).is_none()) {
+            (site.feedback.brake, site.retune_at) = (None, None);
+        }
+        if let Some(at) = site.retune_at {
+            self.alarm(at, Alarm::Site(id));
+        }
+    }
+}
+
+impl Site {
+    /// The configured rates, and the one that a complaint forces.
+    fn rates(&self, now: Timestamp) -> Vec<Rate> {
+        let mut rates = self.limits.rates.clone();
+        if let Some(forced) = self.feedback.brake.as_ref().and_then(|brake| brake.rate(now)) {
+            match rates.iter_mut().find(|rate| rate.per == forced.per) {
+                Some(rate) => rate.count = rate.count.min(forced.count),
+                None => rates.push(forced),
+            }
+        }
+        rates
+    }
+}

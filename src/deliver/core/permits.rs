@@ -1,0 +1,111 @@
+//! Which tenants may send just now: by the rate of all their mail, and by what a site asked of
+//! theirs.
+
+use super::sites::{Lines, Site};
+use super::{Alarm, Core};
+use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
+use crate::policy::schedule::Turns;
+use crate::policy::site::SiteId;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Sites that wait for a tenant's rate are looked at again after this at the earliest: those that
+/// were woken have used it by then.
+const LOOK: Duration = Duration::from_millis(200);
+
+impl Core {
+    /// True where some tenant may be held back at the site.
+    fn limits_tenants(&self, site: &Site) -> bool {
+        self.tenants.are_limited() || site.line.has_complaints()
+    }
+
+    /// How many messages of the tenant may go to the site now.
+    pub(super) fn allowance(&self, site: &Site, tenant: &str, lane: Lane, now: Timestamp) -> u32 {
+        if !self.limits_tenants(site) {
+            return u32::MAX;
+        }
+        let here = site.line.available_to(tenant, now);
+        if here == 0 { 0 } else { here.min(self.tenants.available(tenant, lane, now)) }
+    }
+
+    /// Of those in line at a route, the ones that are held back, and how many of each may go.
+    pub(super) fn allowances(
+        &self,
+        site: &Site,
+        route: &[IpAddr],
+        lane: Lane,
+        now: Timestamp,
+    ) -> HashMap<String, u32> {
+        let Some(lines) = site.routes.get(route).filter(|_| self.limits_tenants(site)) else {
+            return HashMap::new();
+        };
+        let turns = if lane == Lane::Direct { &lines.direct } else { &lines.bulk };
+        let allowed = turns.tenants().map(|t| (t.to_string(), self.allowance(site, t, lane, now)));
+        allowed.filter(|(_, allowed)| *allowed < u32::MAX).collect()
+    }
+
+    /// A route's fresh bulk mail that may go.
+    pub(super) fn fresh(&self, site: &Site, lines: &Lines, now: Timestamp) -> u64 {
+        if !self.limits_tenants(site) {
+            return lines.fresh.total;
+        }
+        let may = |tenant: &str| u64::from(self.allowance(site, tenant, Lane::Bulk, now));
+        lines.fresh.by_tenant.iter().map(|(tenant, count)| (*count).min(may(tenant))).sum()
+    }
+
+    /// True where one of those in line may send.
+    pub(super) fn may_any(&self, site: &Site, turns: &Turns, lane: Lane, now: Timestamp) -> bool {
+        turns.tenants().any(|tenant| self.allowance(site, tenant, lane, now) > 0)
+    }
+
+    /// Sees to it that the site is looked at when a tenant that stands in line there may send
+    /// again.
+    pub(super) fn wait_for_tenants(&mut self, id: SiteId, now: Timestamp) {
+        let Some(site) = self.sites.get(&id).filter(|site| self.limits_tenants(site)) else {
+            return;
+        };
+        let (mut here, mut anywhere) = (Timestamp::NEVER, Vec::new());
+        for lines in site.routes.values() {
+            let lanes = [(Lane::Direct, &lines.direct), (Lane::Bulk, &lines.bulk)];
+            for (lane, tenant) in lanes.iter().flat_map(|(lane, t)| t.tenants().map(|t| (*lane, t)))
+            {
+                if let Some((until, _)) = site.line.waits(tenant, now) {
+                    here = here.min(until);
+                } else if self.tenants.available(tenant, lane, now) == 0 {
+                    anywhere.push((tenant.to_string(), self.tenants.next_at(tenant, lane, now)));
+                }
+            }
+        }
+        self.alarm(here, Alarm::Site(id));
+        for (tenant, at) in anywhere {
+            self.waiting.entry(tenant.clone()).or_default().insert(id);
+            self.alarm(at.max(now.after(LOOK)), Alarm::Tenant(tenant));
+        }
+    }
+
+    /// A tenant's rate lets some go: as many sites are looked at as it lets messages go.
+    pub(super) fn tenant_may(&mut self, tenant: String, now: Timestamp) {
+        let Some(sites) = self.waiting.get_mut(&tenant) else { return };
+        let direct = self.tenants.available(&tenant, Lane::Direct, now);
+        for _ in 0..direct {
+            let Some(site) = sites.pop_first() else { break };
+            self.touched.insert(site);
+        }
+        if sites.is_empty() {
+            self.waiting.remove(&tenant);
+        } else {
+            let at = self.tenants.next_at(&tenant, Lane::Bulk, now).max(now.after(LOOK));
+            self.alarm(at, Alarm::Tenant(tenant));
+        }
+    }
+
+    /// Sites that wait for a tenant's rate.
+    pub(super) fn forget_waiting(&mut self, site: SiteId) {
+        self.waiting.retain(|_, sites: &mut BTreeSet<SiteId>| {
+            sites.remove(&site);
+            !sites.is_empty()
+        });
+    }
+}

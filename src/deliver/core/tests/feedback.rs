@@ -1,0 +1,212 @@
+//! What receivers teach: windows, complaints, tenants that are held back.
+
+use super::*;
+use crate::policy::feedback::Ask;
+use crate::policy::site::{Gate, Rate};
+use crate::policy::tenant::TenantRule;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+impl World {
+    /// Each connection delivers one message a second, for so long.
+    fn deliver(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        while self.now < end {
+            self.settle();
+            for link in self.links.keys().copied().collect::<Vec<_>>() {
+                let now = self.now;
+                let fake = self.links.get_mut(&link).unwrap();
+                let Some((queue, n)) = fake.has.last_mut() else { continue };
+                let (queue, tenant) = (*queue, self.stock[queue].key.tenant.clone());
+                let may = fake.line.available_to(&tenant, now) > 0
+                    && fake.line.available(Lane::Bulk, now, 1) > 0
+                    && self.core.tenants().begin(&tenant, Lane::Bulk, now).is_ok();
+                *n -= 1;
+                if *n == 0 {
+                    fake.has.pop();
+                }
+                let stock = self.stock.get_mut(&queue).unwrap();
+                stock.leased -= 1;
+                if may {
+                    assert!(fake.line.begin_for(&tenant, now));
+                    fake.line.begin(Lane::Bulk, now).unwrap();
+                    fake.room -= 1;
+                    *self.delivered.entry(queue).or_default() += 1;
+                } else {
+                    stock.waiting.push_front(now);
+                }
+                self.changed.insert(queue);
+                let has: u32 = fake.has.iter().map(|(_, n)| n).sum();
+                // With enough at hand it asks for no more.
+                let room = if has < 8 { fake.room - has } else { 0 };
+                let (idle, done) = (has == 0, u32::from(may));
+                if fake.room == 0 {
+                    self.links.remove(&link);
+                    self.core.handle(Event::Closed { link, done, trouble: None }, now);
+                } else {
+                    self.core.handle(Event::Wants { link, room, idle, done }, now);
+                }
+            }
+            self.now = self.now.after(seconds(1));
+        }
+    }
+
+    fn delivered(&self, queue: i64) -> u64 {
+        self.delivered.get(&QueueId(queue)).copied().unwrap_or(0)
+    }
+
+    fn complain(&mut self, ask: Ask, tenant: Option<&str>) {
+        let link = *self.links.keys().next().unwrap();
+        let complaint =
+            Complaint { ask, tenant: tenant.map(Into::into), why: "421 4.7.28 slow down".into() };
+        self.core.handle(Event::Complaint(link, complaint), self.now);
+    }
+}
+
+#[test]
+fn a_receiver_with_a_cap_refuses_a_few_times_and_is_used_fully() {
+    let mut world = World::new(config(40, 2, 100), 1);
+    world.cap = 12;
+    world.enqueue(1, Lane::Bulk, "a.test", 300_000, START);
+    world.deliver(MINUTE * 30);
+    let best = 12 * 30 * 60;
+    assert!(world.delivered(1) * 10 > best * 9, "{} of {best}", world.delivered(1));
+    let late = world.refused.iter().filter(|at| at.since(START) > seconds(20)).count();
+    assert!(late <= 6, "{late} refused after the first seconds, of {}", world.refused.len());
+    // It takes more now, and is found to.
+    world.cap = 30;
+    world.deliver(MINUTE * 40);
+    assert!(world.links.len() >= 25, "{}", world.links.len());
+}
+
+#[test]
+fn a_complaint_slows_the_site_down_and_the_pace_climbs_back() {
+    let mut world = World::new(config(8, 2, 1_000), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(MINUTE * 2);
+    let before = world.delivered(1);
+    world.complain(Ask::Slower(MINUTE * 10), None);
+    world.deliver(MINUTE * 10);
+    let (held, full) = (world.delivered(1) - before, 10 * 60 * 6);
+    assert!(held > full / 4 && held <= full / 2, "{held} of {full}");
+    let status = world.core.status(world.now).remove(0);
+    assert_eq!((status.gate, status.why.contains("slow down")), (Gate::Throttled, true));
+    world.deliver(MINUTE * 30);
+    let before = world.delivered(1);
+    world.deliver(MINUTE * 10);
+    assert!((world.delivered(1) - before) * 10 > full * 9, "{}", world.delivered(1) - before);
+    assert_eq!(world.core.status(world.now)[0].gate, Gate::Open);
+}
+
+#[test]
+fn a_site_that_wants_nothing_for_a_while_gets_nothing() {
+    let mut world = World::new(config(8, 2, 1_000), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(seconds(10));
+    world.complain(Ask::Stop(MINUTE * 5), None);
+    world.settle();
+    assert!(world.links.is_empty());
+    world.handoff("a.test");
+    assert_eq!(world.core.status(world.now)[0].gate, Gate::Broken);
+    let before = world.opened.len();
+    world.now = world.now.after(MINUTE * 4);
+    world.settle();
+    assert_eq!((world.opened.len(), world.concluded), (before, 1));
+    world.now = world.now.after(MINUTE * 2);
+    world.settle();
+    assert_eq!(world.opened.len(), before + 1, "one tries first");
+}
+
+#[test]
+fn a_complaint_about_one_tenant_slows_no_other() {
+    let mut world = World::new(config(8, 2, 1_000), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 50_000, START);
+    world.enqueue(2, Lane::Bulk, "a.test", 50_000, START);
+    world.deliver(MINUTE);
+    let before = [world.delivered(1), world.delivered(2)];
+    world.complain(Ask::Stop(MINUTE * 10), Some("tenant1"));
+    world.deliver(MINUTE * 10);
+    assert!(world.delivered(1) - before[0] <= 50, "what was in flight");
+    let other = world.delivered(2) - before[1];
+    assert!(other > 60 * 10 * 5, "{other}: all the site takes");
+    let before = world.delivered(1);
+    world.deliver(MINUTE * 5);
+    assert!(world.delivered(1) - before > 60 * 5 * 2, "its time is over");
+}
+
+#[test]
+fn a_tenants_rate_holds_over_all_sites_and_holds_up_nobody() {
+    let mut config = config(4, 1, 100);
+    let rates = vec![Rate { count: 120, per: MINUTE }];
+    let (networks, sender_domains) = Default::default();
+    config.tenants.push(TenantRule {
+        name: "tenant1".into(),
+        networks,
+        sender_domains,
+        weight: 1,
+        rates,
+    });
+    let mut world = World::new(config, 1);
+    world.dns = |domain| {
+        let n = domain.as_str().as_bytes()[1];
+        let host = |name| MxHost { preference: 1, name, addresses: vec![[192, 0, 2, n].into()] };
+        Resolution::Hosts(vec![host(format!("mx{n}.test"))])
+    };
+    for n in 0..20u8 {
+        let domain = format!("d{}.test", char::from(b'a' + n));
+        world.enqueue(i64::from(n) * 3 + 1, Lane::Bulk, &domain, 500, START);
+    }
+    world.enqueue(2, Lane::Bulk, "da.test", 600, START);
+    world.deliver(MINUTE * 10);
+    let limited: u64 = (0..20).map(|n| world.delivered(n * 3 + 1)).sum();
+    assert!((800..=1_200).contains(&limited), "{limited} of 1,200 in ten minutes");
+    let most = (0..20).map(|n| world.delivered(n * 3 + 1)).max().unwrap();
+    assert!(most < limited / 4, "{most} of {limited} to one site: the others starve");
+    assert_eq!(world.delivered(2), 600);
+}
+
+#[test]
+fn routes_of_a_site_share_its_connections() {
+    let mut world = World::new(config(6, 2, 20), 1);
+    // One provider, an address for each domain.
+    world.dns = |domain| {
+        let n = domain.as_str().as_bytes()[1];
+        let name = format!("mx{n}.l.google.com");
+        let addresses = vec![[192, 0, 2, n].into()];
+        Resolution::Hosts(vec![MxHost { preference: 10, name, addresses }])
+    };
+    world.core.config = {
+        let mut config = (*world.core.config).clone();
+        config.sites.default.connections = 10;
+        Arc::new(config)
+    };
+    for n in 0..4u8 {
+        let domain = format!("d{}.test", char::from(b'a' + n));
+        world.enqueue(i64::from(n) + 1, Lane::Bulk, &domain, 10_000, START);
+    }
+    world.deliver(MINUTE * 10);
+    let each: Vec<u64> = (1..5).map(|n| world.delivered(n)).collect();
+    let (least, most) = (each.iter().min().unwrap(), each.iter().max().unwrap());
+    assert!(most * 3 < least * 4, "{each:?}");
+}
+
+#[test]
+fn a_site_that_ends_connections_is_not_sent_more_over_one() {
+    let mut world = World::new(config(2, 0, 100), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 10_000, START);
+    world.settle();
+    for _ in 0..2 {
+        let link = *world.links.keys().next().unwrap();
+        world.core.handle(Event::EndedByPeer(link, 20), world.now);
+    }
+    world.deliver(MINUTE * 2);
+    let opened = world.opened.len();
+    let before = world.delivered(1);
+    world.deliver(MINUTE * 10);
+    let each = (world.delivered(1) - before) / (world.opened.len() - opened) as u64;
+    assert!((18..=22).contains(&each), "{each} over one connection");
+}

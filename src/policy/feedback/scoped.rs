@@ -1,0 +1,155 @@
+//! Complaints of a site about one tenant's mail: that tenant is slowed or stopped there, and nobody
+//! else.
+
+use super::brake::Brake;
+use super::{Ask, Complaint};
+use crate::base::time::Timestamp;
+use crate::policy::throttle::Throttles;
+use std::collections::HashMap;
+
+/// Tenants in trouble at one site; of more, those that are over soonest are forgotten.
+const TENANTS_MAX: usize = 1_000;
+
+/// The tenants in trouble at a site.
+#[derive(Clone, Debug, Default)]
+pub struct Scoped(HashMap<String, Trouble>);
+
+#[derive(Clone, Debug, Default)]
+struct Trouble {
+    brake: Option<Brake>,
+    pace: Throttles,
+    stopped_until: Timestamp,
+    why: String,
+}
+
+impl Trouble {
+    fn pace(&mut self, now: Timestamp) -> &mut Throttles {
+        let rate = self.brake.as_ref().and_then(|brake| brake.rate(now));
+        self.pace.retune(rate.as_slice());
+        &mut self.pace
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.stopped_until <= now && self.brake.as_ref().is_none_or(|b| b.per_hour(now).is_none())
+    }
+}
+
+impl Scoped {
+    /// The site complained about the tenant's mail, while it was sent `per_minute` in all; a rate
+    /// is not forced below `floor` per hour.
+    pub fn complain(
+        &mut self,
+        tenant: &str,
+        complaint: &Complaint,
+        per_minute: u64,
+        floor: u64,
+        now: Timestamp,
+    ) {
+        self.sweep(now);
+        if self.0.len() >= TENANTS_MAX && !self.0.contains_key(tenant) {
+            let end = |t: &Trouble| {
+                t.brake.as_ref().map(|b| b.next_change(now)).max(Some(t.stopped_until))
+            };
+            let first =
+                self.0.iter().min_by_key(|(_, trouble)| end(trouble)).map(|(t, _)| t.clone());
+            first.map(|first| self.0.remove(&first));
+        }
+        let trouble = self.0.entry(tenant.to_string()).or_default();
+        trouble.why.clone_from(&complaint.why);
+        match complaint.ask {
+            Ask::Slower(hold) => {
+                let before = trouble.brake.as_ref();
+                trouble.brake = Some(Brake::after(before, per_minute, floor, hold, now));
+            }
+            Ask::Stop(wait) => trouble.stopped_until = trouble.stopped_until.max(now.after(wait)),
+        }
+    }
+
+    /// Forgets complaints whose time is over.
+    pub fn sweep(&mut self, now: Timestamp) {
+        self.0.retain(|_, trouble| !trouble.is_over(now));
+    }
+
+    /// How many messages of the tenant may go now; [`u32::MAX`] where nothing holds it back.
+    #[must_use]
+    pub fn available(&mut self, tenant: &str, now: Timestamp) -> u32 {
+        match self.0.get_mut(tenant) {
+            None => u32::MAX,
+            Some(trouble) if trouble.stopped_until > now => 0,
+            Some(trouble) => trouble.pace(now).available(now, u32::MAX),
+        }
+    }
+
+    /// Uses up one message, which [`Scoped::available`] allowed.
+    pub fn take(&mut self, tenant: &str, now: Timestamp) {
+        if let Some(trouble) = self.0.get_mut(tenant) {
+            trouble.pace(now).take(now, 1);
+        }
+    }
+
+    /// Until when the tenant's mail waits, and why; `None` where it may go.
+    #[must_use]
+    pub fn waits(&mut self, tenant: &str, now: Timestamp) -> Option<(Timestamp, String)> {
+        let trouble = self.0.get_mut(tenant)?;
+        let at = trouble.stopped_until.max(trouble.pace(now).next_at(now));
+        (at > now).then(|| (at, trouble.why.clone()))
+    }
+
+    /// True where no tenant is in trouble.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+
+    fn complaint(ask: Ask) -> Complaint {
+        Complaint { ask, tenant: None, why: "421 slow down".into() }
+    }
+
+    #[test]
+    fn one_tenant_is_slowed_and_no_other() {
+        let mut scoped = Scoped::default();
+        let hold = Duration::from_secs(600);
+        scoped.complain("a", &complaint(Ask::Slower(hold)), 60, 1, NOW);
+        assert_eq!(scoped.available("b", NOW), u32::MAX);
+        let mut sent = 0;
+        for second in 0..600 {
+            let now = NOW.after(Duration::from_secs(second));
+            if scoped.available("a", now) > 0 {
+                scoped.take("a", now);
+                sent += 1;
+            }
+        }
+        assert!((280..=300).contains(&sent), "{sent} in ten minutes at 30/min");
+        let later = NOW.after(hold * 10);
+        assert_eq!(scoped.waits("a", later), None);
+    }
+
+    #[test]
+    fn one_tenant_is_stopped_for_a_while() {
+        let mut scoped = Scoped::default();
+        scoped.complain("a", &complaint(Ask::Stop(Duration::from_secs(60))), 60, 1, NOW);
+        assert_eq!(scoped.available("a", NOW), 0);
+        let (until, why) = scoped.waits("a", NOW).unwrap();
+        assert_eq!((until, why.as_str()), (NOW.after(Duration::from_secs(60)), "421 slow down"));
+        assert_eq!(scoped.available("a", until), u32::MAX);
+    }
+
+    #[test]
+    fn the_number_of_tenants_is_bounded() {
+        let mut scoped = Scoped::default();
+        for n in 0..=TENANTS_MAX {
+            let wait = Duration::from_secs(n as u64 + 1);
+            scoped.complain(&n.to_string(), &complaint(Ask::Stop(wait)), 60, 1, NOW);
+        }
+        assert_eq!((scoped.0.len(), scoped.available("0", NOW)), (TENANTS_MAX, u32::MAX));
+        assert_eq!(scoped.available("1", NOW), 0);
+    }
+}
