@@ -194,6 +194,7 @@ fn start<S: Store>(
         clock: clock.clone(),
         node: config.hostname.to_string(),
         sites: sites(&core, clock),
+        weights: Arc::new(config.weights()),
     };
     let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
     let dispatcher = Dispatcher {

@@ -12,6 +12,7 @@ use crate::control::protocol::{Counts, Request, Response};
 use crate::control::{Api, serve_one};
 use crate::store::embedded::EmbeddedStore;
 use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -66,7 +67,9 @@ fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
     let store = EmbeddedStore::open_read_only(dir, clock.clone())
         .map_err(|error| Failure::Usage(format!("no node runs; {error}")))?;
     writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
-    let api = Api { store, clock: clock.clone(), node: String::new(), sites: no_sites() };
+    let weights = Arc::new(config.weights());
+    let (node, sites) = (String::new(), no_sites());
+    let api = Api { store, clock: clock.clone(), node, sites, weights };
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     // It waits for us as long as we wait for a pager: nobody else is kept from anything.
     tokio::spawn(async move { serve_one(far, &api, Duration::MAX).await });

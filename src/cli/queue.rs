@@ -107,9 +107,10 @@ async fn summary(
 ) -> Result<(), Failure> {
     let sites_max = queue.sites.or((!printer.json).then_some(SITES_SHOWN));
     let request = Request::Summary { lane: queue.lane, sites_max };
+    let now = printer.clock.now();
     let print = |response| match response {
-        Response::Summary(summary) if printer.json => printer.json(&summary),
-        Response::Summary(summary) => printer.text(&table::summary(&summary)),
+        Response::Summary(summary) if printer.json => printer.json(&*summary),
+        Response::Summary(summary) => printer.text(&table::summary(&summary, now)),
         _ => Ok(()),
     };
     node.ask(&request, print).await.map(|_| ())

@@ -2,6 +2,7 @@
 
 use crate::base::text::printable;
 use crate::base::time::{Timestamp, human};
+use crate::control::outlook::{Campaign, Ending, Outlook};
 use crate::control::protocol::{DeliveryView, MessageView};
 use crate::control::summary::{SiteSummary, Summary, Total};
 use crate::policy::site::Gate;
@@ -46,13 +47,15 @@ const DELIVERIES: [Column; 9] = [
     Column("REPLY", 0, Left),
 ];
 
+/// Campaigns that people are shown.
+const CAMPAIGNS_SHOWN: usize = 10;
 /// A write that takes so long is trouble.
 const STALLED_MS: u64 = 1_000;
 /// A database that is so many records behind is.
 const BEHIND: u64 = 10_000;
 
 /// The queue by site, with a line for the whole.
-pub(super) fn summary(summary: &Summary) -> String {
+pub(super) fn summary(summary: &Summary, now: Timestamp) -> String {
     let mut rows: Vec<Vec<String>> = summary.sites.iter().map(site_row).collect();
     rows.push(total_row(summary));
     let mut out = line(&SITES, &widths(&SITES, &rows), &titles(&SITES));
@@ -64,8 +67,44 @@ pub(super) fn summary(summary: &Summary) -> String {
             "everything is held, what is to come too: `bulkhead queue release --all` ends it\n",
         );
     }
+    out.push_str(&outlook(&summary.outlook, now));
     out.push_str(&trouble(&summary.store));
     out
+}
+
+/// When the newsletters will be done; nothing where there are none.
+fn outlook(outlook: &Outlook, now: Timestamp) -> String {
+    let Some(bulk) = outlook.bulk.filter(|bulk| bulk.waiting > 0) else { return String::new() };
+    let mut out = format!("newsletters {}\n", ending(bulk, now));
+    let shown = outlook.campaigns.iter().take(CAMPAIGNS_SHOWN);
+    for Campaign { tenant, campaign, ending: end } in shown.filter(|_| outlook.campaigns.len() > 1)
+    {
+        let campaign =
+            if campaign.is_empty() { String::new() } else { format!(" {}", safe(campaign)) };
+        out.push_str(&format!("  {}{campaign} {}\n", safe(tenant), ending(*end, now)));
+    }
+    let all = outlook.campaigns.len() + outlook.campaigns_omitted;
+    if all > CAMPAIGNS_SHOWN {
+        let more = grouped((all - CAMPAIGNS_SHOWN) as u64);
+        out.push_str(&format!("  {more} more campaigns: --json lists them\n"));
+    }
+    out
+}
+
+fn ending(ending: Ending, now: Timestamp) -> String {
+    let waiting = grouped(ending.waiting);
+    let stuck = match ending.stuck {
+        0 => String::new(),
+        n if n == ending.waiting => " at sites that take nothing yet".to_string(),
+        n => format!(", but {} at sites that take nothing now", grouped(n)),
+    };
+    match ending.done_ms {
+        None => format!("wait: {waiting}{stuck}"),
+        Some(ms) => {
+            let wait = human(Timestamp(ms).since(now));
+            format!("wait: {waiting}, done in about {wait} ({}){stuck}", clock(ms))
+        }
+    }
 }
 
 /// What is wrong with the disk; nothing where all is well.
@@ -291,7 +330,16 @@ mod tests {
 
     fn site(name: &str, total: Total, gate: Option<Gate>, why: &str) -> SiteSummary {
         let connections_max = gate.map(|_| 10);
-        SiteSummary { site: name.into(), total, connections_max, gate, why: why.into() }
+        SiteSummary {
+            site: name.into(),
+            total,
+            connections_max,
+            gate,
+            why: why.into(),
+            window: None,
+            waiting: Vec::new(),
+            resting: Vec::new(),
+        }
     }
 
     fn view() -> DeliveryView {
@@ -344,10 +392,11 @@ mod tests {
                 site("new.example", fresh, None, ""),
             ],
             store: Health::default(),
+            outlook: Outlook::default(),
             sites_omitted: 0,
         };
         check(
-            &summary(&shown),
+            &summary(&shown, Timestamp(0)),
             &[
                 "SITE                        READY   LEASED  DEFERRED     HELD   OLDEST  \
                  RATE/MIN   CONN  GATE       WHY",
@@ -361,7 +410,7 @@ mod tests {
         );
         shown.all_held = true;
         shown.sites_omitted = 1_000;
-        let text = summary(&shown);
+        let text = summary(&shown, Timestamp(0));
         assert!(
             text.contains("1,002 sites, 1,000 not shown (--sites N), node web-mx1\n"),
             "{text}"
@@ -376,7 +425,7 @@ mod tests {
             index_failed: true,
             ..Health::default()
         };
-        let text = summary(&shown);
+        let text = summary(&shown, Timestamp(0));
         let told = [
             "the disk has not answered for 12s",
             "queue.db cannot be used now",
@@ -384,6 +433,34 @@ mod tests {
             "space is short",
         ];
         assert!(told.iter().all(|told| text.contains(told)), "{text}");
+    }
+
+    #[test]
+    fn the_end_of_newsletters_is_foretold() {
+        let end = |waiting, stuck, done_ms| Ending { waiting, stuck, done_ms };
+        let campaign = |tenant: &str, campaign: &str, ending| Campaign {
+            tenant: tenant.into(),
+            campaign: campaign.into(),
+            ending,
+        };
+        let mut shown = Outlook {
+            bulk: Some(end(8_000, 20, Some(1_795_394_728_114))),
+            campaigns: vec![
+                campaign("shop", "spring\u{1b}", end(7_000, 0, Some(1_795_394_728_114))),
+                campaign("club", "", end(1_000, 1_000, None)),
+            ],
+            campaigns_omitted: 0,
+        };
+        let now = Timestamp(1_795_394_728_114 - 1_500_000);
+        assert_eq!(
+            outlook(&shown, now),
+            "newsletters wait: 8,000, done in about 25m (2026-11-23T00:45:28Z), but 20 at sites \
+             that take nothing now\n  shop spring\\x1b wait: 7,000, done in about 25m \
+             (2026-11-23T00:45:28Z)\n  club wait: 1,000 at sites that take nothing yet\n"
+        );
+        shown.campaigns_omitted = 1_000;
+        assert!(outlook(&shown, now).ends_with("  992 more campaigns: --json lists them\n"));
+        assert_eq!(outlook(&Outlook::default(), now), "");
     }
 
     #[test]

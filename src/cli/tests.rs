@@ -40,7 +40,7 @@ async fn the_summary_is_for_people_or_for_programs() {
     let (text, done) = bulkhead(&node, "").await;
     assert!(done.is_ok());
     let first_words: Vec<_> = text.lines().filter_map(|l| l.split_whitespace().next()).collect();
-    assert_eq!(first_words, ["SITE", "mx.example", "c.example", "total"]);
+    assert_eq!(first_words, ["SITE", "mx.example", "c.example", "total", "newsletters"]);
     let (text, _) = bulkhead(&node, "--json").await;
     let total = &json(&text)["total"];
     assert_eq!((&total["ready"], &total["leased"]), (&299.into(), &1.into()));

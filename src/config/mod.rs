@@ -33,6 +33,7 @@ use crate::policy::classify::Rules;
 use crate::policy::retry::Schedule;
 use crate::policy::site::{Limits, Rate, SiteRule};
 use crate::policy::tenant::TenantRule;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,6 +158,12 @@ impl Config {
             },
             log: Log::default(),
         }
+    }
+
+    /// Each tenant's share against others.
+    #[must_use]
+    pub fn weights(&self) -> HashMap<String, u32> {
+        self.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.weight)).collect()
     }
 
     /// Resolves paths, and fits defaults that depend on what the file says.

@@ -1,5 +1,6 @@
 //! What each request does: the store's work, cut into bounded slices, streamed as responses.
 
+use super::outlook::{Weights, outlook};
 use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Response};
 use super::summary::{Question, SITES_MAX, Summary, summarise};
 use crate::base::id::MessageId;
@@ -27,6 +28,8 @@ pub struct Api<S> {
     pub node: String,
     /// From the dispatcher.
     pub sites: Sites,
+    /// From the configuration.
+    pub weights: Arc<Weights>,
 }
 
 /// Where responses go.
@@ -78,7 +81,8 @@ impl<S: Store> Api<S> {
             Request::Summary { lane, sites_max } => {
                 let sites_max = sites_max.unwrap_or(SITES_MAX).min(SITES_MAX);
                 let question = Question { lane, sites_max, now: self.clock.now() };
-                out.send(&Response::Summary(self.summary(question).await?)).await?;
+                let summary = Box::new(self.summary(question).await?);
+                out.send(&Response::Summary(summary)).await?;
                 Ok(Counts { count: 1, leased: 0 })
             }
             Request::List { filter, site } => match self.narrow(filter, site)? {
@@ -108,8 +112,10 @@ impl<S: Store> Api<S> {
         let api = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let backlog = api.store.backlog(Revision::START);
-            let summary = summarise(&api.node, &backlog, &(api.sites)(), question);
-            Summary { store: api.store.health(), ..summary }
+            let sites = (api.sites)();
+            let summary = summarise(&api.node, &backlog, &sites, question);
+            let outlook = outlook(&backlog, &sites, &api.weights, question.now);
+            Summary { store: api.store.health(), outlook, ..summary }
         });
         work.await.map_err(|error| Stop::Error(format!("summary failed: {error}")))
     }

@@ -37,6 +37,7 @@
 
 pub mod api;
 pub mod client;
+pub mod outlook;
 pub mod protocol;
 pub mod server;
 pub mod socket;

@@ -74,7 +74,7 @@ pub enum Action {
 #[serde(rename_all = "lowercase")]
 pub enum Response {
     /// To [`Request::Summary`].
-    Summary(Summary),
+    Summary(Box<Summary>),
     /// To [`Request::List`] and [`Request::Show`].
     Delivery(Box<DeliveryView>),
     /// To [`Request::Show`].

@@ -1,8 +1,9 @@
 //! The queue by site, as `bulkhead queue` shows it. Pure: backlog and site facts in, counts out.
 
+use super::outlook::Outlook;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::site::{Gate, SiteStatus};
+use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting};
 use crate::store::{Backlog, Health, QueueBacklog};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -26,6 +27,9 @@ pub struct Summary {
     /// How the disk does.
     #[serde(default)]
     pub store: Health,
+    /// When the newsletters will be done.
+    #[serde(default)]
+    pub outlook: Outlook,
 }
 
 /// Sums over a set of scheduled queues.
@@ -61,8 +65,17 @@ pub struct SiteSummary {
     pub connections_max: Option<u32>,
     /// May it be sent to; `None` while the site is not known.
     pub gate: Option<Gate>,
-    /// Last trouble; empty where there is none.
+    /// Last trouble, or the limit that newsletters wait for; empty where there is none.
     pub why: String,
+    /// Connections that it welcomes, as far as was learned; `None` while the site is not known.
+    #[serde(default)]
+    pub window: Option<u32>,
+    /// What each lane waits for.
+    #[serde(default)]
+    pub waiting: Vec<Waiting>,
+    /// Tenants with mail here that may not send.
+    #[serde(default)]
+    pub resting: Vec<Resting>,
 }
 
 impl Total {
@@ -133,20 +146,29 @@ pub fn summarise(
     sites.sort_by(|a, b| b.total.count().cmp(&a.total.count()).then_with(|| a.site.cmp(&b.site)));
     let sites_omitted = sites.len().saturating_sub(question.sites_max);
     sites.truncate(question.sites_max);
-    let store = Health::default();
     Summary {
         node: node.to_string(),
         all_held: backlog.all_held,
         total,
         sites,
         sites_omitted,
-        store,
+        store: Health::default(),
+        outlook: Outlook::default(),
     }
 }
 
 /// A site that is worth a line even with nothing queued.
 fn is_busy(status: &SiteStatus) -> bool {
     status.connections > 0 || status.rate_per_minute > 0 || status.gate != Gate::Open
+}
+
+/// Trouble, else the limit that newsletters wait for.
+fn why(status: &SiteStatus) -> String {
+    let limit = |w: &&Waiting| w.lane == Lane::Bulk && w.limit != Limit::Turn;
+    match status.waiting.iter().find(limit) {
+        Some(waiting) if status.why.is_empty() => waiting.text.clone(),
+        _ => status.why.clone(),
+    }
 }
 
 impl SiteSummary {
@@ -161,7 +183,10 @@ impl SiteSummary {
             total,
             connections_max: status.map(|s| s.connections_max),
             gate: status.map(|s| s.gate),
-            why: status.map(|s| s.why.clone()).unwrap_or_default(),
+            why: status.map(why).unwrap_or_default(),
+            window: status.map(|s| s.window),
+            waiting: status.map(|s| s.waiting.clone()).unwrap_or_default(),
+            resting: status.map(|s| s.resting.clone()).unwrap_or_default(),
         }
     }
 }

@@ -246,7 +246,13 @@ impl Running {
         let socket = bind(&dir.path().join("s")).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let clock = Clock::simulated(NOW);
-        let api = Api { store, clock, node: "mx1".into(), sites: Arc::new(|| vec![site()]) };
+        let api = Api {
+            store,
+            clock,
+            node: "mx1".into(),
+            sites: Arc::new(|| vec![site()]),
+            weights: Default::default(),
+        };
         tokio::spawn(serve(socket, api, async {
             let _ = stopped.await;
         }));
@@ -398,7 +404,13 @@ async fn a_client_that_leaves_stops_the_work() {
     for request in ["{\"verb\":\"list\"}\n", "{\"verb\":\"change\",\"action\":\"hold\"}\n"] {
         let store = store();
         store.0.lock().unwrap().endless = true;
-        let api = Api { store, clock: Clock::system(), node: String::new(), sites: no_sites() };
+        let api = Api {
+            store,
+            clock: Clock::system(),
+            node: String::new(),
+            sites: no_sites(),
+            weights: Default::default(),
+        };
         let (mut near, far) = UnixStream::pair().unwrap();
         let served = tokio::spawn(async move { serve_one(far, &api, PATIENCE).await });
         near.write_all(request.as_bytes()).await.unwrap();
@@ -412,7 +424,13 @@ async fn a_client_that_leaves_stops_the_work() {
 async fn a_client_that_does_not_read_is_cut_off() {
     let store = store();
     store.0.lock().unwrap().endless = true;
-    let api = Api { store, clock: Clock::system(), node: String::new(), sites: no_sites() };
+    let api = Api {
+        store,
+        clock: Clock::system(),
+        node: String::new(),
+        sites: no_sites(),
+        weights: Default::default(),
+    };
     let (mut near, far) = tokio::io::duplex(1_024);
     near.write_all(b"{\"verb\":\"list\"}\n").await.unwrap();
     let impatient = Duration::from_millis(20);

@@ -3,6 +3,7 @@
 
 pub mod classify;
 pub mod feedback;
+pub mod forecast;
 pub mod retry;
 pub mod schedule;
 pub mod site;
