@@ -3,6 +3,7 @@
 
 pub mod classify;
 pub mod retry;
+pub mod rules;
 pub mod schedule;
 pub mod site;
 pub mod tenant;
