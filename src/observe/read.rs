@@ -19,10 +19,7 @@ pub struct Logged {
 /// The attempt that a line is about, if it is about one: an event `delivery.*`.
 #[must_use]
 pub fn attempt(line: &str) -> Option<Logged> {
-    let mut found = match line.find("{\"timestamp\":\"") {
-        Some(start) => json(line.get(start..)?)?,
-        None => text(line)?,
-    };
+    let mut found = text(line).or_else(|| json(line.get(line.find('{')?..)?))?;
     if let Some(end) = found.host.find('[') {
         found.host.truncate(end);
     }
