@@ -80,6 +80,17 @@ pub(super) const ALL: &[Builtin] = &[
         ],
     },
     Builtin {
+        name: "sender-reputation",
+        mx: &[],
+        codes: &["4*"],
+        text: "reputation of .{0,20}domain|domain.{0,15} reputation",
+        action: slow(Scope::SenderDomain, minutes(60)),
+        samples: &[
+            ("mx.example.net", "451 4.7.1 Low reputation of your sending domain shop.example"),
+            ("mx.example.org", "421 4.7.0 Deferred: the sender domain has a poor reputation"),
+        ],
+    },
+    Builtin {
         name: "reputation",
         mx: &[],
         codes: &["4*"],
