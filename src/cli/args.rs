@@ -39,6 +39,11 @@ pub(super) enum Verb {
     Serve,
     /// Show the queue, or do something to what is in it
     Queue(Box<Queue>),
+    /// Show what receivers' refusals lead to, and try it
+    Rules {
+        #[command(subcommand)]
+        verb: RulesVerb,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -54,6 +59,29 @@ pub(super) enum ConfigVerb {
     Show,
     /// Print a commented file with all defaults
     Default,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RulesVerb {
+    /// List all rules in the order they are asked
+    List,
+    /// Say what a reply would lead to; exit code 1 where no rule matches
+    Test {
+        /// The receiving host that says it [default: whatever differs by receiver is told]
+        #[arg(long, value_name = "HOST")]
+        mx: Option<String>,
+        /// The reply with its code, in quotes
+        #[arg(required = true, value_name = "REPLY")]
+        reply: Vec<String>,
+    },
+    /// Say what the rules would have done to the replies of a log, and which replies match none
+    Replay {
+        /// Log of a node, as text or JSON; - is standard input
+        log: PathBuf,
+        /// Also compare with the rules of this configuration
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+    },
 }
 
 /// Without a verb: how much waits at each site.

@@ -9,6 +9,8 @@ mod change;
 mod config;
 mod connect;
 mod queue;
+mod replay;
+mod rules;
 mod serve;
 mod table;
 #[cfg(test)]
@@ -64,6 +66,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Serve => serve::serve(&cli.common),
         Verb::Queue(queue) => queue::run(&cli.common, queue, out),
+        Verb::Rules { verb } => rules::run(&cli.common, verb, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
     }
 }

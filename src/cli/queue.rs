@@ -36,7 +36,7 @@ impl<W: Write> Printer<'_, W> {
 
 /// A value as JSON that a terminal does not act upon either: what [`printable`] would escape is
 /// written as `\u…`, which means the same.
-fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
     let line = serde_json::to_string(value).map_err(std::io::Error::from)?;
     let mut out = String::with_capacity(line.len());
     for c in line.chars() {

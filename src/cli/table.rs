@@ -13,10 +13,10 @@ use std::time::Duration;
 const CELL_MAX: usize = 300;
 
 /// A column: its title, and its least width; numbers stand right.
-struct Column(&'static str, usize, Align);
+pub(super) struct Column(pub(super) &'static str, pub(super) usize, pub(super) Align);
 
 #[derive(Clone, Copy, PartialEq)]
-enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
@@ -58,10 +58,7 @@ const BEHIND: u64 = 10_000;
 pub(super) fn summary(summary: &Summary, now: Timestamp) -> String {
     let mut rows: Vec<Vec<String>> = summary.sites.iter().map(site_row).collect();
     rows.push(total_row(summary));
-    let mut out = line(&SITES, &widths(&SITES, &rows), &titles(&SITES));
-    for row in &rows {
-        out.push_str(&line(&SITES, &widths(&SITES, &rows), row));
-    }
+    let mut out = table(&SITES, &rows);
     if summary.all_held {
         out.push_str(
             "everything is held, what is to come too: `bulkhead queue release --all` ends it\n",
@@ -287,8 +284,15 @@ fn clock(ms: i64) -> String {
     text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     printable(text.as_bytes(), CELL_MAX)
+}
+
+/// Titles and rows, each column as wide as its longest cell.
+pub(super) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+    let widths = widths(columns, rows);
+    let lines = rows.iter().map(|row| line(columns, &widths, row));
+    std::iter::once(line(columns, &widths, &titles(columns))).chain(lines).collect()
 }
 
 fn titles(columns: &[Column]) -> Vec<String> {

@@ -181,3 +181,109 @@ fn a_configuration_is_checked_and_shown() {
     let hostname = &json(&text)[0];
     assert_eq!((&hostname["key"], &hostname["origin"]["line"]), (&"hostname".into(), &1.into()));
 }
+
+/// A configuration with one rule of its own, and its file.
+fn with_rule() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    let text = "[[rules]]\nname = \"mine\"\nmx = [\"example.net\"]\ncodes = [\"421\"]\n\
+                action = \"suspend\"\nscope = \"tenant\"\n\
+                samples = [[\"mx.example.net\", \"421 Go away\"]]\n";
+    std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap().to_string();
+    (dir, path)
+}
+
+#[test]
+fn rules_are_listed_in_their_order() {
+    let (_dir, config) = with_rule();
+    let (text, done) = plain(&format!("rules list --config {config}"));
+    assert!(done.is_ok());
+    let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    let mut lines = text.lines().map(words);
+    assert_eq!(lines.next().unwrap(), ["RULE", "FROM", "ACTION", "SCOPE", "TIME", "RECEIVER"]);
+    let mine = ["mine", "config", "suspend", "tenant", "1h", "example.net"];
+    assert_eq!(lines.next().unwrap(), mine);
+    let (text, _) = plain(&format!("rules list --json --config {config}"));
+    let rules = json(&text);
+    assert_eq!(rules[0]["samples"][0][1], "421 Go away");
+    assert_eq!((&rules[0]["time_s"], &rules[1]["origin"]), (&3_600.into(), &"builtin".into()));
+}
+
+#[test]
+fn a_reply_is_tried_at_one_receiver_or_at_all() {
+    let (_dir, config) = with_rule();
+    let test = |what: &str| plain(&format!("rules test --config {config} {what}"));
+    let (text, done) = test("--mx mx.example.net 421 4.7.0 Go away for 5 minutes");
+    assert!(done.is_ok());
+    assert_eq!(
+        text,
+        "from mx.example.net: rule mine (config): no mail of this tenant to this site is sent for \
+         1h, and this delivery tried again after that\n"
+    );
+    let (text, _) = test("421 Too many connections");
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.starts_with("from example.net: rule mine (config): "), "{text}");
+    assert!(text.contains("\nfrom any other host: rule connections (built in): "), "{text}");
+    let (text, _) = test("450 Greylisted, try again in 7 minutes");
+    assert_eq!(
+        text,
+        "from any host: rule greylisting (built in): this delivery is tried again in 7m, as the \
+         reply asks; other mail is not concerned\n"
+    );
+    let (text, _) = test("--json 554 5.7.1 192.0.2.7 is blacklisted");
+    let answer = &json(&text)["answers"][0];
+    assert_eq!((&answer["rule"], &answer["scope"]), (&"listed".into(), &"site".into()));
+    let what = answer["what"].as_str().unwrap();
+    assert!(what.ends_with(", though the reply is permanent"), "{what}");
+    let (text, done) = test("550 5.1.1 No such user");
+    assert!(text.starts_with("from any host: no rule: by its code, this delivery fails"), "{text}");
+    assert!(matches!(done, Err(Failure::Trouble(s)) if s == "no rule matches"));
+    let (_, done) = test("hello");
+    assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("not an SMTP reply")));
+}
+
+#[test]
+fn a_log_is_replayed() {
+    let (dir, config) = with_rule();
+    let log = dir.path().join("log");
+    let path = log.to_str().unwrap();
+    std::fs::write(&log, "2026-11-23T00:45:28.114Z  INFO node.started version=\"1\"\n").unwrap();
+    let (_, done) = plain(&format!("rules replay {path} --config {config}"));
+    assert!(matches!(done, Err(Failure::Trouble(s)) if s.contains("has no delivery.* events")));
+    let event = |at: u32, reply: &str| {
+        serde_json::json!({
+            "timestamp": format!("2026-11-23T00:45:{at}.000Z"), "level": "INFO",
+            "message": "delivery.deferred", "host": "mx.example.net[192.0.2.7]", "reply": reply,
+        })
+    };
+    let lines = [event(10, "421 Busy"), event(11, "421 Go away"), event(12, "550 No such user")];
+    std::fs::write(&log, lines.map(|line| format!("{line}\n")).concat()).unwrap();
+    let other = dir.path().join("other.toml");
+    std::fs::write(&other, "").unwrap();
+    let other = other.to_str().unwrap();
+    let (text, done) = plain(&format!("rules replay {path} --config {config} --against {other}"));
+    assert!(done.is_ok());
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(
+        lines[0],
+        "3 refusals in 3 attempts from 2026-11-23T00:45:10.000Z to 2026-11-23T00:45:12.000Z: 2 \
+         match a rule"
+    );
+    assert!(
+        lines[3].contains("2  mine  suspend  tenant    1h  2026-11-23T00:45:10.000Z"),
+        "{text}"
+    );
+    assert_eq!(lines[6], "      1  mx.example.net  550 No such user");
+    assert_eq!(lines[8], "the other file would have changed 2:");
+    assert!(lines[10].contains("mine: suspend tenant 1h  no rule"), "{text}");
+    let (text, _) = plain(&format!("rules replay {path} --json --config {config}"));
+    let answer = json(&text);
+    assert_eq!(
+        (&answer["refusals"], &answer["rules"][0]["rule"]["rule"]),
+        (&3.into(), &"mine".into())
+    );
+    assert_eq!(answer["unmatched"][0]["first"], "550 No such user");
+    let (_, done) = plain(&format!("rules replay /nowhere/log --config {config}"));
+    assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("cannot read /nowhere/log: ")));
+}

@@ -17,6 +17,7 @@ mod keys;
 mod problem;
 mod read;
 mod reference;
+mod rules;
 mod show;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -31,6 +32,7 @@ use crate::base::address::Domain;
 use crate::base::network::Networks;
 use crate::policy::classify::Rules;
 use crate::policy::retry::Schedule;
+use crate::policy::rules::Rules as ReplyRules;
 use crate::policy::site::{Limits, Rate, SiteRule};
 use crate::policy::tenant::TenantRule;
 use std::collections::HashMap;
@@ -61,6 +63,10 @@ pub struct Config {
     pub delivery: Delivery,
     /// Limits of sites.
     pub sites: Sites,
+    /// `[[rules]]` and the built-in ones: what receivers' refusals lead to.
+    pub rules: ReplyRules,
+    /// `[[rules]]` as the file has them, which `rules` is made of.
+    rule_drafts: Vec<rules::Draft>,
     /// Retry schedules.
     pub retry: Retry,
     /// Control socket.
@@ -109,7 +115,7 @@ impl Config {
         }
         let (blocks, mut problems) = read::read(text, &mut config);
         config.fit(&blocks, &place.dir);
-        problems.extend(misfits(&config, &blocks));
+        problems.extend(misfits(&mut config, &blocks));
         if problems.is_empty() {
             Ok(Explained::new(config, blocks, text))
         } else {
@@ -148,6 +154,8 @@ impl Config {
                 },
                 rules: Vec::new(),
             },
+            rules: ReplyRules::default(),
+            rule_drafts: Vec::new(),
             retry: Retry { direct: schedule(), bulk: schedule() },
             control: Control::default(),
             store: Store {
@@ -191,8 +199,16 @@ pub struct Place {
     pub machine: String,
 }
 
-/// What does not fit together, where its own values could be read.
-fn misfits(config: &Config, blocks: &[read::Block]) -> Vec<value::Problem> {
+/// What does not fit together, where its own values could be read. Rules that do are put together.
+fn misfits(config: &mut Config, blocks: &[read::Block]) -> Vec<value::Problem> {
+    let mut found = check::misfits(config);
+    // A rule that could not be read may be what stands before another one.
+    if !blocks.iter().any(|block| block.section.name == "rules" && block.troubled) {
+        match rules::build(&config.rule_drafts) {
+            Ok(rules) => config.rules = rules,
+            Err(more) => found.extend(more),
+        }
+    }
     let place = |misfit: check::Misfit| {
         let block = blocks.iter().filter(|b| b.section.name == misfit.section).nth(misfit.number);
         let given = |name: &&&str| block.and_then(|b| b.given.iter().find(|g| g.name == **name));
@@ -204,7 +220,7 @@ fn misfits(config: &Config, blocks: &[read::Block]) -> Vec<value::Problem> {
         let text = format!("{header} {name}{}", misfit.text);
         (!block.is_some_and(|b| b.troubled)).then_some(value::Problem { at, text })
     };
-    check::misfits(config).into_iter().filter_map(place).collect()
+    found.into_iter().filter_map(place).collect()
 }
 
 fn folder_of(path: &Path) -> PathBuf {

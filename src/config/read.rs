@@ -27,7 +27,7 @@ pub(super) struct Block {
     pub(super) at: usize,
     /// Its keys that are in the file.
     pub(super) given: Vec<Given>,
-    /// Some of its keys could not be read.
+    /// Some of its keys could not be read, or are missing.
     pub(super) troubled: bool,
 }
 
@@ -106,7 +106,7 @@ impl Reader<'_> {
                 self.problems.push(Problem { at: problem.at, text });
             }
         }
-        self.required(&block);
+        block.troubled |= self.lacks(&block);
         self.others(section.keys, path, &block.header, table);
         self.blocks.push(block);
     }
@@ -191,8 +191,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Reports keys that must be there and are not.
-    fn required(&mut self, block: &Block) {
+    /// Reports keys that must be there and are not; true where there are some.
+    fn lacks(&mut self, block: &Block) -> bool {
+        let before = self.problems.len();
         for key in block.section.keys {
             if let Fallback::Required(example) = key.default
                 && !block.given.iter().any(|given| given.name == key.name)
@@ -204,6 +205,7 @@ impl Reader<'_> {
                 self.problems.push(Problem { at: block.at, text });
             }
         }
+        self.problems.len() > before
     }
 
     fn wrong(&mut self, key: &Spanned<DeString<'_>>, text: String) {

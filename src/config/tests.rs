@@ -1,6 +1,8 @@
 //! Whole files: what they give, and every kind of mistake with its exact message.
 
 use super::*;
+use crate::policy::rules::{Action, Scope};
+use crate::smtp::reply::Reply;
 use proptest::prelude::*;
 use std::net::IpAddr;
 
@@ -361,6 +363,79 @@ fn values_must_fit_each_other() {
     check("listen = []", &["1:1: [listen] is empty; a node needs at least one [[listen]]"]);
 }
 
+const EAGER: &str = "[[rules]]\nname = \"eager\"\nmx = [\"example.net\"]\ncodes = [\"421\"]\n\
+                     text = 'too \\w+'\naction = \"suspend\"\nscope = \"tenant\"\n\
+                     samples = [[\"mx1.example.net\", \"421 Too eager\"]]\n";
+
+#[test]
+fn reply_rules_stand_before_the_built_in_ones() {
+    let builtin = read("").rules.iter().count();
+    let rules = read(EAGER).rules;
+    assert_eq!(rules.iter().count(), builtin + 1);
+    let rule = rules.iter().next().unwrap();
+    let action = Action::Suspend { scope: Scope::Tenant, time: secs(3_600) };
+    assert_eq!(
+        (rule.name.as_str(), rule.origin, rule.action),
+        ("eager", crate::policy::rules::Origin::Config, action)
+    );
+    let reply = Reply::parse("421 4.7.0 TOO many").unwrap();
+    assert_eq!(rules.find("mx7.example.net", &reply).map(|found| found.rule), Some(rule));
+}
+
+#[test]
+fn a_reply_rule_that_cannot_work_is_refused_in_its_place() {
+    let with = |from: &str, to: &str| EAGER.replace(from, to);
+    check(
+        &with("421 Too eager", "421 Too-eager"),
+        &["8:11: [[rules]] samples has \"421 Too-eager\" from mx1.example.net: `text` of this \
+             rule is not found in \"Too-eager\""],
+    );
+    check(
+        &with("[\"421\"]", "[\"421\", \"250\"]"),
+        &["4:17: [[rules]] codes: \"250\" is not a code of a refusal; write it as \"421\", \
+             \"45*\", \"4.7.28\" or \"4.7.*\""],
+    );
+    check(
+        &with("\"suspend\"", "\"fail\""),
+        &["7:9: [[rules]] scope has no meaning for \"fail\"; remove it"],
+    );
+    check(
+        &with("scope = \"tenant\"", "time = \"1s\""),
+        &["7:8: [[rules]] time = \"1s\": must be \"10s\" to \"7d\""],
+    );
+    check(
+        &with("too \\w+", "too ("),
+        &["5:8: [[rules]] text: \"too (\" is not a regular expression: unclosed group"],
+    );
+    check(
+        &with("\"example.net\"", "\".example.net.\""),
+        &["3:7: [[rules]] mx: \".example.net.\" fits no host; write \"example.net\", which \
+             covers all below it"],
+    );
+    check(
+        &with("[[\"mx1.example.net\", \"421 Too eager\"]]", "[[\"421 Too eager\"]]"),
+        &["8:12: [[rules]] samples: a sample is a host and its reply, such as \
+             [\"mx1.example.net\", \"421 4.7.0 Slow down\"]"],
+    );
+    check(
+        &with("\"eager\"", "\"too eager\""),
+        &["2:8: [[rules]] name: \"too eager\" is not a \
+         rule's name; write 1 to 64 letters, digits, or - _ ."],
+    );
+    let second = "[[rules]]\nname = \"b\"\ntext = \"eager\"\naction = \"ignore\"\n\
+                  samples = [[\"mx1.example.net\", \"421 Too eager\"]]\n";
+    check(
+        &format!("{EAGER}{second}"),
+        &["13:11: [[rules]] samples has \"421 Too eager\" from mx1.example.net: rule \"eager\" \
+             takes it before; put this rule above that one"],
+    );
+    // What the first would take is not known while it cannot be read: one problem, not two.
+    check(
+        &format!("{}{second}", with("action = \"suspend\"\n", "")),
+        &["1:1: [[rules]] has no `action`; add a line such as action = \"slow_down\""],
+    );
+}
+
 #[test]
 fn a_mistake_in_the_syntax_has_its_place() {
     let errors = Config::parse("[limits]\nhops = = 5\n", &place()).unwrap_err();
@@ -397,9 +472,12 @@ fn a_file_that_cannot_be_read_says_why() {
 
 #[test]
 fn what_is_shown_is_the_same_configuration() {
-    let text = "hostname = \"a.de\"\n[[tenants]]\nname = \"x\"\n[sites.default]\nconnections = 2\n\
-                [sites.\"b.de\"]\nrate = \"5/s\"\n";
-    let explained = Config::parse(text, &place()).unwrap();
+    let text = format!(
+        "hostname = \"a.de\"\n[[tenants]]\nname = \"x\"\n[sites.default]\nconnections = 2\n\
+         [sites.\"b.de\"]\nrate = \"5/s\"\n{EAGER}[[rules]]\nname = \"gone\"\ncodes = [\"450\"]\n\
+         action = \"fail\"\nsamples = [[\"mx.example.net\", \"450 Gone\"]]\n"
+    );
+    let explained = Config::parse(&text, &place()).unwrap();
     let shown = explained.to_string();
     let again =
         Config::parse(&shown, &place()).unwrap_or_else(|errors| panic!("{errors}\n{shown}"));

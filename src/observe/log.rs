@@ -64,7 +64,7 @@ impl FormatTime for Utc {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::base::time::Timestamp;
     use std::io::{self, Write};
@@ -84,13 +84,20 @@ mod tests {
         }
     }
 
-    fn logged(json: bool, level: &str) -> String {
+    /// What is written while `told` runs.
+    pub(in crate::observe) fn written(json: bool, level: &str, told: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
         let clock = Clock::simulated(Timestamp(1_795_394_728_114));
         let log = Log { json, level: level.into() };
         let subscriber = subscriber(&log, clock, move || writer.clone(), false).unwrap();
-        tracing::subscriber::with_default(subscriber, || {
+        tracing::subscriber::with_default(subscriber, told);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn logged(json: bool, level: &str) -> String {
+        written(json, level, || {
             tracing::info!(
                 message_id = "1RW7M2Q80A3F",
                 total_ms = 55,
@@ -98,9 +105,7 @@ mod tests {
                 "delivery.delivered"
             );
             tracing::debug!("connection.opened");
-        });
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        })
     }
 
     #[test]

@@ -151,6 +151,38 @@ impl ReplyReader {
 }
 
 impl Reply {
+    /// Reads one reply from text, as people copy it from a log: its lines apart by line ends, or
+    /// joined by spaces (`421-4.7.28 one 421 4.7.28 two`).
+    ///
+    /// # Errors
+    /// As [`ReplyReader::read`].
+    pub fn parse(text: &str) -> Result<Self, ReplyError> {
+        let not_a_reply = || ReplyError::NotAReply(printable(text.as_bytes(), 80));
+        let code = text.trim_start().get(..3).ok_or_else(not_a_reply)?;
+        let mut text = text.trim().to_string();
+        if text.get(3..4) == Some("-") {
+            for mark in ['-', ' '] {
+                text = text.replace(&format!(" {code}{mark}"), &format!("\n{code}{mark}"));
+            }
+        }
+        let mut reader = ReplyReader::default();
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let (digits, rest) = line.split_at_checked(3).ok_or_else(not_a_reply)?;
+            let rest = match rest.strip_prefix(['-', ' ']) {
+                Some(rest) => rest,
+                None if rest.is_empty() => rest,
+                None => return Err(not_a_reply()),
+            };
+            // Which line is the last is seen, whatever is left of the hyphens.
+            let mark = if lines.peek().is_some() { '-' } else { ' ' };
+            if let Some(reply) = reader.read(&mut format!("{digits}{mark}{rest}\n").as_bytes())? {
+                return Ok(reply);
+            }
+        }
+        Err(not_a_reply())
+    }
+
     /// Joins the texts of a reply's lines.
     fn from_lines(code: u16, lines: &[Vec<u8>]) -> Self {
         let enhanced =
@@ -231,6 +263,21 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_people_copy_from_logs() {
+        let parsed = |text: &str| Reply::parse(text).map(|reply| reply.to_string()).ok();
+        let whole = Some("421 4.7.28 one two 421 three".to_string());
+        assert_eq!(parsed("421 4.7.28 one two 421 three"), whole);
+        let whole = Some("421 4.7.28 one two".to_string());
+        assert_eq!(parsed(" 421-4.7.28 one 421-4.7.28 two 421 4.7.28\n"), whole);
+        assert_eq!(parsed("421-4.7.28 one\r\n421 4.7.28 two\r\n"), whole);
+        assert_eq!(parsed("421-4.7.28 one\n421-4.7.28 two"), whole);
+        assert_eq!(parsed("550"), Some("550".to_string()));
+        for bad in ["", "42", "é5", "greylisted", "421x", "250-a\n251 b", "99 x", "421-a\nb"] {
+            assert_eq!(parsed(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
     fn keeps_little_of_a_long_text_whatever_is_in_it() {
         for piece in ["w", "\u{1b}", "\u{202e}", "\u{1f4e7}", "\u{1f4e7}\u{1b}\u{1b}"] {
             let line = format!("550 {}\r\n", piece.repeat(4_000 / piece.len()));
@@ -261,6 +308,24 @@ mod tests {
         ) {
             let input = lines.concat();
             prop_assert_eq!(read_all(input.as_bytes(), &sizes), read_all(input.as_bytes(), &[]));
+        }
+
+        #[test]
+        fn what_is_shown_reads_the_same(
+            lines in proptest::collection::vec(
+                "450-(4\\.2\\.0 )?[!-~][ -~]{0,20}[!-~]\r\n", 1..5,
+            ),
+        ) {
+            let input = format!("{}450 end\r\n", lines.concat());
+            let reply = ReplyReader::default().read(&mut input.as_bytes()).unwrap().unwrap();
+            let again = Reply::parse(&reply.to_string()).unwrap();
+            prop_assert_eq!((again.code, again.enhanced), (reply.code, reply.enhanced));
+            prop_assert_eq!(again.text, reply.text);
+        }
+
+        #[test]
+        fn no_text_makes_parse_panic(text in "[45é][0-9]{0,2}[- \r\n]?.{0,30}") {
+            _ = Reply::parse(&text);
         }
 
         #[test]

@@ -7,6 +7,7 @@ mod deliver;
 mod operate;
 mod parse;
 mod receive;
+mod rules;
 
 use super::Config;
 use super::value::{Read, Value};
@@ -65,6 +66,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     deliver::DELIVERY,
     deliver::SITES_DEFAULT,
     deliver::SITES,
+    rules::RULES,
     deliver::RETRY_DIRECT,
     deliver::RETRY_BULK,
     operate::CONTROL,
