@@ -10,6 +10,7 @@ use crate::mail::envelope::Recipient;
 use crate::mail::message::MessageHead;
 use crate::net::dial::{Dialer, Stream};
 use crate::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
+use crate::smtp::reply::Reply;
 use crate::store::{Delivery, Lease};
 use bytes::Bytes;
 use std::future::poll_fn;
@@ -64,6 +65,23 @@ pub struct Report {
     pub transmit: Duration,
 }
 
+/// Why a connection could not be opened.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// How far it came.
+    pub stage: Stage,
+    /// What the peer said or what happened; safe to print.
+    pub why: String,
+    /// The reply, where it was one.
+    pub reply: Option<Reply>,
+}
+
+impl std::fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.stage.as_str(), self.why)
+    }
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -81,10 +99,10 @@ impl Connection {
     ///
     /// # Errors
     /// At which stage, and what the peer said or what happened.
-    pub async fn open(dialer: &Dialer, clock: &Clock, target: &Target) -> Result<Self, String> {
+    pub async fn open(dialer: &Dialer, clock: &Clock, target: &Target) -> Result<Self, NotOpened> {
         let want = dialer.wants_tls() && !dialer.tls_is_broken(target.address.ip(), clock.now());
         match Self::try_open(dialer, clock, target, want).await {
-            Err((Stage::Tls, _)) if want => {
+            Err(NotOpened { stage: Stage::Tls, .. }) if want => {
                 let plain = Self::try_open(dialer, clock, target, false).await;
                 if plain.is_ok() {
                     dialer.note_broken_tls(target.address.ip(), clock.now());
@@ -93,7 +111,6 @@ impl Connection {
             }
             other => other,
         }
-        .map_err(|(stage, why)| format!("{}: {why}", stage.as_str()))
     }
 
     async fn try_open(
@@ -101,8 +118,9 @@ impl Connection {
         clock: &Clock,
         target: &Target,
         want_tls: bool,
-    ) -> Result<Self, (Stage, String)> {
-        let stream = dialer.connect(target.address).await.map_err(|why| (Stage::Connect, why))?;
+    ) -> Result<Self, NotOpened> {
+        let failed = |stage| move |why| NotOpened { stage, why, reply: None };
+        let stream = dialer.connect(target.address).await.map_err(failed(Stage::Connect))?;
         let name = dialer.hostname().as_str();
         let mut connection = Self {
             stream: Stream::Plain(stream),
@@ -115,15 +133,18 @@ impl Connection {
             match connection.conversation.opening().clone() {
                 Opening::Ready => return Ok(connection),
                 Opening::Pending => connection.exchange().await,
-                Opening::Failed(stage, _, why) => return Err((stage, why)),
-                Opening::StartTls => connection = connection.start_tls(&target.host).await?,
+                Opening::Failed(stage, reply, why) => return Err(NotOpened { stage, why, reply }),
+                Opening::StartTls => {
+                    let secured = connection.start_tls(&target.host).await;
+                    connection = secured.map_err(failed(Stage::Tls))?;
+                }
             }
         }
     }
 
-    async fn start_tls(mut self, host: &str) -> Result<Self, (Stage, String)> {
+    async fn start_tls(mut self, host: &str) -> Result<Self, String> {
         let Stream::Plain(stream) = self.stream else { return Ok(self) };
-        let stream = self.dialer.start_tls(stream, host).await.map_err(|why| (Stage::Tls, why))?;
+        let stream = self.dialer.start_tls(stream, host).await?;
         self.stream = Stream::Tls(Box::new(stream));
         self.conversation.tls_started();
         Ok(self)

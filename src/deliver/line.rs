@@ -6,8 +6,8 @@
 use super::connection::Transaction;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::feedback::Complaint;
 use crate::policy::feedback::scoped::Scoped;
+use crate::policy::feedback::{Complaint, Whose};
 use crate::policy::site::Rate;
 use crate::policy::site::route::Route;
 use crate::policy::throttle::Pace;
@@ -81,8 +81,9 @@ pub struct Line(Mutex<State>);
 struct State {
     direct: VecDeque<Job>,
     pace: Pace,
-    /// Tenants whose mail the site complained about.
-    scoped: Scoped,
+    /// Whose mail the site complained about: tenants, and senders' domains.
+    tenants: Scoped,
+    senders: Scoped,
 }
 
 impl Line {
@@ -92,7 +93,8 @@ impl Line {
         Self(Mutex::new(State {
             direct: VecDeque::new(),
             pace: Pace::new(rates),
-            scoped: Scoped::default(),
+            tenants: Scoped::default(),
+            senders: Scoped::default(),
         }))
     }
 
@@ -173,48 +175,54 @@ impl Line {
     #[must_use]
     pub fn is_rested(&self, now: Timestamp) -> bool {
         let mut state = self.lock();
-        state.scoped.sweep(now);
-        state.scoped.is_empty() && state.pace.is_rested(now)
+        state.tenants.sweep(now);
+        state.senders.sweep(now);
+        state.tenants.is_empty() && state.senders.is_empty() && state.pace.is_rested(now)
     }
 
-    /// The site complained about one tenant's mail; see [`Scoped::complain`].
-    pub fn complain(
-        &self,
-        tenant: &str,
-        complaint: &Complaint,
-        per_minute: u64,
-        floor: u64,
-        now: Timestamp,
-    ) {
-        self.lock().scoped.complain(tenant, complaint, per_minute, floor, now);
+    /// The site complained about some of the mail; see [`Scoped::complain`].
+    pub fn complain(&self, complaint: &Complaint, per_minute: u64, floor: u64, now: Timestamp) {
+        let state = &mut *self.lock();
+        let (scoped, name) = match &complaint.whose {
+            Whose::Everyones => return,
+            Whose::Tenants(name) => (&mut state.tenants, name),
+            Whose::Senders(name) => (&mut state.senders, name),
+        };
+        scoped.complain(name, complaint, per_minute, floor, now);
     }
 
     /// True where the site complained about some tenant's mail lately.
     #[must_use]
     pub fn has_complaints(&self) -> bool {
-        !self.lock().scoped.is_empty()
+        !self.lock().tenants.is_empty()
     }
 
     /// How many messages of the tenant the site takes now; [`u32::MAX`] where it never complained.
     #[must_use]
     pub fn available_to(&self, tenant: &str, now: Timestamp) -> u32 {
-        self.lock().scoped.available(tenant, now)
+        self.lock().tenants.available(tenant, now)
     }
 
     /// Until when the tenant's mail waits at this site, and why.
     #[must_use]
     pub fn waits(&self, tenant: &str, now: Timestamp) -> Option<(Timestamp, String)> {
-        self.lock().scoped.waits(tenant, now)
+        self.lock().tenants.waits(tenant, now)
     }
 
-    /// Uses what the site leaves to the tenant for one message. False where it may not go now.
-    pub fn begin_for(&self, tenant: &str, now: Timestamp) -> bool {
-        let scoped = &mut self.lock().scoped;
-        let may = scoped.available(tenant, now) > 0;
-        if may {
-            scoped.take(tenant, now);
+    /// From when to when mail from this domain is to come again, and why; `None` where it may go
+    /// now.
+    #[must_use]
+    pub fn puts_off(&self, sender: &str, now: Timestamp) -> Option<(Timestamp, Timestamp, String)> {
+        self.lock().senders.puts_off(sender, now)
+    }
+
+    /// Uses what the site leaves to the tenant and the sender's domain for one message.
+    pub fn take_for(&self, tenant: &str, sender: Option<&str>, now: Timestamp) {
+        let state = &mut *self.lock();
+        state.tenants.take(tenant, now);
+        if let Some(sender) = sender {
+            state.senders.take(sender, now);
         }
-        may
     }
 
     /// The rate that newsletters wait for, and until when.

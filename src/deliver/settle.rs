@@ -13,6 +13,7 @@ use crate::mail::dsn::{self, Action, Report, Reported};
 use crate::mail::message::{Lane, NewMessage};
 use crate::policy::retry::Schedule;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
+use crate::smtp::reply::EnhancedCode;
 use crate::store::{Delivery, Lease, Outcome, Settled, Settlement};
 
 /// An unknown outcome is tried again as late as if so many more attempts had failed (RFC 1047).
@@ -129,8 +130,9 @@ fn outcome(
     }
     let late = schedule.delay_notice.is_some_and(|after| now.since(accepted_at) >= after);
     let asked = delivery.recipient.notify.is_some_and(|n| n.delay);
+    let next = schedule.next(delivery.attempts + steps, now, expires_at, rng);
     Outcome::Deferred {
-        due_at: schedule.next(delivery.attempts + steps, now, expires_at, rng),
+        due_at: verdict.retry_at.map_or(next, |at| at.max(now).min(expires_at)),
         delay_notified: delivery.delay_notified || (late && asked),
     }
 }
@@ -172,17 +174,12 @@ fn reported<'a>(
 /// The verdict on mail whose time is over.
 #[must_use]
 pub fn past_its_time(why: &str) -> Verdict {
-    Verdict {
-        ruling: Ruling::Expired,
-        blame: Some(Blame::Site),
-        status: crate::smtp::reply::EnhancedCode(5, 4, 7),
-        text: if why.is_empty() {
-            "not delivered in time".into()
-        } else {
-            format!("not delivered in time: {why}")
-        },
-        is_reply: false,
-    }
+    let text = if why.is_empty() {
+        "not delivered in time".into()
+    } else {
+        format!("not delivered in time: {why}")
+    };
+    Verdict::own(Ruling::Expired, Some(Blame::Site), EnhancedCode(5, 4, 7), text)
 }
 
 #[cfg(test)]
@@ -348,6 +345,20 @@ mod tests {
         assert_eq!(got.outcomes[0].reply, "not delivered in time; last: 451 greylisted");
         let report = String::from_utf8_lossy(&got.notices[0].body).into_owned();
         assert!(report.contains("Status: 5.4.7\r\n") && report.contains("451 greylisted"));
+    }
+
+    #[test]
+    fn a_time_that_the_receiver_names_goes_before_the_schedule() {
+        let t = transaction("s@example.net", &[("a@x.test", None)], HOUR);
+        let due = |at: Timestamp| {
+            let verdict = Verdict { retry_at: Some(at), ..reply(Stage::Rcpt, 451) };
+            match run(&t, &[verdict], Peer::default()).settlement.outcomes[0].outcome {
+                Outcome::Deferred { due_at, .. } => due_at,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(due(NOW.after(HOUR / 12)), NOW.after(HOUR / 12));
+        assert_eq!(due(NOW.after(HOUR * 100)), NOW.after(HOUR * 47), "not beyond its time");
     }
 
     #[test]

@@ -98,7 +98,8 @@ impl<S: Store> Shared<S> {
         }
         let over = over.map(|(over, _)| over);
         for settled in &concluded.settlement.outcomes {
-            let Some(d) = transaction.deliveries.iter().find(|d| d.lease == settled.lease) else {
+            let mut judged = transaction.deliveries.iter().zip(verdicts);
+            let Some((d, verdict)) = judged.find(|(d, _)| d.lease == settled.lease) else {
                 continue;
             };
             tell::delivery_settled(&Attempted {
@@ -109,6 +110,7 @@ impl<S: Store> Shared<S> {
                 outcome: told(settled.outcome),
                 reply: &settled.reply,
                 blame: settled.blame,
+                rule: &verdict.rule,
                 at: now,
                 receive,
                 over: over.clone(),

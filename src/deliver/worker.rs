@@ -17,15 +17,18 @@ use super::line::Job;
 use super::load::load;
 use super::shared::Shared;
 use crate::base::time::Timestamp;
-use crate::mail::message::Lane;
-use crate::observe::delivery::Over;
+use crate::mail::message::{Lane, MessageHead};
+use crate::observe::delivery::{self as tell, Over};
+use crate::policy::feedback::{Ask, Complaint, Whose};
+use crate::policy::rules::{complaint, ruled};
 use crate::policy::site::route::Hop;
-use crate::policy::verdict::{Ruling, Verdict, judge};
+use crate::policy::verdict::{Blame, Ruling, Verdict, judge};
 use crate::smtp::client::{Attempt, Stage};
+use crate::smtp::reply::{EnhancedCode, Reply};
 use crate::store::{Claim, DeliveryId, Store};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -54,7 +57,12 @@ pub async fn run<S: Store>(
 ) {
     let link = opening.link;
     match open(&shared, &opening).await {
-        Err(why) => shared.tell(Event::NotOpened(link, why)).await,
+        Err((why, complaint)) => {
+            if let Some(complaint) = complaint {
+                shared.tell(Event::Complaint(link, complaint)).await;
+            }
+            shared.tell(Event::NotOpened(link, why)).await;
+        }
         Ok((connection, hop, slot, connect)) => {
             shared.tell(Event::Opened(link, hop.address)).await;
             let mut worker = Worker {
@@ -93,13 +101,14 @@ pub async fn run<S: Store>(
     }
 }
 
-/// Tries the addresses in order. The error is empty where all were at their limit.
+/// Tries the addresses in order. The error is empty where all were at their limit; with it comes what
+/// the last one asked for.
 async fn open<S: Store>(
     shared: &Shared<S>,
     opening: &Opening,
-) -> Result<(Connection, Hop, Slot, Duration), String> {
+) -> Result<(Connection, Hop, Slot, Duration), (String, Option<Complaint>)> {
     let begun = shared.clock.now();
-    let mut why = String::new();
+    let (mut why, mut asked) = (String::new(), None);
     for hop in shared.addresses.order(opening.hops.clone(), begun) {
         let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
             continue;
@@ -113,21 +122,45 @@ async fn open<S: Store>(
         shared.addresses.answered(hop.address, opened.is_ok(), now);
         match opened {
             Ok(connection) => return Ok((connection, hop, slot, now.since(begun))),
-            Err(error) => why = format!("{}[{}] {error}", hop.host, target.address),
+            Err(error) => {
+                why = format!("{}[{}] {error}", hop.host, target.address);
+                let reply = error.reply.as_ref();
+                asked = reply.and_then(|reply| asked_at_the_door(shared, opening, &hop, reply));
+            }
         }
     }
-    Err(why)
+    Err((why, asked))
 }
 
-/// True where the receiver ended the connection instead of taking one message more: nothing was
-/// said about this one.
-fn is_farewell(attempt: &Attempt) -> bool {
-    match attempt {
-        Attempt::Reply { stage: Stage::Mail, reply } => reply.code == 421,
-        Attempt::Lost { stage: Stage::Mail | Stage::Idle, in_doubt, .. } => !in_doubt,
-        Attempt::NotStarted => true,
-        _ => false,
-    }
+/// A receiver that wants nothing for a while may say so before it knows whose mail it is. That it
+/// wants fewer connections is told by its refusing one.
+fn asked_at_the_door<S: Store>(
+    shared: &Shared<S>,
+    opening: &Opening,
+    hop: &Hop,
+    reply: &Reply,
+) -> Option<Complaint> {
+    let found = shared.config.rules.find(&hop.host, reply)?;
+    let asked = complaint(&found, "", None, &reply.to_string())?;
+    let asked = Complaint { whose: Whose::Everyones, ..asked };
+    matches!(asked.ask, Ask::Stop(_)).then(|| {
+        tell::complaint(&opening.site, &hop.host, found.rule, &asked);
+        asked
+    })
+}
+
+/// Whether a message may go, as far as its tenant and its sender are concerned.
+enum Permit {
+    Given,
+    /// When the tenant may send again.
+    Later,
+    /// From when to when, and why: the site complained about its sender's domain.
+    PutOff(Timestamp, Timestamp, String),
+}
+
+/// The domain of its reverse-path.
+fn sender(head: &MessageHead) -> Option<&str> {
+    head.envelope.reverse_path.mailbox().and_then(|m| m.domain()).map(|domain| domain.as_str())
 }
 
 struct Worker<S> {
@@ -295,10 +328,17 @@ impl<S: Store> Worker<S> {
                 self.quit = true;
                 return self.put_back(job).await;
             }
-            if !self.permit(&job.transaction) {
-                // It waits in the store until its tenant may send; others go on.
-                self.paid = Some(job.lane());
-                return self.shared.release(job.transaction.leases()).await;
+            match self.permit(&job.transaction) {
+                Permit::Given => {}
+                Permit::Later => {
+                    // It waits in the store until its tenant may send; others go on.
+                    self.paid = Some(job.lane());
+                    return self.shared.release(job.transaction.leases()).await;
+                }
+                Permit::PutOff(from, to, why) => {
+                    self.paid = Some(job.lane());
+                    return self.put_off(&job, from, to, &why).await;
+                }
             }
             // After the wait for the pace, which may be a long one.
             if self.shared.is_short(job.trusted_until) {
@@ -316,11 +356,12 @@ impl<S: Store> Worker<S> {
         if ridden {
             self.paid = None;
         }
-        if self.used > 0 && !self.connection.is_open() && report.attempts.iter().all(is_farewell) {
+        if self.used > 0 && !self.connection.is_open() && self.is_farewell(&report.attempts) {
             self.shared.tell(Event::EndedByPeer(self.opening.link, self.used)).await;
             return self.put_back(job).await;
         }
-        let verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
+        let mut verdicts: Vec<Verdict> = report.attempts.iter().map(judge).collect();
+        self.apply_rules(&job, &report.attempts, &mut verdicts).await;
         if verdicts.iter().all(|v| v.ruling == Ruling::Untried) {
             return self.put_back(job).await;
         }
@@ -348,6 +389,20 @@ impl<S: Store> Worker<S> {
         }
     }
 
+    /// True where the receiver ended the connection instead of taking one message more, without a
+    /// complaint: nothing was said about this one.
+    fn is_farewell(&self, attempts: &[Attempt]) -> bool {
+        let rules = &self.shared.config.rules;
+        attempts.iter().all(|attempt| match attempt {
+            Attempt::Reply { stage: Stage::Mail, reply } => {
+                reply.code == 421 && rules.find(&self.hop.host, reply).is_none()
+            }
+            Attempt::Lost { stage: Stage::Mail | Stage::Idle, in_doubt, .. } => !in_doubt,
+            Attempt::NotStarted => true,
+            _ => false,
+        })
+    }
+
     /// Whether the next job may ride with this one's last dot: its leases last, and the pace and
     /// its tenant's rates let it go.
     fn may_ride(&mut self) -> bool {
@@ -358,26 +413,65 @@ impl<S: Store> Worker<S> {
             && (self.paid == Some(lane) || self.opening.line.begin(lane, now).is_ok())
             && {
                 self.paid = Some(lane);
-                self.permit(&next.transaction)
+                matches!(self.permit(&next.transaction), Permit::Given)
             };
         self.jobs.push_front(next);
         rides
     }
 
-    /// Uses what the tenant may send, at this site and in all, for one message, unless that was
-    /// done.
-    fn permit(&mut self, transaction: &Transaction) -> bool {
+    /// Uses what its tenant may send, at this site and in all, and its sender's domain, for one
+    /// message, unless that was done.
+    fn permit(&mut self, transaction: &Transaction) -> Permit {
         let first = transaction.deliveries.first().map(|d| d.lease.delivery);
         if first.is_some() && self.permitted == first {
-            return true;
+            return Permit::Given;
         }
         let origin = &transaction.head.origin;
+        let sender = sender(&transaction.head);
         let (line, now) = (&self.opening.line, self.shared.clock.now());
+        if let Some((from, to, why)) = sender.and_then(|sender| line.puts_off(sender, now)) {
+            return Permit::PutOff(from, to, why);
+        }
         let may = line.available_to(&origin.tenant, now) > 0
-            && self.shared.tenants.begin(&origin.tenant, origin.lane, now).is_ok()
-            && line.begin_for(&origin.tenant, now);
-        self.permitted = first.filter(|_| may);
-        may
+            && self.shared.tenants.begin(&origin.tenant, origin.lane, now).is_ok();
+        if !may {
+            return Permit::Later;
+        }
+        line.take_for(&origin.tenant, sender, now);
+        self.permitted = first;
+        Permit::Given
+    }
+
+    /// Defers what the site does not want of this sender now, to some time from `from` to `to`.
+    async fn put_off(&self, job: &Job, from: Timestamp, to: Timestamp, why: &str) {
+        let share = self.shared.rng.lock().unwrap_or_else(PoisonError::into_inner).f64();
+        let text = format!("not tried, since the site wants less of this sender: {why}");
+        let verdict = Verdict {
+            retry_at: Some(from.after(to.since(from).mul_f64(share))),
+            ..Verdict::own(Ruling::Retry, Some(Blame::Source), EnhancedCode(4, 7, 0), text)
+        };
+        let verdicts = vec![verdict; job.transaction.deliveries.len()];
+        self.shared.settle(&job.transaction, &verdicts, job.receive, None).await;
+    }
+
+    /// Reads the refusals by the rules: changes the verdicts, and tells what is asked beyond them.
+    async fn apply_rules(&self, job: &Job, attempts: &[Attempt], verdicts: &mut [Verdict]) {
+        let head = &job.transaction.head;
+        let (host, now) = (self.hop.host.as_str(), self.shared.clock.now());
+        let mut asked: Vec<Complaint> = Vec::new();
+        for (attempt, verdict) in attempts.iter().zip(verdicts) {
+            let Attempt::Reply { reply, .. } = attempt else { continue };
+            let Some(found) = self.shared.config.rules.find(host, reply) else { continue };
+            *verdict = ruled(&found, verdict.clone(), now);
+            let asks = complaint(&found, &head.origin.tenant, sender(head), &verdict.text);
+            if let Some(complaint) = asks.filter(|complaint| !asked.contains(complaint)) {
+                tell::complaint(&self.opening.site, host, found.rule, &complaint);
+                asked.push(complaint);
+            }
+        }
+        for complaint in asked {
+            self.shared.tell(Event::Complaint(self.opening.link, complaint)).await;
+        }
     }
 
     /// A job that was not tried: the connection was gone before it began.

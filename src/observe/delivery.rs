@@ -4,6 +4,8 @@
 use crate::base::text::printable;
 use crate::base::time::Timestamp;
 use crate::mail::message::MessageHead;
+use crate::policy::feedback::{Ask, Complaint, Whose};
+use crate::policy::rules::Rule;
 use crate::policy::verdict::Blame;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -58,6 +60,8 @@ pub struct Attempted<'a> {
     pub reply: &'a str,
     /// Whose fault it was.
     pub blame: Option<Blame>,
+    /// The reply rule that decided; empty where none did.
+    pub rule: &'a str,
     /// When it was settled.
     pub at: Timestamp,
     /// Time from the first byte of DATA to the durable accept, where known.
@@ -103,8 +107,33 @@ pub fn delivery_settled(a: &Attempted<'_>) {
         transmit_ms = ms(transmit),
         total_ms = ms(total + a.receive.unwrap_or_default()),
         blame = a.blame.map_or("", |b| b.as_str()),
+        rule = a.rule,
         next,
         reply = a.reply,
+    );
+}
+
+/// `site.complaint`: a receiver asks for less, of all mail or of someone's.
+pub fn complaint(site: &str, host: &str, rule: &Rule, complaint: &Complaint) {
+    let (whose, name) = match &complaint.whose {
+        Whose::Everyones => ("site", ""),
+        Whose::Tenants(name) => ("tenant", name.as_str()),
+        Whose::Senders(name) => ("sender_domain", name.as_str()),
+    };
+    let (Ask::Slower(time) | Ask::Stop(time)) = complaint.ask;
+    let (rule, action) = (rule.name.as_str(), rule.action.as_str());
+    let (time_s, reply) = (time.as_secs(), complaint.why.as_str());
+    warn!(
+        target: "bulkhead",
+        message = "site.complaint",
+        site,
+        host,
+        rule,
+        action,
+        whose,
+        name,
+        time_s,
+        reply,
     );
 }
 

@@ -148,6 +148,7 @@ mod tests {
                 outcome: Told::Deferred(AT),
                 reply,
                 blame: None,
+                rule: "",
                 at: AT,
                 receive: None,
                 over: Some(over),

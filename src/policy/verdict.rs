@@ -6,6 +6,7 @@
 //! * After the last dot without a reply the outcome is unknown: tried again late (RFC 1047), never
 //!   failed.
 
+use crate::base::time::Timestamp;
 use crate::smtp::client::{Attempt, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};
 
@@ -73,6 +74,19 @@ pub struct Verdict {
     pub text: String,
     /// The text is the peer's reply, not our own words.
     pub is_reply: bool,
+    /// When to try again, where the schedule does not say.
+    pub retry_at: Option<Timestamp>,
+    /// The rule that decided; empty where none did.
+    pub rule: String,
+}
+
+impl Verdict {
+    /// In our own words, by no rule.
+    #[must_use]
+    pub fn own(ruling: Ruling, blame: Option<Blame>, status: EnhancedCode, text: String) -> Self {
+        let (is_reply, retry_at, rule) = (false, None, String::new());
+        Self { ruling, blame, status, text, is_reply, retry_at, rule }
+    }
 }
 
 /// Judges one recipient's attempt.
@@ -80,31 +94,21 @@ pub struct Verdict {
 pub fn judge(attempt: &Attempt) -> Verdict {
     match attempt {
         Attempt::Reply { stage, reply } => judge_reply(*stage, reply),
-        Attempt::Lost { stage, error, in_doubt } => Verdict {
-            ruling: if *in_doubt { Ruling::InDoubt } else { Ruling::Retry },
-            blame: Some(Blame::Site),
-            status: EnhancedCode(4, 4, 2),
-            text: if *in_doubt {
-                format!("{error} after the end of data: the outcome is unknown")
+        Attempt::Lost { stage, error, in_doubt } => {
+            let (ruling, text) = if *in_doubt {
+                let text = format!("{error} after the end of data: the outcome is unknown");
+                (Ruling::InDoubt, text)
             } else {
-                format!("{error} ({})", stage.as_str())
-            },
-            is_reply: false,
-        },
-        Attempt::Unable { code, text } => Verdict {
-            ruling: Ruling::Fail,
-            blame: Some(Blame::Message),
-            status: *code,
-            text: text.clone(),
-            is_reply: false,
-        },
-        Attempt::NotStarted => Verdict {
-            ruling: Ruling::Untried,
-            blame: None,
-            status: EnhancedCode(4, 4, 2),
-            text: String::new(),
-            is_reply: false,
-        },
+                (Ruling::Retry, format!("{error} ({})", stage.as_str()))
+            };
+            Verdict::own(ruling, Some(Blame::Site), EnhancedCode(4, 4, 2), text)
+        }
+        Attempt::Unable { code, text } => {
+            Verdict::own(Ruling::Fail, Some(Blame::Message), *code, text.clone())
+        }
+        Attempt::NotStarted => {
+            Verdict::own(Ruling::Untried, None, EnhancedCode(4, 4, 2), String::new())
+        }
     }
 }
 
@@ -128,7 +132,7 @@ fn judge_reply(stage: Stage, reply: &Reply) -> Verdict {
         Some(code) if code.0 == class => code,
         _ => EnhancedCode(class, 0, 0),
     };
-    Verdict { ruling, blame, status, text: reply.to_string(), is_reply: true }
+    Verdict { is_reply: true, ..Verdict::own(ruling, blame, status, reply.to_string()) }
 }
 
 /// Old servers say 552 for "too many recipients": to be taken as 452 (RFC 5321 §4.5.3.1.10).

@@ -119,7 +119,8 @@ impl Bench {
 
     async fn open(&self) -> Result<Connection, String> {
         let opening = Connection::open(&self.dialer, &self.clock, &self.target);
-        timeout(PATIENCE, opening).await.expect("opening ends")
+        let opened = timeout(PATIENCE, opening).await.expect("opening ends");
+        opened.map_err(|error| error.to_string())
     }
 
     fn knows_broken_tls(&self) -> bool {

@@ -264,13 +264,8 @@ impl Core {
 }
 
 fn dns_trouble(why: &str) -> Verdict {
-    Verdict {
-        ruling: Ruling::Retry,
-        blame: Some(Blame::Site),
-        status: EnhancedCode(4, 4, 3),
-        text: format!("DNS: {why}"),
-        is_reply: false,
-    }
+    let text = format!("DNS: {why}");
+    Verdict::own(Ruling::Retry, Some(Blame::Site), EnhancedCode(4, 4, 3), text)
 }
 
 /// Why a domain takes no mail, ever.
@@ -295,5 +290,5 @@ fn dead(domain: &Domain, resolution: &Resolution) -> Verdict {
             format!("{domain} does not exist or has no mail host"),
         ),
     };
-    Verdict { ruling: Ruling::Fail, blame: Some(blame), status, text, is_reply: false }
+    Verdict::own(Ruling::Fail, Some(blame), status, text)
 }

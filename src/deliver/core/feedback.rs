@@ -5,7 +5,7 @@ use super::sites::{Site, shut};
 use super::{Alarm, Command, Core, LinkId};
 use crate::base::time::Timestamp;
 use crate::policy::feedback::brake::Brake;
-use crate::policy::feedback::{Ask, Complaint};
+use crate::policy::feedback::{Ask, Complaint, Whose};
 use crate::policy::site::{Rate, SiteId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,8 +80,8 @@ impl Core {
         let Some(site) = self.sites.get_mut(&id) else { return };
         let per_minute = site.meter.per_minute(now);
         self.touched.insert(id);
-        if let Some(tenant) = &complaint.tenant {
-            return site.line.complain(tenant, &complaint, per_minute, RATE_MIN, now);
+        if complaint.whose != Whose::Everyones {
+            return site.line.complain(&complaint, per_minute, RATE_MIN, now);
         }
         match complaint.ask {
             Ask::Slower(hold) => {

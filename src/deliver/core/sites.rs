@@ -496,11 +496,5 @@ fn early(lines: &Lines, limits: &Limits, gather: Duration) -> Duration {
 }
 
 pub(super) fn shut(why: &str) -> Verdict {
-    Verdict {
-        ruling: Ruling::Retry,
-        blame: Some(Blame::Site),
-        status: EnhancedCode(4, 4, 1),
-        text: why.to_string(),
-        is_reply: false,
-    }
+    Verdict::own(Ruling::Retry, Some(Blame::Site), EnhancedCode(4, 4, 1), why.to_string())
 }

@@ -25,13 +25,24 @@ pub enum Ask {
     Stop(Duration),
 }
 
+/// Whose mail to a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// All.
+    Everyones,
+    /// A tenant's.
+    Tenants(String),
+    /// That from a domain, lower case.
+    Senders(String),
+}
+
 /// A reply that asks for something, as a rule understands it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaint {
     /// What for.
     pub ask: Ask,
-    /// Whose mail it is about; `None`: all that goes to the site.
-    pub tenant: Option<String>,
+    /// Whose mail it is about.
+    pub whose: Whose,
     /// The reply, for people.
     pub why: String,
 }

@@ -1,5 +1,5 @@
-//! Complaints of a site about one tenant's mail: that tenant is slowed or stopped there, and nobody
-//! else.
+//! Complaints of a site about some of the mail, a tenant's or a sender's domain's: that is slowed
+//! or stopped there, and nothing else.
 
 use super::brake::Brake;
 use super::{Ask, Complaint};
@@ -7,10 +7,10 @@ use crate::base::time::Timestamp;
 use crate::policy::throttle::Throttles;
 use std::collections::HashMap;
 
-/// Tenants in trouble at one site; of more, those that are over soonest are forgotten.
-const TENANTS_MAX: usize = 1_000;
+/// Names in trouble at one site; of more, those that are over soonest are forgotten.
+const NAMES_MAX: usize = 1_000;
 
-/// The tenants in trouble at a site.
+/// The tenants, or the senders' domains, in trouble at a site.
 #[derive(Clone, Debug, Default)]
 pub struct Scoped(HashMap<String, Trouble>);
 
@@ -35,18 +35,18 @@ impl Trouble {
 }
 
 impl Scoped {
-    /// The site complained about the tenant's mail, while it was sent `per_minute` in all; a rate
+    /// The site complained about this name's mail, while it was sent `per_minute` in all; a rate
     /// is not forced below `floor` per hour.
     pub fn complain(
         &mut self,
-        tenant: &str,
+        name: &str,
         complaint: &Complaint,
         per_minute: u64,
         floor: u64,
         now: Timestamp,
     ) {
         self.sweep(now);
-        if self.0.len() >= TENANTS_MAX && !self.0.contains_key(tenant) {
+        if self.0.len() >= NAMES_MAX && !self.0.contains_key(name) {
             let end = |t: &Trouble| {
                 t.brake.as_ref().map(|b| b.next_change(now)).max(Some(t.stopped_until))
             };
@@ -54,7 +54,7 @@ impl Scoped {
                 self.0.iter().min_by_key(|(_, trouble)| end(trouble)).map(|(t, _)| t.clone());
             first.map(|first| self.0.remove(&first));
         }
-        let trouble = self.0.entry(tenant.to_string()).or_default();
+        let trouble = self.0.entry(name.to_string()).or_default();
         trouble.why.clone_from(&complaint.why);
         match complaint.ask {
             Ask::Slower(hold) => {
@@ -70,10 +70,10 @@ impl Scoped {
         self.0.retain(|_, trouble| !trouble.is_over(now));
     }
 
-    /// How many messages of the tenant may go now; [`u32::MAX`] where nothing holds it back.
+    /// How many messages of it may go now; [`u32::MAX`] where nothing holds it back.
     #[must_use]
-    pub fn available(&mut self, tenant: &str, now: Timestamp) -> u32 {
-        match self.0.get_mut(tenant) {
+    pub fn available(&mut self, name: &str, now: Timestamp) -> u32 {
+        match self.0.get_mut(name) {
             None => u32::MAX,
             Some(trouble) if trouble.stopped_until > now => 0,
             Some(trouble) => trouble.pace(now).available(now, u32::MAX),
@@ -81,21 +81,35 @@ impl Scoped {
     }
 
     /// Uses up one message, which [`Scoped::available`] allowed.
-    pub fn take(&mut self, tenant: &str, now: Timestamp) {
-        if let Some(trouble) = self.0.get_mut(tenant) {
+    pub fn take(&mut self, name: &str, now: Timestamp) {
+        if let Some(trouble) = self.0.get_mut(name) {
             trouble.pace(now).take(now, 1);
         }
     }
 
-    /// Until when the tenant's mail waits, and why; `None` where it may go.
+    /// Until when its mail waits, and why; `None` where it may go.
     #[must_use]
-    pub fn waits(&mut self, tenant: &str, now: Timestamp) -> Option<(Timestamp, String)> {
-        let trouble = self.0.get_mut(tenant)?;
+    pub fn waits(&mut self, name: &str, now: Timestamp) -> Option<(Timestamp, String)> {
+        let trouble = self.0.get_mut(name)?;
         let at = trouble.stopped_until.max(trouble.pace(now).next_at(now));
         (at > now).then(|| (at, trouble.why.clone()))
     }
 
-    /// True where no tenant is in trouble.
+    /// From when to when its mail is to come again, where it may not go now, and why: so much later
+    /// that all that waits is spread over the time that its rate holds.
+    #[must_use]
+    pub fn puts_off(
+        &mut self,
+        name: &str,
+        now: Timestamp,
+    ) -> Option<(Timestamp, Timestamp, String)> {
+        let (from, why) = self.waits(name, now)?;
+        let brake = self.0.get(name).and_then(|trouble| trouble.brake.as_ref());
+        let to = brake.map_or(from, |brake| brake.next_change(now).max(from));
+        Some((from, to, why))
+    }
+
+    /// True where nobody is in trouble.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -105,12 +119,13 @@ impl Scoped {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::feedback::Whose;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn complaint(ask: Ask) -> Complaint {
-        Complaint { ask, tenant: None, why: "421 slow down".into() }
+        Complaint { ask, whose: Whose::Everyones, why: "421 slow down".into() }
     }
 
     #[test]
@@ -145,11 +160,11 @@ mod tests {
     #[test]
     fn the_number_of_tenants_is_bounded() {
         let mut scoped = Scoped::default();
-        for n in 0..=TENANTS_MAX {
+        for n in 0..=NAMES_MAX {
             let wait = Duration::from_secs(n as u64 + 1);
             scoped.complain(&n.to_string(), &complaint(Ask::Stop(wait)), 60, 1, NOW);
         }
-        assert_eq!((scoped.0.len(), scoped.available("0", NOW)), (TENANTS_MAX, u32::MAX));
+        assert_eq!((scoped.0.len(), scoped.available("0", NOW)), (NAMES_MAX, u32::MAX));
         assert_eq!(scoped.available("1", NOW), 0);
     }
 }

@@ -21,12 +21,14 @@
 mod builtin;
 mod check;
 mod codes;
+mod effect;
 #[cfg(test)]
 mod tests;
 mod wait;
 
 pub use check::{RuleProblem, mx_suffix, pattern};
 pub use codes::CodePattern;
+pub use effect::{complaint, ruled};
 
 use crate::policy::site::provider::is_below;
 use crate::smtp::reply::Reply;

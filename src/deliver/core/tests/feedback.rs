@@ -1,7 +1,7 @@
 //! What receivers teach: windows, complaints, tenants that are held back.
 
 use super::*;
-use crate::policy::feedback::Ask;
+use crate::policy::feedback::{Ask, Whose};
 use crate::policy::site::{Gate, Rate};
 use crate::policy::tenant::TenantRule;
 
@@ -32,7 +32,7 @@ impl World {
                 let stock = self.stock.get_mut(&queue).unwrap();
                 stock.leased -= 1;
                 if may {
-                    assert!(fake.line.begin_for(&tenant, now));
+                    fake.line.take_for(&tenant, None, now);
                     fake.line.begin(Lane::Bulk, now).unwrap();
                     fake.room -= 1;
                     *self.delivered.entry(queue).or_default() += 1;
@@ -61,8 +61,8 @@ impl World {
 
     fn complain(&mut self, ask: Ask, tenant: Option<&str>) {
         let link = *self.links.keys().next().unwrap();
-        let complaint =
-            Complaint { ask, tenant: tenant.map(Into::into), why: "421 4.7.28 slow down".into() };
+        let whose = tenant.map_or(Whose::Everyones, |tenant| Whose::Tenants(tenant.into()));
+        let complaint = Complaint { ask, whose, why: "421 4.7.28 slow down".into() };
         self.core.handle(Event::Complaint(link, complaint), self.now);
     }
 }

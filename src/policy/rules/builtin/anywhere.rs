@@ -42,6 +42,22 @@ pub(super) const ALL: &[Builtin] = &[
         ],
     },
     Builtin {
+        // How much one connection takes: learned by counting, no complaint.
+        name: "session-full",
+        mx: &[],
+        codes: &["4*"],
+        text: "(too many|max(imum)?( number of)?|limit of) (messages?|e?-?mails?|transactions?) \
+               (in|on|per|for|during|over) (this |one |a |the |your )?(smtp )?(session|connection)",
+        action: Action::Ignore,
+        samples: &[
+            ("mx.example.net", "421 4.7.0 too many messages in this session"),
+            (
+                "mta5.am0.yahoodns.net",
+                "421 Max message per connection reached, closing transmission channel",
+            ),
+        ],
+    },
+    Builtin {
         name: "connections",
         mx: &[],
         codes: &["4*"],

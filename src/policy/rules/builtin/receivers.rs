@@ -2,7 +2,6 @@
 
 use super::{Builtin, closed, minutes, slow};
 use crate::policy::rules::{Action, Scope};
-use std::time::Duration;
 
 const GOOGLE: &[&str] = &["google.com", "googlemail.com", "smtp.goog"];
 const YAHOO: &[&str] = &["yahoodns.net"];
@@ -176,18 +175,6 @@ pub(super) const ALL: &[Builtin] = &[
             "mta7.am0.yahoodns.net",
             "553 5.7.1 [BL21] Connections will not be accepted from 192.0.2.7, because the ip is \
              in Spamhaus's list; see https://postmaster.yahooinc.com/error-codes",
-        )],
-    },
-    Builtin {
-        // It closes after 20 messages, and welcomes a new connection at once.
-        name: "yahoo-connection-full",
-        mx: YAHOO,
-        codes: &["421"],
-        text: "max messages? per connection",
-        action: Action::RetryAfter(Duration::from_secs(30)),
-        samples: &[(
-            "mta5.am0.yahoodns.net",
-            "421 Max message per connection reached, closing transmission channel",
         )],
     },
     // https://sendersupport.olc.protection.outlook.com/pm/troubleshooting.aspx
