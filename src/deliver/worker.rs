@@ -384,8 +384,9 @@ impl<S: Store> Worker<S> {
             self.shared.tell(Event::Did(self.opening.link, done)).await;
         }
         if !self.connection.is_open() {
-            self.trouble =
-                verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered).map(|v| v.text);
+            // What a rule understood is no trouble of the host: it answers, and was told about.
+            let refused = |v: &Verdict| v.ruling != Ruling::Delivered && v.rule.is_empty();
+            self.trouble = verdicts.into_iter().find(refused).map(|v| v.text);
         }
     }
 

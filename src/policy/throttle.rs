@@ -130,10 +130,13 @@ impl Throttles {
     }
 }
 
-/// Limits of which newsletters leave a tenth to direct mail.
+/// Limits of which newsletters leave a tenth to direct mail, which has that at once; and the rest
+/// of them, where newsletters leave any.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
-    all: Throttles,
+    rates: Vec<Rate>,
+    /// `None` where some window is too small to be shared.
+    direct: Option<Throttles>,
     bulk: Throttles,
 }
 
@@ -141,20 +144,39 @@ impl Pace {
     /// Limits that nothing has used yet.
     #[must_use]
     pub fn new(rates: &[Rate]) -> Self {
-        Self { all: Throttles::new(rates), bulk: Throttles::new(&bulk_shares(rates)) }
+        let mut pace = Self::default();
+        pace.retune(rates);
+        pace
     }
 
     /// Changes the rates; what went out before still counts.
     pub fn retune(&mut self, rates: &[Rate]) {
-        self.all.retune(rates);
-        self.bulk.retune(&bulk_shares(rates));
+        let share = |rate: &Rate, kept: bool| {
+            let of_direct = kept_for_direct(rate.count);
+            let count = if kept { of_direct } else { rate.count - of_direct };
+            Rate { count, per: rate.per }
+        };
+        let shares = |kept| -> Vec<Rate> { rates.iter().map(|rate| share(rate, kept)).collect() };
+        let may_share = rates.iter().all(|rate| kept_for_direct(rate.count) > 0);
+        self.bulk.retune(&shares(false));
+        if may_share {
+            self.direct.get_or_insert_default().retune(&shares(true));
+        } else {
+            self.direct = None;
+        }
+        self.rates = rates.to_vec();
     }
 
     /// How many of the lane may go now, up to `wanted`; all of them where there is no limit.
     #[must_use]
     pub fn available(&self, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
-        let all = self.all.available(now, wanted);
-        if lane == Lane::Bulk { self.bulk.available(now, all) } else { all }
+        let shared = self.bulk.available(now, wanted);
+        match (&self.direct, lane) {
+            (Some(kept), Lane::Direct) => {
+                kept.available(now, wanted).saturating_add(shared).min(wanted)
+            }
+            _ => shared,
+        }
     }
 
     /// Uses up one.
@@ -166,40 +188,41 @@ impl Pace {
         if at > now {
             return Err(at);
         }
-        self.all.take(now, 1);
-        if lane == Lane::Bulk {
-            self.bulk.take(now, 1);
-        }
+        let kept = self.direct.as_mut().filter(|_| lane == Lane::Direct);
+        let kept = kept.filter(|kept| kept.available(now, 1) > 0);
+        kept.unwrap_or(&mut self.bulk).take(now, 1);
         Ok(())
     }
 
     /// When one of the lane may go; not later than `now` where one may go now.
     #[must_use]
     pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
-        let all = self.all.next_at(now);
-        if lane == Lane::Bulk { all.max(self.bulk.next_at(now)) } else { all }
+        let shared = self.bulk.next_at(now);
+        match (&self.direct, lane) {
+            (Some(kept), Lane::Direct) => kept.next_at(now).min(shared),
+            _ => shared,
+        }
     }
 
     /// True where nothing that went out counts any more: it is as if new.
     #[must_use]
     pub fn is_rested(&self, now: Timestamp) -> bool {
-        self.all.0.iter().chain(&self.bulk.0).all(|throttle| throttle.is_rested(now))
+        let kept = self.direct.iter().flat_map(|kept| &kept.0);
+        kept.chain(&self.bulk.0).all(|throttle| throttle.is_rested(now))
     }
 
     /// The rate that newsletters wait for, and until when. Of a share of it, the whole is named.
     #[must_use]
     pub fn binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
-        let whole = |per| self.all.0.iter().map(|throttle| throttle.rate).find(|r| r.per == per);
-        let bulk = self.bulk.binding(now).map(|(at, rate)| (at, whole(rate.per).unwrap_or(rate)));
-        [self.all.binding(now), bulk].into_iter().flatten().max_by_key(|(at, _)| *at)
+        let (at, share) = self.bulk.binding(now)?;
+        let whole = self.rates.iter().find(|rate| rate.per == share.per);
+        Some((at, whole.copied().unwrap_or(share)))
     }
 }
 
-/// Nine tenths of each.
-fn bulk_shares(rates: &[Rate]) -> Vec<Rate> {
-    let share =
-        |rate: &Rate| Rate { count: (rate.count - rate.count.div_ceil(10)).max(1), per: rate.per };
-    rates.iter().map(share).collect()
+/// A tenth, rounded up; nothing of a single one.
+fn kept_for_direct(count: u32) -> u32 {
+    if count > 1 { count.div_ceil(10) } else { 0 }
 }
 
 fn micros(at: Timestamp) -> i64 {
@@ -267,6 +290,29 @@ mod tests {
             }
         }
 
+        /// Both lanes out of one limit.
+        #[test]
+        fn prop_lanes_together_keep_to_the_rate(
+            count in 1u32..200,
+            steps in proptest::collection::vec((0i64..2_000, 1u32..30, any::<bool>()), 1..200),
+        ) {
+            let per = Duration::from_secs(20);
+            let mut pace = Pace::new(&[Rate { count, per }]);
+            let (mut now, mut sent) = (Timestamp(1_000_000), Vec::new());
+            for (pause, wanted, direct) in steps {
+                now = Timestamp(now.0 + pause);
+                let lane = if direct { Lane::Direct } else { Lane::Bulk };
+                let may = pace.available(lane, now, wanted);
+                let begun = (0..wanted).take_while(|_| pace.begin(lane, now).is_ok()).count();
+                prop_assert_eq!(begun, may as usize);
+                sent.extend(std::iter::repeat_n(now.0, begun));
+            }
+            for (i, start) in sent.iter().enumerate() {
+                let inside = sent[i..].iter().take_while(|at| **at < start + 20_000).count();
+                prop_assert!(inside <= count as usize, "{inside} of {count}");
+            }
+        }
+
         #[test]
         fn keeps_up_with_the_rate_when_asked_often(count in 20u32..1_000) {
             let mut throttle = Throttle::new(Rate { count, per: Duration::from_secs(1) });
@@ -301,6 +347,10 @@ mod tests {
         let (at, rate) = pace.binding(Timestamp(0)).unwrap();
         assert_eq!((rate, rate.to_string().as_str()), (day, "5/d"));
         assert!(at.0 > 86_400_000 / 5, "newsletters have four of the five: {at}");
+        assert!(
+            pace.begin(Lane::Direct, Timestamp(0)).is_ok(),
+            "and direct mail the fifth, at once"
+        );
         assert_eq!(pace.begin(Lane::Bulk, Timestamp(0)), Err(at));
     }
 
