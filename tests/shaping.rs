@@ -1,5 +1,5 @@
-//! What receivers ask for is done: waits that they name, senders that they want less of, connections
-//! that they end; and the rates that the configuration sets for customers.
+//! What receivers ask for is done: waits that they name, senders that they want less of,
+//! connections that they end; and the rates that the configuration sets for customers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod support;
@@ -153,6 +153,13 @@ fn a_customers_rate_holds_and_holds_up_nobody() {
     let site = site(&node);
     assert_eq!(site["resting"][0]["tenant"], "slow", "{site}");
     assert_eq!(site["waiting"][0]["limit"], "tenant", "{site}");
+    let why = node.ok(&["why", "slow"]);
+    assert!(why.contains("its rate of 20/h messages to all sites is used up"), "{why}");
+    let one = node.json(&["queue", "list", "--tenant", "slow", "--json"])[0].clone();
+    let why = node.json(&["why", one["message"].as_str().unwrap(), "--json"]);
+    assert_eq!(why.as_array().unwrap().len(), 1);
+    let sentence = why[0]["sentence"].as_str().unwrap();
+    assert!(sentence.starts_with("Its tenant slow may send more to mx.d.test in "), "{sentence}");
     // A login code of the same customer does not wait for its newsletters.
     send(&node, "n@slow.test", "user@d.test", &message::direct("code"));
     wait_until(PATIENCE, "direct mail goes", || bench.delivered_from("slow.test") == 2);

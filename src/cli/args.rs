@@ -44,6 +44,11 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: RulesVerb,
     },
+    /// Say why mail is where it is, and what would change it
+    Why {
+        /// Message id, address, domain, site, or customer
+        what: String,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]

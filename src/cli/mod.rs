@@ -67,6 +67,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Serve => serve::serve(&cli.common),
         Verb::Queue(queue) => queue::run(&cli.common, queue, out),
         Verb::Rules { verb } => rules::run(&cli.common, verb, out),
+        Verb::Why { what } => queue::why(&cli.common, what, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
     }
 }

@@ -11,6 +11,7 @@ use crate::control::protocol::{Action, DeliveryView, MessageView, Request, Respo
 use crate::mail::message::Lane;
 use serde::Serialize;
 use std::io::Write;
+use tokio::runtime::Runtime;
 
 /// Sites that people are shown unless they ask for another number.
 const SITES_SHOWN: usize = 50;
@@ -54,11 +55,51 @@ fn is_printable(c: char) -> bool {
 }
 
 pub(super) fn run(common: &Common, queue: &Queue, out: &mut impl Write) -> Result<(), Failure> {
-    let config = common.load().map_err(|errors| Failure::Usage(errors.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Trouble(format!("cannot start: {error}")))?;
+    let (config, runtime) = begin(common)?;
     let mut printer = Printer { out, json: common.json, clock: Clock::system() };
     runtime.block_on(verb(&config, queue, &mut printer))
+}
+
+/// `bulkhead why`: where mail is, and what would change that.
+pub(super) fn why(common: &Common, what: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let (config, runtime) = begin(common)?;
+    let mut printer = Printer { out, json: common.json, clock: Clock::system() };
+    runtime.block_on(explain(&config, what, &mut printer))
+}
+
+fn begin(common: &Common) -> Result<(Config, Runtime), Failure> {
+    let config = common.load().map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let failed = |error| Failure::Trouble(format!("cannot start: {error}"));
+    runtime.map(|runtime| (config, runtime)).map_err(failed)
+}
+
+pub(super) async fn explain(
+    config: &Config,
+    what: &str,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<(), Failure> {
+    let mut node = connect::reader(config, &printer.clock).await?;
+    let mut found = Vec::new();
+    let collect = |response| {
+        if let Response::Why(explanation) = response {
+            found.push(*explanation);
+        }
+        Ok(())
+    };
+    let counts = node.ask(&Request::Why { what: what.to_string() }, collect).await?;
+    if found.is_empty() {
+        let sentence = format!("nothing in the queue is, goes to, or is of {what:?}");
+        return Err(Failure::Trouble(sentence));
+    }
+    if printer.json {
+        return printer.json(&found);
+    }
+    found.iter().try_for_each(|explanation| printer.text(&table::why(explanation)))?;
+    match counts.count - found.len() as u64 {
+        0 => Ok(()),
+        more => printer.text(&format!("and {more} more: `bulkhead queue list` has them\n")),
+    }
 }
 
 pub(super) async fn verb(

@@ -5,6 +5,7 @@ use crate::base::time::{Timestamp, human};
 use crate::control::outlook::{Campaign, Ending, Outlook};
 use crate::control::protocol::{DeliveryView, MessageView};
 use crate::control::summary::{SiteSummary, Summary, Total};
+use crate::control::why::Explanation;
 use crate::policy::site::Gate;
 use crate::store::{Health, State};
 use std::time::Duration;
@@ -102,6 +103,17 @@ fn ending(ending: Ending, now: Timestamp) -> String {
             format!("wait: {waiting}, done in about {wait} ({}){stuck}", clock(ms))
         }
     }
+}
+
+/// Why mail is where it is.
+pub(super) fn why(found: &Explanation) -> String {
+    let mut out = format!("{}: {}\n", safe(&found.about), safe(&found.sentence));
+    let remedy = (!found.remedy.is_empty()).then_some(("to change it", found.remedy.as_str()));
+    let chain = found.chain.iter().map(|(word, text)| (word.as_str(), text.as_str()));
+    for (word, text) in chain.chain(remedy) {
+        out.push_str(&format!("  {word:<14}{}\n", safe(text)));
+    }
+    out
 }
 
 /// What is wrong with the disk; nothing where all is well.

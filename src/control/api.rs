@@ -1,18 +1,23 @@
 //! What each request does: the store's work, cut into bounded slices, streamed as responses.
 
-use super::outlook::{Weights, outlook};
+use super::outlook::{Outlook, Weights, outlook};
 use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Response};
 use super::summary::{Question, SITES_MAX, Summary, summarise};
+use super::why::{Facts, Place};
 use crate::base::id::MessageId;
-use crate::base::time::Clock;
+use crate::base::time::{Clock, Timestamp};
 use crate::policy::site::SiteStatus;
-use crate::store::{Change, Filter, Revision, Store, StoreError};
+use crate::store::{Backlog, Change, DeliveryRecord, Filter, Revision, State, Store, StoreError};
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 
 /// Deliveries asked of the store at a time.
 const PAGE: usize = 500;
+/// Deliveries explained one by one.
+const EXPLAINED_MAX: usize = 20;
+/// Pages looked through for a delivery's place.
+const PLACE_PAGES: usize = 40;
 
 /// The site facts of a node at this moment.
 pub type Sites = Arc<dyn Fn() -> Vec<SiteStatus> + Send + Sync>;
@@ -44,6 +49,20 @@ pub trait Sink {
 /// The client went away or does not read.
 #[derive(Debug)]
 pub struct Gone;
+
+/// The queue and the sites at one moment.
+struct View {
+    backlog: Backlog,
+    statuses: Vec<SiteStatus>,
+    outlook: Outlook,
+}
+
+impl View {
+    fn facts(&self, running: bool, now: Timestamp) -> Facts<'_> {
+        let Self { backlog, statuses, outlook } = self;
+        Facts { backlog, statuses, outlook, running, now }
+    }
+}
 
 /// Why an answer ended early.
 enum Stop {
@@ -90,6 +109,7 @@ impl<S: Store> Api<S> {
                 None => Ok(Counts::default()),
             },
             Request::Show { message } => self.show(&message, out).await,
+            Request::Why { what } => self.why(&what, out).await,
             Request::Change { action, filter, site } => match self.narrow(filter, site)? {
                 Some(filter) => self.change(action, filter, out).await,
                 None => Ok(Counts::default()),
@@ -107,17 +127,25 @@ impl<S: Store> Api<S> {
         }
     }
 
-    /// On a thread of its own: with millions of domains this takes a while.
     async fn summary(&self, question: Question) -> Result<Summary, Stop> {
-        let api = self.clone();
+        let (view, api) = (self.view().await?, self.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let backlog = api.store.backlog(Revision::START);
-            let sites = (api.sites)();
-            let summary = summarise(&api.node, &backlog, &sites, question);
-            let outlook = outlook(&backlog, &sites, &api.weights, question.now);
-            Summary { store: api.store.health(), outlook, ..summary }
+            let summary = summarise(&api.node, &view.backlog, &view.statuses, question);
+            Summary { store: api.store.health(), outlook: view.outlook, ..summary }
         });
         work.await.map_err(|error| Stop::Error(format!("summary failed: {error}")))
+    }
+
+    /// The queue and the sites just now. On a thread of its own: with millions of domains this
+    /// takes a while.
+    async fn view(&self) -> Result<View, Stop> {
+        let api = self.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let (backlog, statuses) = (api.store.backlog(Revision::START), (api.sites)());
+            let outlook = outlook(&backlog, &statuses, &api.weights, api.clock.now());
+            View { backlog, statuses, outlook }
+        });
+        work.await.map_err(|error| Stop::Error(format!("cannot look at the queue: {error}")))
     }
 
     async fn list(&self, filter: Filter, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
@@ -151,6 +179,86 @@ impl<S: Store> Api<S> {
             }
         }
         Ok(counts)
+    }
+
+    /// Says why, of each delivery of a message, of each to or from an address, or of all mail to a
+    /// domain or of a tenant.
+    async fn why(&self, what: &str, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+        let view = self.view().await?;
+        let facts = view.facts(!self.node.is_empty(), self.clock.now());
+        let records = self.meant(what).await?;
+        let mut found = Vec::new();
+        for record in records.iter().take(EXPLAINED_MAX) {
+            let place = self.place(record, facts.now).await?;
+            found.push(facts.delivery(record, place));
+        }
+        if records.is_empty() {
+            let name = what.to_lowercase();
+            found = [facts.to(&name), facts.of(what)].concat();
+        }
+        let counts = Counts { count: records.len().max(found.len()) as u64, leased: 0 };
+        for explanation in found {
+            out.send(&Response::Why(Box::new(explanation))).await?;
+        }
+        Ok(counts)
+    }
+
+    /// The deliveries that a message id or an address stands for.
+    async fn meant(&self, what: &str) -> Result<Vec<DeliveryRecord>, Stop> {
+        if let Ok(id) = what.parse() {
+            let record = self.store.show(id).await?;
+            return Ok(record.map(|record| record.deliveries).unwrap_or_default());
+        }
+        if !what.contains('@') {
+            return Ok(Vec::new());
+        }
+        let what = what.trim_start_matches('<').trim_end_matches('>').to_string();
+        let to = Filter { recipient: Some(what.clone()), ..Filter::default() };
+        let from = Filter { sender: Some(what), ..Filter::default() };
+        for filter in [to, from] {
+            let mut after = None;
+            loop {
+                let page = self.store.list(filter.clone(), after, PAGE).await?;
+                if !page.deliveries.is_empty() {
+                    return Ok(page.deliveries);
+                }
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What is due before this delivery, of its campaign to its domain. Counted up to a bound.
+    async fn place(&self, record: &DeliveryRecord, now: Timestamp) -> Result<Option<Place>, Stop> {
+        let waits = matches!(record.state, State::Ready | State::Deferred);
+        let (Some(due_at), true) = (record.due_at, waits) else { return Ok(None) };
+        let origin = &record.head.origin;
+        let domain = record.recipient.mailbox.domain();
+        let filter = Filter {
+            lane: Some(origin.lane),
+            domains: domain.map(|domain| domain.to_string()).into_iter().collect(),
+            tenant: Some(origin.tenant.clone()),
+            campaign: Some(origin.campaign.clone()),
+            states: vec![State::Ready, State::Deferred],
+            ..Filter::default()
+        };
+        let is_before = |other: &&DeliveryRecord| {
+            let due = other.due_at.unwrap_or(now);
+            (due, other.head.id, other.number) < (due_at, record.head.id, record.number)
+        };
+        let (mut before, mut after) = (0, None);
+        for _ in 0..PLACE_PAGES {
+            let page = self.store.list(filter.clone(), after, PAGE).await?;
+            before += page.deliveries.iter().filter(is_before).count() as u64;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(Some(Place { before, at_least: false })),
+            }
+        }
+        Ok(Some(Place { before, at_least: true }))
     }
 
     async fn change(

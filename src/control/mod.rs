@@ -21,6 +21,10 @@
 //! → {"verb":"change","action":"hold","filter":{"tenant":"c1842"}}
 //! ← {"progress":{"count":4000,"leased":3}}       now and then
 //! ← {"done":{"count":81233,"leased":20}}         changed; on a connection and left alone
+//! → {"verb":"why","what":"ann@example.com"}      or a message id, a domain, a site, a tenant
+//! ← {"why":{"about":…,"sentence":…,"chain":[["lane","bulk, since: …"],…],"remedy":…}}
+//! ← {"done":{"count":1,"leased":0}}              a count of 0: nothing of that is queued
+//!
 //! → {"verb":"hold_all"}          what is queued and what is to come
 //! → {"verb":"release_all"}       ends that; the count: what a filter still holds
 //! ```
@@ -44,6 +48,7 @@ pub mod socket;
 pub mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod why;
 
 pub use api::Api;
 pub use protocol::REQUEST_MAX;

@@ -1,6 +1,7 @@
 //! What goes over the control socket; see [`super`] for the conversation.
 
 use super::summary::Summary;
+use super::why::Explanation;
 use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, MessageHead};
 use crate::policy::verdict::Blame;
@@ -37,6 +38,11 @@ pub enum Request {
     Show {
         /// Its id.
         message: String,
+    },
+    /// Why mail is where it is.
+    Why {
+        /// A message id, an address, a domain, a site, or a tenant.
+        what: String,
     },
     /// Does something to deliveries that match.
     Change {
@@ -79,6 +85,8 @@ pub enum Response {
     Delivery(Box<DeliveryView>),
     /// To [`Request::Show`].
     Message(Box<MessageView>),
+    /// To [`Request::Why`].
+    Why(Box<Explanation>),
     /// The work goes on; sums so far.
     Progress(Counts),
     /// The answer is complete.

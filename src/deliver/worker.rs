@@ -101,8 +101,8 @@ pub async fn run<S: Store>(
     }
 }
 
-/// Tries the addresses in order. The error is empty where all were at their limit; with it comes what
-/// the last one asked for.
+/// Tries the addresses in order. The error is empty where all were at their limit; with it comes
+/// what the last one asked for.
 async fn open<S: Store>(
     shared: &Shared<S>,
     opening: &Opening,
