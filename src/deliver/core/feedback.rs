@@ -5,6 +5,7 @@ use super::sites::{Site, shut};
 use super::{Alarm, Command, Core, LinkId};
 use crate::base::time::Timestamp;
 use crate::policy::feedback::brake::Brake;
+use crate::policy::feedback::learned::Learned;
 use crate::policy::feedback::{Ask, Complaint, Whose};
 use crate::policy::site::{Rate, SiteId};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl Core {
                 self.commands.push(Command::Unreachable(Arc::clone(&site.name), why.clone()));
                 now
             });
-            site.feedback.window.collapsed();
+            site.feedback.window.collapsed(now);
             let pause = (now.since(since) / SHUT_SHARE).clamp(SHUT_MIN, SHUT_MAX);
             self.shut(id, why, now.after(pause));
         }
@@ -94,7 +95,7 @@ impl Core {
                 self.retune(id, now);
             }
             Ask::Stop(wait) => {
-                site.feedback.window.collapsed();
+                site.feedback.window.collapsed(now);
                 let links: Vec<LinkId> = site.links.iter().copied().collect();
                 self.shut(id, complaint.why, now.after(wait));
                 links.into_iter().for_each(|link| self.quit(link));
@@ -108,6 +109,23 @@ impl Core {
         if let Some(site) = site.and_then(|id| self.sites.get_mut(&id)) {
             site.feedback.spent.ended_after(deliveries, now);
         }
+    }
+
+    /// What was learned of all sites, to be kept over a restart.
+    #[must_use]
+    pub fn learned(&self, now: Timestamp) -> Learned {
+        let mut learned = self.learned.clone();
+        for site in self.sites.values() {
+            learned.keep(&site.name, &site.feedback, now);
+        }
+        learned.sweep(now);
+        learned
+    }
+
+    /// Takes in what an earlier run learned. To be called before any site is known.
+    pub fn remember(&mut self, learned: Learned, now: Timestamp) {
+        self.learned = learned;
+        self.learned.sweep(now);
     }
 
     /// Brings the pace up to date with limits and feedback, and again when a forced rate climbs.

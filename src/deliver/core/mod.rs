@@ -44,6 +44,7 @@ use crate::base::time::Timestamp;
 use crate::config::Config;
 use crate::mail::message::Lane;
 use crate::policy::feedback::Complaint;
+use crate::policy::feedback::learned::Learned;
 use crate::policy::schedule::Plan;
 use crate::policy::site::route::Hop;
 use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
@@ -204,6 +205,8 @@ pub struct Core {
     sites: HashMap<SiteId, sites::Site>,
     links: HashMap<LinkId, links::Link>,
     next_link: u64,
+    /// Of sites that are not in use.
+    learned: Learned,
     tenants: Arc<Tenants>,
     /// Sites with mail of a tenant whose rate is used up.
     waiting: HashMap<String, BTreeSet<SiteId>>,
@@ -234,6 +237,7 @@ impl Core {
             sites: HashMap::new(),
             links: HashMap::new(),
             next_link: 1,
+            learned: Learned::default(),
             tenants: Arc::new(Tenants::new(&config.tenants)),
             waiting: HashMap::new(),
             alarms: BTreeSet::new(),

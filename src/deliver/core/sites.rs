@@ -96,12 +96,13 @@ impl Core {
         } else {
             let line = Arc::new(Line::new(&limits.rates));
             let opens = Pace::new(&limits.connection_rates);
+            let feedback = self.learned.take(&name);
             let site = Site {
                 name,
                 limits,
                 line,
                 opens,
-                feedback: Feedback::default(),
+                feedback,
                 retune_at: None,
                 routes: BTreeMap::new(),
                 links: BTreeSet::new(),
@@ -113,6 +114,7 @@ impl Core {
                 meter: Meter::default(),
             };
             self.sites.insert(placed.site, site);
+            self.retune(placed.site, now);
         }
         placed.site
     }
@@ -421,9 +423,12 @@ impl Core {
             .collect();
         for id in unused {
             self.forget_waiting(id);
-            self.sites.remove(&id);
+            if let Some(site) = self.sites.remove(&id) {
+                self.learned.keep(&site.name, &site.feedback, now);
+            }
             self.directory.forget(id);
         }
+        self.learned.sweep(now);
     }
 }
 

@@ -4,6 +4,7 @@
 //! gives; kept over a restart.
 
 pub mod brake;
+pub mod learned;
 pub mod scoped;
 pub mod window;
 
@@ -62,7 +63,7 @@ impl Feedback {
     /// True where there is nothing in it that a site seen for the first time would not have.
     #[must_use]
     pub fn is_forgettable(&self, now: Timestamp) -> bool {
-        self.window == Window::default()
+        self.window.curve().next().is_none()
             && self.brake.as_ref().is_none_or(|brake| brake.per_hour(now).is_none())
             && self.spent.most(now).is_none()
     }

@@ -13,6 +13,7 @@
 
 use crate::base::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Connections to a site that nothing is known of.
@@ -24,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
 /// Connections that hear the same complaint within this time tell of one thing.
 const ONE_COMPLAINT: Duration = Duration::from_secs(10);
+
+/// Of the sizes within this time the last one is kept, and so many in all.
+const CURVE_STEP: Duration = Duration::from_secs(60);
+const CURVE_MAX: usize = 48;
 
 /// A site's congestion window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +42,8 @@ pub struct Window {
     retry_at: Timestamp,
     patience: Duration,
     slowed_at: Timestamp,
+    /// What it was: when, and the size from then on.
+    curve: VecDeque<(Timestamp, u32)>,
 }
 
 impl Default for Window {
@@ -49,6 +56,7 @@ impl Default for Window {
             retry_at: Timestamp(0),
             patience: PATIENCE,
             slowed_at: Timestamp(i64::MIN),
+            curve: VecDeque::new(),
         }
     }
 }
@@ -74,7 +82,7 @@ impl Window {
         {
             return false;
         }
-        self.size = next;
+        self.set(next, now);
         self.grow_at = now.after(GROW);
         true
     }
@@ -91,7 +99,7 @@ impl Window {
             self.retry_at = now.after(self.patience);
         }
         self.too_many = Some(standing.saturating_add(1));
-        self.size = standing;
+        self.set(standing, now);
         self.slow_start = false;
         self.grow_at = now.after(GROW);
     }
@@ -102,7 +110,7 @@ impl Window {
         if now.since(self.slowed_at) < ONE_COMPLAINT && self.slowed_at <= now {
             return false;
         }
-        self.size = (self.size.min(used.max(1)) / 2).max(1);
+        self.set((self.size.min(used.max(1)) / 2).max(1), now);
         self.slow_start = false;
         self.grow_at = now.after(hold);
         self.slowed_at = now;
@@ -110,8 +118,28 @@ impl Window {
     }
 
     /// Nobody answers at the site: when it comes back, it is as if new, and starts with one.
-    pub fn collapsed(&mut self) {
-        *self = Self { size: 1, ..Self::default() };
+    pub fn collapsed(&mut self, now: Timestamp) {
+        self.set(1, now);
+        *self = Self { size: 1, curve: std::mem::take(&mut self.curve), ..Self::default() };
+    }
+
+    /// Its last sizes, by the minute: from when, and how many.
+    pub fn curve(&self) -> impl Iterator<Item = (Timestamp, u32)> {
+        self.curve.iter().copied()
+    }
+
+    fn set(&mut self, size: u32, now: Timestamp) {
+        if size == self.size {
+            return;
+        }
+        self.size = size;
+        match self.curve.back_mut() {
+            Some((at, last)) if now.since(*at) < CURVE_STEP => *last = size,
+            _ => self.curve.push_back((now, size)),
+        }
+        if self.curve.len() > CURVE_MAX {
+            self.curve.pop_front();
+        }
     }
 
     /// When what was too many once is tried again; `None` where nothing was refused lately.
@@ -163,6 +191,22 @@ mod tests {
         assert!(window.delivered(11, 100, seconds(200)));
         assert!(!window.delivered(12, 100, seconds(201)), "one more, and not at once another");
         assert!(window.delivered(12, 100, seconds(210)), "welcome: it goes on growing");
+    }
+
+    #[test]
+    fn its_curve_is_kept_by_the_minute_and_bounded() {
+        let mut window = Window::default();
+        for _ in 0..5 {
+            window.delivered(window.size, 100, NOW);
+        }
+        window.refused(4, seconds(30));
+        window.delivered(4, 100, seconds(90));
+        assert_eq!(window.curve().collect::<Vec<_>>(), [(NOW, 4), (seconds(90), 5)]);
+        for n in 2..200 {
+            window.refused(3, seconds(n * 120));
+            window.refused(2, seconds(n * 120 + 60));
+        }
+        assert_eq!(window.curve().count(), CURVE_MAX);
     }
 
     #[test]
