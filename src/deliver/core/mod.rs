@@ -26,11 +26,14 @@
 //! messages (the line).
 
 mod domains;
+mod extent;
 mod links;
 mod queues;
 mod sites;
 #[cfg(test)]
 mod tests;
+
+pub use extent::Extent;
 
 use super::line::{Job, Line};
 use crate::base::address::Domain;
