@@ -148,10 +148,10 @@ impl Shape {
                 faults: 9,
                 hosters: rng.usize(2..8),
                 own_hosts: rng.usize(5..20),
-                bulk: rng.u32(500..2_000),
+                bulk: rng.u32(1_000..3_000),
                 campaigns: rng.u32(2..9),
-                direct_per_second: 1.0,
-                minutes: rng.i64(2..20),
+                direct_per_second: 3.0,
+                minutes: rng.i64(2..10),
             },
             // A long tail.
             _ => Self {
