@@ -26,8 +26,8 @@ use world::{Figures, Mail, START, World};
 const SITES: usize = 10;
 const TENANTS: usize = 10;
 const CAMPAIGNS: usize = 10;
-/// Due in each queue.
-const MAIL: usize = 3;
+/// Due in each queue: enough for all connections of a site with the fewest queues, too.
+const MAIL: usize = 5;
 const WARM_UP: u64 = 50_000;
 const MEASURED: u64 = 300_000;
 /// What the greatest cost may be by the least.
@@ -39,7 +39,7 @@ fn main() {
     if sizes.is_empty() {
         sizes = vec![1_000, 100_000, 1_000_000];
     }
-    println!("queues     first look   us each   steps each   simulated/s   wall s");
+    println!("queues     first look   us each   longest step   steps each   simulated/s   wall s");
     let costs: Vec<f64> = sizes.into_iter().map(measure).collect();
     let (least, most) = costs.iter().fold((f64::MAX, 0.0f64), |(a, b), c| (a.min(*c), b.max(*c)));
     println!("greatest by least: {:.2}", most / least);
@@ -68,8 +68,9 @@ fn measure(queues: usize) -> f64 {
     assert_eq!(world.core.extent().queues, queues, "their number stays");
     let each = world.figures.planning.as_secs_f64() * 1e6 / delivered;
     println!(
-        "{queues:9}  {:7.2} s   {each:7.2}   {:10.2}   {:11.0}   {:6.0}",
+        "{queues:9}  {:7.2} s   {each:7.2}   {:9.1} ms   {:10.2}   {:11.0}   {:6.0}",
         first.as_secs_f64(),
+        world.figures.longest.as_secs_f64() * 1e3,
         world.figures.steps as f64 / delivered,
         delivered / world.now.since(since).as_secs_f64(),
         begun.elapsed().as_secs_f64(),
@@ -86,8 +87,8 @@ fn world(domains: usize) -> World<Stock> {
     let mut config = Config::parse("", &at).unwrap().config;
     config.lanes.gather = Duration::ZERO;
     config.sites.default = Limits {
-        connections: 22,
-        reserved_for_direct: 2,
+        connections: 5,
+        reserved_for_direct: 1,
         deliveries_per_connection: 100,
         recipients_per_transaction: 100,
         rates: Vec::new(),
@@ -104,7 +105,7 @@ fn world(domains: usize) -> World<Stock> {
     let operator = |n: u8| {
         let addresses = vec![[11, 0, 0, n].into()];
         let host = MxHost { preference: 10, name: format!("mx{n}.test"), addresses };
-        let manner = Manner::sound(40, 60);
+        let manner = Manner { jitter: 100, ..Manner::sound(40, 20) };
         Operator::new(&host.name.clone(), vec![vec![host]], manner, config.sites.default.clone())
     };
     let operators: Vec<Operator> = (0..SITES).map(|n| operator(u8::try_from(n).unwrap())).collect();

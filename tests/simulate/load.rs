@@ -171,16 +171,19 @@ impl Shape {
 pub fn scenario(seed: u64) -> Scenario {
     let mut rng = from_seed(seed);
     let shape = Shape::of(seed, &mut rng);
-    let weights: Vec<u32> = (0..rng.usize(2..6)).map(|_| rng.u32(1..5)).collect();
+    let contests = shape.faults == 0;
+    let most = if contests { 4 } else { 6 };
+    let weights: Vec<u32> = (0..rng.usize(2..most)).map(|_| rng.u32(1..5)).collect();
     let mut config = defaults();
     config.tenants = tenants(&weights);
     config.sites.default = any_limits(&mut rng, false);
-    let (mut settled, ample) = (Settled::default(), shape.faults == 0);
+    let mut settled = Settled::default();
     for (n, (name, mx, share)) in PROVIDERS.into_iter().enumerate() {
-        let limits = any_limits(&mut rng, ample);
+        let limits = any_limits(&mut rng, contests);
         config.sites.rules.push(rule(name, &limits));
         let sets = (0..rng.u8(1..4)).map(|set| hosts(mx, n, set)).collect();
         let operator = Operator::new(name, sets, manner(&mut rng, shape.faults), limits);
+        let share = if contests && n == 0 { 4.0 * share } else { share };
         let domains = Domains { count: rng.usize(1..4), share, names_each: false };
         settled.add(&mut rng, operator, &domains);
     }
@@ -191,7 +194,7 @@ pub fn scenario(seed: u64) -> Scenario {
         // A rule goes by the names of hosts: one that has a name for each domain is under none.
         let is_ruled = is_hoster && h % 2 == 0;
         if is_ruled {
-            limits = any_limits(&mut rng, ample);
+            limits = any_limits(&mut rng, contests);
             config.sites.rules.push(rule(&format!("hoster{h}.test"), &limits));
         }
         let manner = manner(&mut rng, shape.faults);
@@ -319,6 +322,7 @@ fn manner(rng: &mut Rng, faults: u32) -> Manner {
             _ => manner.first_is_dead = true,
         }
     }
+    manner.jitter = rng.i64(0..100);
     if rng.u32(..3) == 0 {
         manner.idle = Some(rng.i64(100..9_000));
     }
@@ -358,7 +362,7 @@ fn mail(
         let tenant =
             if (campaign as usize) < tenants { campaign as usize } else { rng.usize(..tenants) };
         // A contest begins at once.
-        let mut at = if shape.faults == 0 { 0 } else { rng.i64(..shape.minutes * 60_000) };
+        let mut at = if shape.faults == 0 { 0 } else { rng.i64(0..shape.minutes * 60_000) };
         for _ in 0..shape.bulk / shape.campaigns {
             at += i64::from(rng.u32(..8) == 0);
             let to = popular.pick(rng);

@@ -26,7 +26,7 @@ const DELIVERIES: u64 = 5_000_000;
 const DOMAINS: usize = 100_000;
 const CAMPAIGNS: u32 = 36;
 /// Direct messages a second.
-const DIRECT: f64 = 20.0;
+const DIRECT: f64 = 10.0;
 /// How long clients hand over direct mail; less than the drain lasts.
 const DIRECT_FOR_MS: i64 = 3_000_000;
 
@@ -149,8 +149,10 @@ fn optimum(scenario: &Scenario) -> (f64, String) {
             .into_iter()
             .chain(limits.rates.iter().map(|rate| newsletters as f64 / paced(rate)))
             .chain(limits.connection_rates.iter().map(|rate| connections / paced(rate)));
-        for time in times.filter(|time| *time > 100.0) {
-            println!("{:12} {newsletters:9} newsletters, {time:6.0} s at best", operator.name);
+        for time in times {
+            if PROVIDERS.iter().any(|(name, ..)| *name == operator.name) {
+                println!("{:12} {newsletters:9} newsletters, {time:6.0} s at best", operator.name);
+            }
             if time > worst.0 {
                 worst = (time, operator.name.clone());
             }
@@ -176,17 +178,17 @@ fn report() {
     world.load(mail);
     let mut most = world.core.extent();
     for minute in 1..60 * 24 {
-        world.run(Timestamp(START.0 + minute * 60_000), |world| world.ledger.open() == 0);
+        world.run(Timestamp(START.0 + minute * 60_000), World::is_done);
         let extent = world.core.extent();
         most.queues = most.queues.max(extent.queues);
         (most.domains, most.sites) =
             (most.domains.max(extent.domains), most.sites.max(extent.sites));
         (most.links, most.alarms) = (most.links.max(extent.links), most.alarms.max(extent.alarms));
-        if world.ledger.open() == 0 {
+        if world.is_done() {
             break;
         }
     }
-    assert_eq!((world.ledger.open(), world.queued()), (0, 0), "not drained in a day");
+    assert!(world.is_done() && world.queued() == 0, "not drained in a day");
     let simulated = world.last_newsletter.since(START).as_secs_f64();
     let wall = begun.elapsed();
     let windows = crate::fullest_windows(&mut world);
@@ -212,6 +214,7 @@ fn report() {
     println!("connections opened            {}", figures.opens);
     println!("core steps                    {} ({:.2} each)", figures.steps, each(figures.steps));
     println!("most at once                  {most:?}");
+    println!("longest step                  {:.0} ms", figures.longest.as_secs_f64() * 1e3);
     println!("wall time                     {:.0} s", wall.as_secs_f64());
     println!(
         "planner                       {:.2} us each",

@@ -99,6 +99,8 @@ pub struct Figures {
     /// Steps for an alarm that had nothing to say.
     pub idle_steps: u64,
     pub planning: Duration,
+    /// Of one step: so long nothing else is decided.
+    pub longest: Duration,
     pub told: u64,
     /// Connections busy with bulk mail at a site, beyond what the reserve leaves, at most.
     pub over_reserve: u32,
@@ -270,7 +272,9 @@ impl<S: Store> World<S> {
         let begun = Instant::now();
         self.core.backlog(backlog, self.now);
         let commands = self.core.step(self.now);
-        self.figures.planning += begun.elapsed();
+        let took = begun.elapsed();
+        self.figures.planning += took;
+        self.figures.longest = self.figures.longest.max(took);
         self.figures.steps += 1;
         let count = commands.len();
         commands.into_iter().for_each(|command| self.obey(command));
@@ -535,6 +539,11 @@ impl<S: Store> World<S> {
             place.resolve(&self.operators, self.now)
         });
         self.tell(Event::Resolved(domain, resolution));
+    }
+
+    /// All mail was handed over and has ended.
+    pub fn is_done(&self) -> bool {
+        self.load.is_empty() && self.ledger.open() == 0
     }
 
     /// Connections, also those that are being opened.

@@ -20,6 +20,8 @@ pub struct Manner {
     pub rtt: i64,
     /// From the last dot to its reply, besides.
     pub service: i64,
+    /// And up to so much more, by chance.
+    pub jitter: i64,
     /// Sessions at once; `true`: beyond them TCP is refused, else the greeting says 421.
     pub sessions_max: Option<(u32, bool)>,
     /// Messages in any window of so many ms; `true`: beyond them 421, else 451.
@@ -50,6 +52,7 @@ impl Manner {
         Self {
             rtt,
             service,
+            jitter: 0,
             sessions_max: None,
             messages_max: None,
             greylist: 0,
@@ -235,9 +238,11 @@ impl Operator {
         if !taken.contains(&true) {
             return Exchange { attempts, ..all(&Attempt::NotStarted, short, true) };
         }
-        let lasts = self.manner.transaction(rode);
-        let dotted = Exchange { attempts, lasts, open: true, dotted: true, arrived: taken };
         let first = deliveries.first().map_or(0, |d| number(d.lease.delivery) + tries(d));
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+        let more = (draw(seed, 5, first) * self.manner.jitter as f64) as i64;
+        let lasts = self.manner.transaction(rode) + more;
+        let dotted = Exchange { attempts, lasts, open: true, dotted: true, arrived: taken };
         if draw(seed, 3, first) < self.manner.drops {
             return dotted.dropped(draw(seed, 4, first) < 0.5);
         }
