@@ -3,8 +3,8 @@
 //! `cargo bench --bench planner [-- QUEUES …]`: the world of `tests/simulate`, with ten sites that
 //! have the same number of domains each, ten tenants with ten campaigns each, and so a hundred
 //! queues for each domain. All queues have the same mail due, and each delivery is followed by
-//! another, so that their number stays. The planner's time is that of all calls of `Core`; the store,
-//! connections and receivers of the world are not in it.
+//! another, so that their number stays. The planner's time is that of all calls of `Core`; the
+//! store, connections and receivers of the world are not in it.
 // A measurement: it reads the clock and gives up loudly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 #![allow(clippy::cast_precision_loss)]

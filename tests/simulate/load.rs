@@ -1,8 +1,8 @@
 //! Worlds that follow from a seed: receivers, domains, tenants, limits, and the mail they get.
 //!
-//! Providers have the shares of recipients that they have in the lists of real newsletters; the rest
-//! is a long tail of domains, of which some share hosts: by the same MX names, or under names of
-//! their own.
+//! Providers have the shares of recipients that they have in the lists of real newsletters; the
+//! rest is a long tail of domains, of which some share hosts: by the same MX names, or under names
+//! of their own.
 
 use crate::world::receivers::{Answer, Manner, Operator, Place};
 use crate::world::{Mail, START};

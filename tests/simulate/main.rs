@@ -3,7 +3,9 @@
 //!
 //! Each seed is a world (`load`), and all of them keep the same promises, most of which `world`
 //! checks at every event. `BULKHEAD_SIM_SEEDS=1000` runs more seeds, `BULKHEAD_SIM_SEED=17` one of
-//! them again.
+//! them again. A seed fixes the world and what receivers do to each delivery, not the order in
+//! which the core goes through its hash tables: what happens again is alike, not the same to the
+//! millisecond.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(unreachable_pub, reason = "a test has no other users")]
 

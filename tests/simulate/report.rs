@@ -5,8 +5,8 @@
 //! * a site of D newsletters with c connections, r of them reserved, n deliveries to each: every
 //!   connection is n deliveries each `connect + transaction(new) + (n - 1) * transaction(riding) +
 //!   quit` long, and c - r of them are at work all the time: `D / n * that / (c - r)`;
-//! * a site with a rate of N in t, of which newsletters may have nine tenths: `D / (0.9 N / t)`; for
-//!   new connections, `D / n` of them;
+//! * a site with a rate of N in t, of which newsletters may have nine tenths: `D / (0.9 N / t)`;
+//!   for new connections, `D / n` of them;
 //! * nine tenths of all connections that there may be: the sum over sites of `D / n * that` by it.
 //!
 //! A domain's first connections, the lookups and the gathering time are not in it.

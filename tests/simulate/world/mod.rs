@@ -1,6 +1,6 @@
 //! A world around the real planner: its events, commands, lines, throttles, verdicts, schedules and
-//! settlements are the library's; the store is a model, and time, connections, receivers and DNS are
-//! simulated. One thread, no timers: everything happens at its place in a heap.
+//! settlements are the library's; the store is a model, and time, connections, receivers and DNS
+//! are simulated. One thread, no timers: everything happens at its place in a heap.
 //!
 //! [`World`] does what `deliver::dispatcher` does, [`link`] what `deliver::worker` and
 //! `deliver::load` do, [`receivers`] is the other side, [`ledger`] and [`shares`] keep the books.

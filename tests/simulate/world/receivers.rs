@@ -1,7 +1,7 @@
 //! Simulated receivers: operators of MX hosts with their manners, and the DNS in front of them.
 //!
-//! What a receiver does to a delivery follows from the seed, the delivery and its attempt alone, not
-//! from the order in which things happen.
+//! What a receiver does to a delivery follows from the seed, the delivery and its attempt alone,
+//! not from the order in which things happen.
 
 use bulkhead::base::address::Domain;
 use bulkhead::base::time::Timestamp;

@@ -1,12 +1,12 @@
-//! Whether tenants get their shares of each place: a site as a whole, or the domains there that have
-//! the same hosts.
+//! Whether tenants get their shares of each place: a site as a whole, or the domains there that
+//! have the same hosts.
 //!
 //! # What counts
-//! A tenant *waits* at a place while more of its mail there, never tried and past its due time, lies
-//! in the store than all of the site's connections could have been promised. A *span* is the time
-//! during which the same tenants wait at a place, two or more. One is judged where at least 2,000
-//! deliveries, and 200 for each unit of the tenants' weights (20 rounds of turns), were claimed for
-//! them: nobody may have more than his weight's share of these times the bound.
+//! A tenant *waits* at a place while more of its mail there, never tried and past its due time,
+//! lies in the store than all of the site's connections could have been promised. A *span* is the
+//! time during which the same tenants wait at a place, two or more. One is judged where at least
+//! 2,000 deliveries, and 200 for each unit of the tenants' weights (20 rounds of turns), were
+//! claimed for them: nobody may have more than his weight's share of these times the bound.
 
 use bulkhead::base::time::Timestamp;
 use bulkhead::policy::tenant::TenantRule;

@@ -2,8 +2,8 @@
 //! null reverse-path.
 //!
 //! The library's memory engine is the model, and what the seeds run on; it keeps every message
-//! whole, which is a gigabyte for each million. Here a row is its due time, id and attempts, and all
-//! else is made anew when it is claimed.
+//! whole, which is a gigabyte for each million. Here a row is its due time, id and attempts, and
+//! all else is made anew when it is claimed.
 //!
 //! # Absent
 //! What only operators ask for; the end of a lease by time.
