@@ -310,7 +310,7 @@ pub fn draw(seed: u64, what: u64, of: u64) -> f64 {
 pub struct Place {
     pub name: Domain,
     pub operator: usize,
-    /// What DNS says; `None`: as the operator's hosts are.
+    /// What DNS says.
     pub answer: Answer,
     /// How long DNS takes, in ms.
     pub takes: i64,
