@@ -81,26 +81,31 @@ pub struct Line(Mutex<State>);
 struct State {
     direct: VecDeque<Job>,
     pace: Pace,
+    /// Of new connections.
+    opens: Pace,
     /// Whose mail the site complained about: tenants, and senders' domains.
     tenants: Scoped,
     senders: Scoped,
 }
 
 impl Line {
-    /// An empty line with this pace.
+    /// An empty line with this pace, of messages and of new connections.
     #[must_use]
-    pub fn new(rates: &[Rate]) -> Self {
+    pub fn new(rates: &[Rate], connection_rates: &[Rate]) -> Self {
         Self(Mutex::new(State {
             direct: VecDeque::new(),
             pace: Pace::new(rates),
+            opens: Pace::new(connection_rates),
             tenants: Scoped::default(),
             senders: Scoped::default(),
         }))
     }
 
     /// Changes the pace; what went out before still counts.
-    pub fn retune(&self, rates: &[Rate]) {
-        self.lock().pace.retune(rates);
+    pub fn retune(&self, rates: &[Rate], connection_rates: &[Rate]) {
+        let state = &mut *self.lock();
+        state.pace.retune(rates);
+        state.opens.retune(connection_rates);
     }
 
     /// Puts a direct job at the end of the line.
@@ -165,6 +170,12 @@ impl Line {
         self.lock().pace.begin(lane, now)
     }
 
+    /// See [`Pace::slack`].
+    #[must_use]
+    pub fn slack(&self) -> Duration {
+        self.lock().pace.slack()
+    }
+
     /// When a message of the lane may begin.
     #[must_use]
     pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
@@ -177,7 +188,24 @@ impl Line {
         let mut state = self.lock();
         state.tenants.sweep(now);
         state.senders.sweep(now);
-        state.tenants.is_empty() && state.senders.is_empty() && state.pace.is_rested(now)
+        state.tenants.is_empty()
+            && state.senders.is_empty()
+            && state.pace.is_rested(now)
+            && state.opens.is_rested(now)
+    }
+
+    /// Uses the pace for one new connection: for each address that is tried.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn begin_open(&self, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
+        self.lock().opens.begin(lane, now)
+    }
+
+    /// The rate of new connections that newsletters wait for, and until when.
+    #[must_use]
+    pub fn opens_binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
+        self.lock().opens.binding(now)
     }
 
     /// The site complained about some of the mail; see [`Scoped::complain`].

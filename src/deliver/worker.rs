@@ -74,6 +74,7 @@ pub async fn run<S: Store>(
                 jobs: VecDeque::new(),
                 ridden: false,
                 paid: None,
+                transmit: Duration::ZERO,
                 permitted: None,
                 loading: None,
                 claimed: 0,
@@ -113,6 +114,11 @@ async fn open<S: Store>(
         let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
             continue;
         };
+        // The first was counted by whoever decided to open one.
+        let again = !why.is_empty();
+        if again && opening.line.begin_open(opening.lane, shared.clock.now()).is_err() {
+            break;
+        }
         let target = Target {
             host: hop.host.clone(),
             address: SocketAddr::new(hop.address, shared.config.delivery.port),
@@ -174,8 +180,10 @@ struct Worker<S> {
     jobs: VecDeque<Job>,
     /// The first of them rode with the last dot: it must be the next.
     ridden: bool,
-    /// The pace was used for a message of this lane, which has not gone yet.
-    paid: Option<Lane>,
+    /// The pace was used for a message of this lane then, which has not gone yet.
+    paid: Option<(Lane, Timestamp)>,
+    /// How long the last transaction took.
+    transmit: Duration,
     /// The delivery whose job has its tenant's permit, and has not gone yet.
     permitted: Option<DeliveryId>,
     loading: Option<mpsc::Receiver<Job>>,
@@ -323,7 +331,7 @@ impl<S: Store> Worker<S> {
 
     async fn send(&mut self, mut job: Job) {
         if !std::mem::take(&mut self.ridden) {
-            if self.paid.take() != Some(job.lane()) && !self.pace(job.lane()).await {
+            if !self.has_paid(job.lane()) && !self.pace(job.lane()).await {
                 // It waits in the store, without a connection.
                 self.quit = true;
                 return self.put_back(job).await;
@@ -332,11 +340,11 @@ impl<S: Store> Worker<S> {
                 Permit::Given => {}
                 Permit::Later => {
                     // It waits in the store until its tenant may send; others go on.
-                    self.paid = Some(job.lane());
+                    self.paid = Some((job.lane(), self.shared.clock.now()));
                     return self.shared.release(job.transaction.leases()).await;
                 }
                 Permit::PutOff(from, to, why) => {
-                    self.paid = Some(job.lane());
+                    self.paid = Some((job.lane(), self.shared.clock.now()));
                     return self.put_off(&job, from, to, &why).await;
                 }
             }
@@ -352,7 +360,7 @@ impl<S: Store> Worker<S> {
         let rides = self.may_ride();
         let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
-        self.ridden = ridden;
+        (self.ridden, self.transmit) = (ridden, report.transmit);
         if ridden {
             self.paid = None;
         }
@@ -404,6 +412,13 @@ impl<S: Store> Worker<S> {
         })
     }
 
+    /// True where the pace was used for a message of this lane just now. Of what was used longer
+    /// ago the receiver might see too much at once.
+    fn has_paid(&mut self, lane: Lane) -> bool {
+        let (now, slack) = (self.shared.clock.now(), self.opening.line.slack());
+        self.paid.take().is_some_and(|(of, at)| of == lane && now.since(at) <= slack)
+    }
+
     /// Whether the next job may ride with this one's last dot: its leases last, and the pace and
     /// its tenant's rates let it go.
     fn may_ride(&mut self) -> bool {
@@ -411,9 +426,12 @@ impl<S: Store> Worker<S> {
         let (lane, now) = (next.lane(), self.shared.clock.now());
         let rides = !self.quit
             && !self.shared.is_short(next.trusted_until)
-            && (self.paid == Some(lane) || self.opening.line.begin(lane, now).is_ok())
+            // It goes with the last dot, some time from now: where the pace leaves more than one.
+            && self.transmit <= self.opening.line.slack()
+            && self.opening.line.available(lane, now, 2) > 1
+            && (self.has_paid(lane) || self.opening.line.begin(lane, now).is_ok())
             && {
-                self.paid = Some(lane);
+                self.paid = Some((lane, now));
                 matches!(self.permit(&next.transaction), Permit::Given)
             };
         self.jobs.push_front(next);

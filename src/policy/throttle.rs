@@ -5,15 +5,20 @@
 //!
 //! # Invariant
 //! In no window of a rate's length do more than `count` go, at any place of the window, also while
-//! the rate is changed (`prop_never_above_the_rates`). A small burst makes up for late timers; it
-//! is paid for by a slightly slower pace.
+//! the rate is changed, and as the receiver sees it a moment later (`prop_never_above_the_rates`). A
+//! small burst makes up for late timers; it is paid for by a slightly slower pace.
 
 use super::site::Rate;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use std::time::Duration;
 
 /// Share of the count that may go at once: a twentieth.
 const BURST_SHARE: u32 = 20;
+/// What goes is seen by the receiver a little later, and not always by as much. The window is kept
+/// as if it were longer by this share, and by this much at most.
+const SLACK_SHARE: u32 = 20;
+const SLACK_MAX: Duration = Duration::from_secs(2);
 
 /// The state of one rate limit.
 #[derive(Clone, Debug)]
@@ -41,7 +46,8 @@ impl Throttle {
         self.rate = rate;
         let count = rate.count.max(1);
         let burst = (count / BURST_SHARE).max(1);
-        let per_us = i64::try_from(rate.per.as_micros()).unwrap_or(i64::MAX).max(1);
+        let window = rate.per.saturating_add(slack(rate));
+        let per_us = i64::try_from(window.as_micros()).unwrap_or(i64::MAX).max(1);
         let paced = i64::from(count - (burst - 1));
         // Rounded up: a pace never faster than asked for.
         self.interval_us = (per_us / paced + i64::from(per_us % paced != 0)).max(1);
@@ -204,6 +210,13 @@ impl Pace {
         }
     }
 
+    /// How much later than it began a message may be seen, so that the receiver sees the rates
+    /// kept, too. The longest time where there is no limit.
+    #[must_use]
+    pub fn slack(&self) -> Duration {
+        self.rates.iter().map(|rate| slack(*rate)).min().unwrap_or(Duration::MAX)
+    }
+
     /// True where nothing that went out counts any more: it is as if new.
     #[must_use]
     pub fn is_rested(&self, now: Timestamp) -> bool {
@@ -220,6 +233,10 @@ impl Pace {
     }
 }
 
+fn slack(rate: Rate) -> Duration {
+    (rate.per / SLACK_SHARE).min(SLACK_MAX)
+}
+
 /// A tenth, rounded up; nothing of a single one.
 fn kept_for_direct(count: u32) -> u32 {
     if count > 1 { count.div_ceil(10) } else { 0 }
@@ -233,7 +250,6 @@ fn micros(at: Timestamp) -> i64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     proptest! {
         /// Several windows, and changes of their counts on the way: no window holds more than the
@@ -298,15 +314,19 @@ mod tests {
         ) {
             let per = Duration::from_secs(20);
             let mut pace = Pace::new(&[Rate { count, per }]);
+            let slack = i64::try_from(pace.slack().as_millis()).unwrap();
             let (mut now, mut sent) = (Timestamp(1_000_000), Vec::new());
-            for (pause, wanted, direct) in steps {
+            for (n, (pause, wanted, direct)) in steps.into_iter().enumerate() {
                 now = Timestamp(now.0 + pause);
                 let lane = if direct { Lane::Direct } else { Lane::Bulk };
                 let may = pace.available(lane, now, wanted);
                 let begun = (0..wanted).take_while(|_| pace.begin(lane, now).is_ok()).count();
                 prop_assert_eq!(begun, may as usize);
-                sent.extend(std::iter::repeat_n(now.0, begun));
+                // Some are seen at once and some late.
+                let seen = if n % 3 == 0 { now.0 + slack } else { now.0 };
+                sent.extend(std::iter::repeat_n(seen, begun));
             }
+            sent.sort_unstable();
             for (i, start) in sent.iter().enumerate() {
                 let inside = sent[i..].iter().take_while(|at| **at < start + 20_000).count();
                 prop_assert!(inside <= count as usize, "{inside} of {count}");

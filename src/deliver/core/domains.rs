@@ -13,7 +13,7 @@ use crate::policy::site::{Resolution, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::{Claimed, Delivery, Handoff};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -34,7 +34,7 @@ pub(super) struct Entry {
     /// Direct jobs that wait for the first answer.
     jobs: Vec<Job>,
     /// Its scheduled queues with mail.
-    pub(super) queues: HashSet<QueueId>,
+    pub(super) queues: BTreeSet<QueueId>,
 }
 
 enum Answer {
@@ -49,6 +49,13 @@ enum Answer {
 }
 
 impl Entry {
+    fn site(&self) -> Option<SiteId> {
+        match self.answer {
+            Answer::At(site, _) => Some(site),
+            _ => None,
+        }
+    }
+
     /// DNS answered lately.
     fn is_fresh(&self, now: Timestamp) -> bool {
         now.since(self.answered_at) <= FRESH
@@ -59,13 +66,17 @@ impl Core {
     /// Asks for the domain's MX unless it is known and fresh. Also where a question is under way in
     /// a turn that comes later, which may wait behind many others.
     pub(super) fn look_up(&mut self, domain: Domain, turn: Turn, now: Timestamp) {
-        let entry = self.domains.entry(domain.clone()).or_insert_with(|| Entry {
-            answer: Answer::None,
-            asking: None,
-            answered_at: Timestamp(0),
-            failures: 0,
-            jobs: Vec::new(),
-            queues: HashSet::new(),
+        let rounds = &mut self.rounds;
+        let entry = self.domains.entry(domain.clone()).or_insert_with(|| {
+            rounds.add_domain(domain.clone());
+            Entry {
+                answer: Answer::None,
+                asking: None,
+                answered_at: Timestamp(0),
+                failures: 0,
+                jobs: Vec::new(),
+                queues: BTreeSet::new(),
+            }
         });
         let stale = match entry.answer {
             Answer::None => true,
@@ -154,6 +165,7 @@ impl Core {
             _ => None,
         };
         let Some(entry) = self.domains.get_mut(&domain) else { return };
+        let before = entry.site();
         entry.asking = None;
         entry.answered_at = now;
         entry.failures = match resolution {
@@ -171,6 +183,7 @@ impl Core {
             }
             (None, other) => Answer::Dead(dead(&domain, other)),
         };
+        let after = entry.site();
         let pause =
             PAUSE.saturating_mul(1 << entry.failures.saturating_sub(1).min(8)).min(PAUSE_MAX);
         let jobs = std::mem::take(&mut entry.jobs);
@@ -178,6 +191,7 @@ impl Core {
         if matches!(entry.answer, Answer::Failing(_)) {
             self.alarm(now.after(pause), Alarm::Domain(domain.clone()));
         }
+        self.count_domain(before, after);
         for job in jobs {
             self.rejoin(&domain, job, now);
         }
@@ -227,29 +241,31 @@ impl Core {
         }
     }
 
-    /// Forgets domains that nothing waits for.
-    pub(super) fn sweep_domains(&mut self, now: Timestamp) {
+    /// Forgets a domain that nothing waits for. True where it is not known any more.
+    pub(super) fn forget_domain(&mut self, domain: &Domain, now: Timestamp) -> bool {
+        let Some(entry) = self.domains.get(domain) else { return true };
         // The limits that a rule gives a domain hold for all that are at its site, mail or none.
-        let rules = &self.config.sites.rules;
-        let ruled: HashSet<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
-        self.domains.retain(|domain, entry| {
-            ruled.contains(domain.as_str())
-                || !entry.queues.is_empty()
-                || !entry.jobs.is_empty()
-                || entry.asking.is_some()
-                || entry.is_fresh(now)
-        });
+        let ruled = || self.config.sites.rules.iter().any(|rule| rule.name == domain.as_str());
+        let used = !entry.queues.is_empty()
+            || !entry.jobs.is_empty()
+            || entry.asking.is_some()
+            || entry.is_fresh(now)
+            || ruled();
+        if !used {
+            self.count_domain(entry.site(), None);
+            self.domains.remove(domain);
+        }
+        !used
     }
 
-    /// Sites that a domain in use belongs to.
-    pub(super) fn sites_of_domains(&self) -> HashSet<SiteId> {
-        self.domains
-            .values()
-            .filter_map(|entry| match entry.answer {
-                Answer::At(site, _) => Some(site),
-                _ => None,
-            })
-            .collect()
+    /// A domain is no longer at one site, but at the other.
+    fn count_domain(&mut self, before: Option<SiteId>, after: Option<SiteId>) {
+        if let Some(site) = after.and_then(|site| self.sites.get_mut(&site)) {
+            site.domains += 1;
+        }
+        if let Some(site) = before.and_then(|site| self.sites.get_mut(&site)) {
+            site.domains = site.domains.saturating_sub(1);
+        }
     }
 
     /// Domains whose DNS fails now, with mail waiting: name and reason.

@@ -131,8 +131,7 @@ impl Core {
     /// Brings the pace up to date with limits and feedback, and again when a forced rate climbs.
     pub(super) fn retune(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get_mut(&id) else { return };
-        site.line.retune(&site.rates(now));
-        site.opens.retune(&site.limits.connection_rates);
+        site.line.retune(&site.rates(now), &site.limits.connection_rates);
         let brake = site.feedback.brake.as_ref();
         site.retune_at = brake.map(|brake| brake.next_change(now));
         if brake.is_some_and(|brake| brake.per_hour(now).is_none()) {

@@ -120,7 +120,7 @@ impl Core {
         self.success(site, done, now);
         match trouble {
             Some(why) if !useful => self.trouble(site, why, now),
-            _ => _ = self.touched.insert(site),
+            _ => self.touched.insert(site),
         }
     }
 
@@ -129,7 +129,6 @@ impl Core {
         if let Some(site) = self.sites.get_mut(&link.site) {
             site.links.remove(&id);
         }
-        self.touched.extend(std::mem::take(&mut self.starved));
         Some(link.site)
     }
 
@@ -152,7 +151,8 @@ impl Core {
                 let mut claim = claim(plan, planned, now);
                 claim.due_until = now.after(early);
                 self.promise(&claim.queues);
-                self.set_busy(id, lane);
+                // It may still have newsletters, which count until they are gone.
+                self.set_busy(id, if was_bulk { Lane::Bulk } else { lane });
                 return self.commands.push(Command::Claim(id, claim));
             }
         }

@@ -26,15 +26,22 @@
 //! messages (the line).
 
 mod domains;
+mod extent;
 mod feedback;
+mod in_order;
 mod links;
 mod permits;
 mod queues;
+mod rounds;
 mod sites;
 #[cfg(test)]
 mod tests;
 mod waits;
 
+pub use extent::Extent;
+
+use self::in_order::InOrder;
+use self::rounds::Rounds;
 use super::line::{Job, Line};
 use super::tenants::Tenants;
 use crate::base::address::Domain;
@@ -50,7 +57,7 @@ use crate::policy::site::route::Hop;
 use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
 use crate::policy::verdict::Verdict;
 use crate::store::{Backlog, Claim, Handoff, Lease};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,8 +72,6 @@ pub const AHEAD: Duration = Duration::from_secs(1);
 const BATCH: u32 = 25;
 /// Mail that has waited so long while all connections were busy gets one more.
 const PRESSED: Duration = Duration::from_secs(1);
-/// How often everything is looked over for mail past its time and for state that nothing needs.
-const SWEEP: Duration = Duration::from_secs(60);
 
 /// Names a connection, from its opening to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -174,6 +179,8 @@ pub struct Opening {
     pub site: Arc<str>,
     /// Its site's limits.
     pub limits: Limits,
+    /// What it is opened for.
+    pub lane: Lane,
     /// Addresses to try, in order.
     pub hops: Vec<Hop>,
     /// Its site's direct mail and pace.
@@ -191,7 +198,7 @@ enum Alarm {
     Tenant(String),
     /// DNS may answer again.
     Domain(Domain),
-    /// Look over everything.
+    /// Look at the next of everything.
     Sweep,
 }
 
@@ -212,9 +219,11 @@ pub struct Core {
     waiting: HashMap<String, BTreeSet<SiteId>>,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     /// Sites that something happened to.
-    touched: HashSet<SiteId>,
+    touched: InOrder<SiteId>,
     /// Sites that could not open a connection because there are too many in all.
-    starved: HashSet<SiteId>,
+    starved_of_direct: InOrder<SiteId>,
+    starved_of_bulk: InOrder<SiteId>,
+    rounds: Rounds,
     /// Queues to be looked at in the next step: their claims were carried out, or a hold has ended.
     to_recheck: Vec<QueueId>,
     commands: Vec<Command>,
@@ -241,14 +250,16 @@ impl Core {
             tenants: Arc::new(Tenants::new(&config.tenants)),
             waiting: HashMap::new(),
             alarms: BTreeSet::new(),
-            touched: HashSet::new(),
-            starved: HashSet::new(),
+            touched: InOrder::default(),
+            starved_of_direct: InOrder::default(),
+            starved_of_bulk: InOrder::default(),
+            rounds: Rounds::default(),
             to_recheck: Vec::new(),
             commands: Vec::new(),
             all_held: false,
             draining: false,
         };
-        core.alarm(now.after(SWEEP), Alarm::Sweep);
+        core.sweep(now);
         for rule in &config.sites.rules {
             if let Ok(domain) = Domain::parse(&rule.name) {
                 core.look_up(domain, Turn::Direct, now);
@@ -284,7 +295,7 @@ impl Core {
     pub fn backlog(&mut self, backlog: Backlog, now: Timestamp) {
         if self.all_held != backlog.all_held {
             self.all_held = backlog.all_held;
-            self.touched.extend(self.sites.keys());
+            self.touched.extend(self.sites.keys().copied());
             // Those without a site are looked at, too.
             self.to_recheck.extend(self.queues.keys());
         }
@@ -300,16 +311,17 @@ impl Core {
         while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
             match self.alarms.pop_first() {
                 Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),
-                Some((_, Alarm::Site(site))) => _ = self.touched.insert(site),
+                Some((_, Alarm::Site(site))) => self.touched.insert(site),
                 Some((_, Alarm::Tenant(tenant))) => self.tenant_may(tenant, now),
                 Some((_, Alarm::Domain(domain))) => self.ask_again(&domain, now),
                 Some((_, Alarm::Sweep)) => self.sweep(now),
                 None => {}
             }
         }
-        for site in std::mem::take(&mut self.touched) {
+        while let Some(site) = self.touched.pop() {
             self.find_work(site, now);
         }
+        self.feed_starved(now);
         std::mem::take(&mut self.commands)
     }
 
@@ -350,13 +362,5 @@ impl Core {
             Lane::Direct => self.config.retry.direct.expire,
             Lane::Bulk => self.config.retry.bulk.expire,
         }
-    }
-
-    /// Gives up what is past its time, and forgets what nothing needs.
-    fn sweep(&mut self, now: Timestamp) {
-        self.alarm(now.after(SWEEP), Alarm::Sweep);
-        self.sweep_queues(now);
-        self.sweep_domains(now);
-        self.sweep_sites(now);
     }
 }

@@ -98,6 +98,7 @@ impl Core {
                     sweep_at: now,
                 };
                 self.queues.insert(id, queue);
+                self.rounds.add_queue(id);
                 self.join_site(&place, id);
             }
         }
@@ -217,26 +218,19 @@ impl Core {
     }
 
     /// Gives up mail that no connection came for in its time: held, throttled, behind a shut gate.
-    pub(super) fn sweep_queues(&mut self, now: Timestamp) {
-        if self.draining {
+    pub(super) fn sweep_queue(&mut self, id: QueueId, now: Timestamp) {
+        let Some(queue) = self.queues.get(&id).filter(|_| !self.draining) else { return };
+        let expire = self.expire(queue.backlog.key.lane);
+        if queue.sweep_at > now || now.since(queue.backlog.oldest) < expire {
             return;
         }
-        let mut old = Vec::new();
-        for (id, queue) in &self.queues {
-            let expire = self.expire(queue.backlog.key.lane);
-            if queue.sweep_at <= now && now.since(queue.backlog.oldest) >= expire {
-                old.push(*id);
-            }
-        }
-        for id in old {
-            let why = self.why_waiting(id);
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
-            // The oldest time may be earlier than the truth: a fruitless look is not repeated soon.
-            queue.sweep_at = now.after(Duration::from_secs(600));
-            let mut claim = claim(vec![(id, u32::MAX)], BATCH, now);
-            claim.expired_at = Some(now);
-            self.commands.push(Command::GiveUp(claim, past_its_time(&why)));
-        }
+        let why = self.why_waiting(id);
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        // The oldest time may be earlier than the truth: a fruitless look is not repeated soon.
+        queue.sweep_at = now.after(Duration::from_secs(600));
+        let mut claim = claim(vec![(id, u32::MAX)], BATCH, now);
+        claim.expired_at = Some(now);
+        self.commands.push(Command::GiveUp(claim, past_its_time(&why)));
     }
 
     /// Why mail in a queue was not tried.

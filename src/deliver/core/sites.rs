@@ -3,6 +3,7 @@
 mod status;
 
 use self::status::Meter;
+use super::in_order::InOrder;
 use super::links::LinkState;
 use super::queues::{Place, is_direct};
 use super::waits::Waits;
@@ -16,10 +17,9 @@ use crate::policy::feedback::Feedback;
 use crate::policy::schedule::Turns;
 use crate::policy::site::route::{Route, hops};
 use crate::policy::site::{Limit, Limits, SiteId};
-use crate::policy::throttle::Pace;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,14 +34,14 @@ pub(super) struct Site {
     pub(super) name: Arc<str>,
     pub(super) limits: Limits,
     pub(super) line: Arc<Line>,
-    /// Of new connections.
-    pub(super) opens: Pace,
     pub(super) feedback: Feedback,
     /// When a forced rate changes.
     pub(super) retune_at: Option<Timestamp>,
     /// One for each set of addresses; most sites have one.
     pub(super) routes: BTreeMap<Vec<IpAddr>, Lines>,
     pub(super) links: BTreeSet<super::LinkId>,
+    /// Domains that are known to be here.
+    pub(super) domains: usize,
     /// Since when no host answers; until something was delivered.
     pub(super) failing_since: Option<Timestamp>,
     pub(super) shut_until: Timestamp,
@@ -59,10 +59,10 @@ pub(super) struct Lines {
     route: Arc<Route>,
     pub(super) direct: Turns,
     pub(super) bulk: Turns,
-    queues: HashSet<QueueId>,
+    queues: BTreeSet<QueueId>,
     pub(super) fresh: Fresh,
     /// Bulk queues whose mail still gathers.
-    gathering: HashSet<QueueId>,
+    gathering: BTreeSet<QueueId>,
     /// Since when mail has waited although connections are at it.
     pressed: Option<Timestamp>,
 }
@@ -73,9 +73,9 @@ impl Lines {
             route,
             direct: Turns::default(),
             bulk: Turns::default(),
-            queues: HashSet::new(),
+            queues: BTreeSet::new(),
             fresh: Fresh::default(),
-            gathering: HashSet::new(),
+            gathering: BTreeSet::new(),
             pressed: None,
         }
     }
@@ -94,18 +94,17 @@ impl Core {
                 self.retune(placed.site, now);
             }
         } else {
-            let line = Arc::new(Line::new(&limits.rates));
-            let opens = Pace::new(&limits.connection_rates);
+            let line = Arc::new(Line::new(&limits.rates, &limits.connection_rates));
             let feedback = self.learned.take(&name);
             let site = Site {
                 name,
                 limits,
                 line,
-                opens,
                 feedback,
                 retune_at: None,
                 routes: BTreeMap::new(),
                 links: BTreeSet::new(),
+                domains: 0,
                 failing_since: None,
                 shut_until: Timestamp(0),
                 crowded_until: Timestamp(0),
@@ -195,7 +194,7 @@ impl Core {
         let early = early(lines, &site.limits, self.config.lanes.gather);
         let mut candidates = vec![id];
         if early > Duration::ZERO {
-            candidates.extend(lines.gathering.drain());
+            candidates.extend(std::mem::take(&mut lines.gathering));
         }
         for id in candidates {
             let Some(queue) = self.queues.get_mut(&id) else { continue };
@@ -366,13 +365,11 @@ impl Core {
             }
             return Err(reached);
         }
-        let in_all = self.config.delivery.connections;
-        let in_all = if lane == Lane::Bulk { in_all - in_all / RESERVED_IN_ALL } else { in_all };
-        if self.links.len() >= in_all {
-            self.starved.insert(id);
+        if self.links.len() >= self.most_in_all(lane) {
+            self.starved(lane).insert(id);
             return Err((Limit::AllConnections, None));
         }
-        if let Some(Err(at)) = self.sites.get_mut(&id).map(|site| site.opens.begin(lane, now)) {
+        if let Err(at) = site.line.begin_open(lane, now) {
             self.alarm(at, Alarm::Site(id));
             return Err((Limit::ConnectionRate, Some(at)));
         }
@@ -383,8 +380,37 @@ impl Core {
         let most = site.feedback.spent.most(now).unwrap_or(u32::MAX);
         limits.deliveries_per_connection = limits.deliveries_per_connection.min(most);
         let link = self.add_link(id, Arc::clone(route), lane, limits.deliveries_per_connection);
-        self.commands.push(Command::Open(Opening { link, site: site_name, limits, hops, line }));
+        let site = site_name;
+        self.commands.push(Command::Open(Opening { link, site, limits, lane, hops, line }));
         Ok(())
+    }
+
+    /// Connections to all sites together.
+    fn most_in_all(&self, lane: Lane) -> usize {
+        let in_all = self.config.delivery.connections;
+        if lane == Lane::Bulk { in_all - in_all / RESERVED_IN_ALL } else { in_all }
+    }
+
+    fn starved(&mut self, lane: Lane) -> &mut InOrder<SiteId> {
+        match lane {
+            Lane::Direct => &mut self.starved_of_direct,
+            Lane::Bulk => &mut self.starved_of_bulk,
+        }
+    }
+
+    /// Looks at sites that wait for a connection to become free anywhere, in turn, as long as one
+    /// is.
+    pub(super) fn feed_starved(&mut self, now: Timestamp) {
+        for lane in [Lane::Direct, Lane::Bulk] {
+            for _ in 0..self.starved(lane).len() {
+                if self.links.len() >= self.most_in_all(lane) {
+                    break;
+                }
+                if let Some(site) = self.starved(lane).pop() {
+                    self.find_work(site, now);
+                }
+            }
+        }
     }
 
     /// How many connections may be busy with bulk mail, and whether one more may be.
@@ -405,19 +431,17 @@ impl Core {
     }
 
     pub(super) fn sweep_sites(&mut self, now: Timestamp) {
-        let used = self.sites_of_domains();
         let unused: Vec<SiteId> = self
             .sites
             .iter()
-            .filter(|(id, site)| {
+            .filter(|(_, site)| {
                 site.routes.is_empty()
                     && site.links.is_empty()
                     && site.line.is_empty()
                     && site.shut_until <= now
                     // What was used of its rates counts when mail comes again.
                     && site.line.is_rested(now)
-                    && site.opens.is_rested(now)
-                    && !used.contains(id)
+                    && site.domains == 0
             })
             .map(|(id, _)| *id)
             .collect();

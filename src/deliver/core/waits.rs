@@ -71,7 +71,7 @@ impl Site {
                 Some((_, rate)) => format!("the rate of {rate} messages is used up"),
                 None => "the rate of messages was used up".into(),
             },
-            Limit::ConnectionRate => match self.opens.binding(now) {
+            Limit::ConnectionRate => match self.line.opens_binding(now) {
                 Some((_, rate)) => format!("the rate of {rate} new connections is used up"),
                 None => "the rate of new connections was used up".into(),
             },

@@ -78,7 +78,7 @@ impl Site {
         }
         let waits = |lines: &Lines| !lines.direct.is_empty() || !lines.bulk.is_empty();
         let waits = !self.line.is_empty() || self.routes.values().any(waits);
-        if let Some(binding) = self.opens.binding(now).filter(|_| waits) {
+        if let Some(binding) = self.line.opens_binding(now).filter(|_| waits) {
             return used("new connections", binding);
         }
         if let Some(brake) = &self.feedback.brake
