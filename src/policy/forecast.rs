@@ -183,6 +183,7 @@ mod tests {
     use super::*;
     use crate::base::id::QueueId;
     use crate::policy::schedule::Turns;
+    use crate::policy::shares::Shares;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
@@ -256,17 +257,17 @@ mod tests {
             let loads: Vec<Load<'_>> = amounts.iter().map(of).collect();
             let found = forecast(&loads, &paces(&[(1, 60_000, true)]), NOW);
 
-            let mut turns = Turns::default();
+            let (mut turns, mut shares) = (Turns::default(), Shares::default());
             let mut left: Vec<u64> = loads.iter().map(|load| load.waiting).collect();
             for (n, load) in loads.iter().enumerate() {
                 let queue = QueueId(i64::try_from(n).unwrap());
-                turns.add(queue, load.tenant, load.campaign, load.weight);
+                turns.add(queue, load.tenant, load.campaign, load.weight, &mut shares);
             }
             let (mut done, mut ends) = (0u64, vec![0u64; loads.len()]);
             while !turns.is_empty() {
                 let index = |queue: QueueId| usize::try_from(queue.0).unwrap();
                 let due = |queue| u32::try_from(left[index(queue)]).unwrap();
-                for (queue, n) in turns.plan(1, due, |_| u32::MAX).plan {
+                for (queue, n) in turns.plan(1, due, |_| u32::MAX, &mut shares).plan {
                     done += u64::from(n);
                     left[index(queue)] -= u64::from(n);
                     ends[index(queue)] = done;

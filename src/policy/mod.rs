@@ -7,6 +7,7 @@ pub mod forecast;
 pub mod retry;
 pub mod rules;
 pub mod schedule;
+pub mod shares;
 pub mod site;
 pub mod tenant;
 pub mod throttle;

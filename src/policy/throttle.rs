@@ -5,8 +5,9 @@
 //!
 //! # Invariant
 //! In no window of a rate's length do more than `count` go, at any place of the window, also while
-//! the rate is changed, and as the receiver sees it a moment later (`prop_never_above_the_rates`). A
-//! small burst makes up for late timers; it is paid for by a slightly slower pace.
+//! the rate is changed (`prop_never_above_the_rates`), and as the receiver sees it a moment later
+//! (`prop_lanes_together_keep_to_the_rate`). A small burst makes up for late timers; it is paid for
+//! by a slightly slower pace.
 
 use super::site::Rate;
 use crate::base::time::Timestamp;

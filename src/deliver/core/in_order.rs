@@ -1,5 +1,5 @@
-//! A set that gives its members back in the order they came: work is done in turn, and the same seed
-//! leads to the same run.
+//! A set that gives its members back in the order they came: work is done in turn, and the same
+//! seed leads to the same run.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;

@@ -142,7 +142,11 @@ impl Core {
             self.set_busy(id, Lane::Direct);
             return self.commands.push(Command::Wake(id));
         }
-        let may_bulk = was_bulk || self.has_room_for_bulk(site);
+        let may_bulk = if was_bulk {
+            !self.is_ahead(site, &link.route, now)
+        } else {
+            self.has_room_for_bulk(site)
+        };
         let paced = site.line.available(Lane::Bulk, now, room);
         let (site, route) = (link.site, Arc::clone(&link.route));
         for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
@@ -201,9 +205,13 @@ impl Core {
                 Some(q) if here(&q.place) => q.due(now, early),
                 _ => 0,
             };
-            let lines = self.sites.get_mut(&id)?.routes.get_mut(&key)?;
-            let turns = if lane == Lane::Direct { &mut lines.direct } else { &mut lines.bulk };
-            let Planned { plan, gone } = turns.plan(room, due, may);
+            let site = self.sites.get_mut(&id)?;
+            let lines = site.routes.get_mut(&key)?;
+            let (turns, shares) = match lane {
+                Lane::Direct => (&mut lines.direct, &mut site.shares.direct),
+                Lane::Bulk => (&mut lines.bulk, &mut site.shares.bulk),
+            };
+            let Planned { plan, gone } = turns.plan(room, due, may, shares);
             for queue in gone {
                 if let Some(q) = self.queues.get_mut(&queue)
                     && here(&q.place)

@@ -1,5 +1,6 @@
-//! Looks everything over once a minute, a slice at a time: mail past its time, and state that nothing
-//! needs any more. With a million queues, all at once would take longer than a login code may wait.
+//! Looks everything over once a minute, a slice at a time: mail past its time, and state that
+//! nothing needs any more. With a million queues, all at once would take longer than a login code
+//! may wait.
 
 use super::{Alarm, Core};
 use crate::base::address::Domain;

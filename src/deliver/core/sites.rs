@@ -7,7 +7,7 @@ use super::in_order::InOrder;
 use super::links::LinkState;
 use super::queues::{Place, is_direct};
 use super::waits::Waits;
-use super::{AHEAD, Alarm, Command, Core, Opening, PRESSED};
+use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
@@ -15,6 +15,7 @@ use crate::deliver::line::{Job, Line};
 use crate::mail::message::Lane;
 use crate::policy::feedback::Feedback;
 use crate::policy::schedule::Turns;
+use crate::policy::shares::Shares;
 use crate::policy::site::route::{Route, hops};
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
@@ -24,6 +25,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Deliveries that a tenant may be ahead of another at the same site, whose mail goes to other
+/// hosts.
+const AHEAD_MAX: u32 = 2 * BATCH;
 /// Direct jobs in one line; more would hold the memory that other sites' mail needs.
 const LINE_MAX: usize = 500;
 /// Share of all connections that bulk mail never takes.
@@ -51,7 +55,15 @@ pub(super) struct Site {
     pub(super) why: String,
     /// What mail waits for.
     pub(super) waits: Waits,
+    pub(super) shares: SharesOfLanes,
     pub(super) meter: Meter,
+}
+
+/// What tenants had of the site, in each lane.
+#[derive(Default)]
+pub(super) struct SharesOfLanes {
+    pub(super) direct: Shares,
+    pub(super) bulk: Shares,
 }
 
 /// Domains with the same addresses: any connection to one of them serves all of these.
@@ -110,6 +122,7 @@ impl Core {
                 crowded_until: Timestamp(0),
                 why: String::new(),
                 waits: Waits::default(),
+                shares: SharesOfLanes::default(),
                 meter: Meter::default(),
             };
             self.sites.insert(placed.site, site);
@@ -164,6 +177,8 @@ impl Core {
                 lines.fresh.count(&queue.backlog.key.tenant, queue.counted, 0);
             }
             if lines.queues.is_empty() {
+                lines.direct.clear(&mut site.shares.direct);
+                lines.bulk.clear(&mut site.shares.bulk);
                 site.routes.remove(&route.addresses);
             }
         }
@@ -204,11 +219,16 @@ impl Core {
             let direct = is_direct(queue);
             if queue.due(now, if direct { Duration::ZERO } else { early }) > 0 {
                 let key = &queue.backlog.key;
-                let turns = if direct { &mut lines.direct } else { &mut lines.bulk };
+                let (turns, shares) = if direct {
+                    (&mut lines.direct, &mut site.shares.direct)
+                } else {
+                    (&mut lines.bulk, &mut site.shares.bulk)
+                };
                 if turns.is_empty() {
                     lines.pressed = None;
                 }
-                turns.add(id, &key.tenant, &key.campaign, self.tenants.weight(&key.tenant));
+                let weight = self.tenants.weight(&key.tenant);
+                turns.add(id, &key.tenant, &key.campaign, weight, shares);
                 queue.in_line = true;
                 lines.gathering.remove(&id);
             } else if !direct && queue.fresh() > 0 {
@@ -290,33 +310,56 @@ impl Core {
                 *at_it.entry(&link.route.addresses).or_default() += 1;
             }
         }
+        let several = site.routes.len() > 1 && self.has_room_for_bulk(site);
         let (mut wanted, mut waits) = (Vec::new(), None);
         for lines in site.routes.values().filter(|lines| !lines.bulk.is_empty()) {
             let mail = self.fresh(site, lines, now);
             let at_it = at_it.get(&*lines.route.addresses).copied().unwrap_or(0);
             if mail > 0 || self.may_any(site, &lines.bulk, Lane::Bulk, now) {
                 waits = Some((Limit::Turn, None));
-                wanted.push((at_it, mail.div_ceil(worth).max(1), Arc::clone(&lines.route)));
+                let wants = mail.div_ceil(worth).max(1);
+                let stands = if several { self.stands(site, lines, now) } else { 0 };
+                wanted.push((stands, at_it, wants, Arc::clone(&lines.route)));
             } else {
                 waits = waits.or(Some((Limit::Tenant, None)));
             }
         }
-        for (at_it, count, route) in &mut wanted {
+        for (_, at_it, count, route) in &mut wanted {
             if at_it >= count {
                 *count = *at_it + self.press(id, route, now);
             }
         }
-        // One at a time, to the route that has fewest: none waits until another has all it wants.
-        while let Some((at_it, _, route)) =
-            wanted.iter_mut().filter(|(at_it, count, _)| at_it < count).min_by_key(|w| w.0)
+        // To the route with the tenant that had least; among its equals, to the one that has
+        // fewest: none waits until another has all it wants.
+        while let Some((stands, at_it, _, route)) = wanted
+            .iter_mut()
+            .filter(|(_, at_it, count, _)| at_it < count)
+            .min_by_key(|(stands, at_it, ..)| (*stands, *at_it))
         {
             if let Err(limit) = self.open(id, route, Lane::Bulk, now) {
                 waits = Some(limit);
                 break;
             }
             *at_it += 1;
+            *stands = stands.saturating_add(Shares::worth(worth));
         }
         self.waits_for(id, Lane::Bulk, waits, now);
+    }
+
+    /// True where all who have mail for this route had so much more of the site than somebody with
+    /// mail for another that a connection makes room for that one.
+    pub(super) fn is_ahead(&self, site: &Site, route: &Route, now: Timestamp) -> bool {
+        let lines = site.routes.get(&route.addresses).filter(|_| site.routes.len() > 1);
+        let (Some(lines), Some(least)) = (lines, site.shares.bulk.least()) else { return false };
+        let much = Shares::worth(u64::from(AHEAD_MAX));
+        !lines.bulk.is_empty() && self.stands(site, lines, now) > least + much
+    }
+
+    /// Where the tenant stands that had least of the site's bulk turns, of those with mail for a
+    /// route.
+    fn stands(&self, site: &Site, lines: &Lines, now: Timestamp) -> u64 {
+        let may = lines.bulk.tenants().filter(|t| self.allowance(site, t, Lane::Bulk, now) > 0);
+        may.map(|tenant| site.shares.bulk.of(tenant)).min().unwrap_or(u64::MAX)
     }
 
     /// 1 where a route's mail has waited for a while although connections are at it.

@@ -135,8 +135,8 @@ mod tests {
         scoped.complain("a", &complaint(Ask::Slower(hold)), 60, 1, NOW);
         assert_eq!(scoped.available("b", NOW), u32::MAX);
         let mut sent = 0;
-        for second in 0..600 {
-            let now = NOW.after(Duration::from_secs(second));
+        for tenth in 0..6_000 {
+            let now = NOW.after(Duration::from_millis(tenth * 100));
             if scoped.available("a", now) > 0 {
                 scoped.take("a", now);
                 sent += 1;

@@ -116,7 +116,6 @@ pub struct World<S> {
     pub ledger: Ledger,
     /// Of sites, and of domains that have the same hosts.
     pub shares: Shares,
-    pub shares_of_routes: Shares,
     pub figures: Figures,
     pub config: Arc<Config>,
     /// When the last newsletter was delivered so far.
@@ -179,7 +178,6 @@ impl<S: Store> World<S> {
             places,
             ledger: Ledger::default(),
             shares: Shares::new(&config.tenants),
-            shares_of_routes: Shares::new(&config.tenants),
             figures: Figures::default(),
             last_newsletter: START,
             refill: false,
@@ -365,7 +363,6 @@ impl<S: Store> World<S> {
             let site = route / SETS;
             let connections = self.operators[site].limits.connections;
             self.shares.claimed(site, &given, connections, self.now);
-            self.shares_of_routes.claimed(route, &given, connections, self.now);
         }
         if reported {
             self.tell(Event::Claimed { plan, got });
@@ -398,7 +395,6 @@ impl<S: Store> World<S> {
     fn note_waiting(&mut self, recipient: &Recipient, tenant: usize, due_at: Timestamp) {
         let route = self.route_of(recipient);
         self.shares.arrived(route / SETS, tenant, due_at);
-        self.shares_of_routes.arrived(route, tenant, due_at);
     }
 
     /// As `Shared::settle`.

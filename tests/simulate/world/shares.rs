@@ -1,5 +1,4 @@
-//! Whether tenants get their shares of each place: a site as a whole, or the domains there that
-//! have the same hosts.
+//! Whether tenants get their shares of each place: a site, whichever of its hosts.
 //!
 //! # What counts
 //! A tenant *waits* at a place while more of its mail there, never tried and past its due time,

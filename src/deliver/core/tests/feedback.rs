@@ -189,9 +189,10 @@ fn routes_of_a_site_share_its_connections() {
         world.enqueue(i64::from(n) + 1, Lane::Bulk, &domain, 10_000, START);
     }
     world.deliver(MINUTE * 10);
-    let each: Vec<u64> = (1..5).map(|n| world.delivered(n)).collect();
+    // The first and the last are one tenant's: each tenant has as much as the others.
+    let each = [world.delivered(1) + world.delivered(4), world.delivered(2), world.delivered(3)];
     let (least, most) = (each.iter().min().unwrap(), each.iter().max().unwrap());
-    assert!(most * 3 < least * 4, "{each:?}");
+    assert!(most * 10 < least * 11, "{each:?}");
 }
 
 #[test]
