@@ -2,6 +2,7 @@
 //! arguments.
 
 pub mod classify;
+pub mod orders;
 pub mod retry;
 pub mod schedule;
 pub mod site;

@@ -208,7 +208,7 @@ impl Core {
     /// hold from the start.
     #[must_use]
     pub fn new(config: Arc<Config>, rng: Rng, now: Timestamp) -> Self {
-        let directory = Directory::new(config.sites.default.clone(), config.sites.rules.clone());
+        let directory = Directory::new(config.sites.clone());
         let mut core = Self {
             config: Arc::clone(&config),
             rng,
