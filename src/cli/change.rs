@@ -102,7 +102,7 @@ fn said(request: &Request, counts: Counts) -> String {
         Request::Change { action: Action::Release, .. } => format!("released {changed}"),
         Request::Change { action: Action::Retry, .. } => format!("{changed} due now"),
         Request::Change { action: Action::Delete, .. } => format!("deleted {changed}"),
-        Request::Summary { .. } | Request::List { .. } | Request::Show { .. } => changed,
+        _ => changed,
     };
     if counts.leased > 0 {
         let leased = format!("{} {}", grouped(counts.leased), ies(counts.leased));

@@ -66,15 +66,16 @@ fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
     let store = EmbeddedStore::open_read_only(dir, clock.clone())
         .map_err(|error| Failure::Usage(format!("no node runs; {error}")))?;
     writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
-    let api = Api { store, clock: clock.clone(), node: String::new(), sites: no_sites() };
+    let api =
+        Api { store, clock: clock.clone(), node: String::new(), sites: no_sites(), desk: None };
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     // It waits for us as long as we wait for a pager: nobody else is kept from anything.
-    tokio::spawn(async move { serve_one(far, &api, Duration::MAX).await });
+    tokio::spawn(async move { serve_one(far, None, &api, Duration::MAX).await });
     Ok(Node::over(near))
 }
 
 /// `None` where no node runs.
-async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
+pub(super) async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
     let path = &config.control.socket;
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Some(Node::over(stream))),

@@ -1,5 +1,8 @@
 //! The protocol over a real Unix socket, with a store of a few hundred deliveries.
 
+#[cfg(test)]
+mod orders;
+
 use super::api::no_sites;
 use super::client::{Client, ClientError};
 use super::protocol::{Action, Counts, DeliveryView, Request, Response};
@@ -243,7 +246,9 @@ impl Running {
         let socket = bind(&dir.path().join("s")).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let clock = Clock::simulated(NOW);
-        let api = Api { store, clock, node: "mx1".into(), sites: Arc::new(|| vec![site()]) };
+        let desk = Some(Arc::new(orders::desk(dir.path(), &clock)));
+        let sites: api::Sites = Arc::new(|| vec![site()]);
+        let api = Api { store, clock, node: "mx1".into(), sites, desk };
         tokio::spawn(serve(socket, api, async {
             let _ = stopped.await;
         }));
@@ -395,9 +400,15 @@ async fn a_client_that_leaves_stops_the_work() {
     for request in ["{\"verb\":\"list\"}\n", "{\"verb\":\"change\",\"action\":\"hold\"}\n"] {
         let store = store();
         store.0.lock().unwrap().endless = true;
-        let api = Api { store, clock: Clock::system(), node: String::new(), sites: no_sites() };
+        let api = Api {
+            store,
+            clock: Clock::system(),
+            node: String::new(),
+            sites: no_sites(),
+            desk: None,
+        };
         let (mut near, far) = UnixStream::pair().unwrap();
-        let served = tokio::spawn(async move { serve_one(far, &api, PATIENCE).await });
+        let served = tokio::spawn(async move { serve_one(far, None, &api, PATIENCE).await });
         near.write_all(request.as_bytes()).await.unwrap();
         near.read_u8().await.unwrap();
         drop(near);
@@ -409,11 +420,12 @@ async fn a_client_that_leaves_stops_the_work() {
 async fn a_client_that_does_not_read_is_cut_off() {
     let store = store();
     store.0.lock().unwrap().endless = true;
-    let api = Api { store, clock: Clock::system(), node: String::new(), sites: no_sites() };
+    let api =
+        Api { store, clock: Clock::system(), node: String::new(), sites: no_sites(), desk: None };
     let (mut near, far) = tokio::io::duplex(1_024);
     near.write_all(b"{\"verb\":\"list\"}\n").await.unwrap();
     let impatient = Duration::from_millis(20);
-    timeout(PATIENCE, serve_one(far, &api, impatient)).await.expect("it waits for ever");
+    timeout(PATIENCE, serve_one(far, None, &api, impatient)).await.expect("it waits for ever");
     drop(near);
 }
 

@@ -3,5 +3,6 @@
 pub mod delivery;
 pub mod log;
 pub mod node;
+pub mod orders;
 pub mod receive;
 pub mod store;

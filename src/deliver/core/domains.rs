@@ -13,7 +13,7 @@ use crate::policy::site::{Resolution, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::{Claimed, Delivery, Handoff};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -229,9 +229,10 @@ impl Core {
 
     /// Forgets domains that nothing waits for.
     pub(super) fn sweep_domains(&mut self, now: Timestamp) {
-        // The limits that a rule gives a domain hold for all that are at its site, mail or none.
-        let rules = &self.config.sites.rules;
-        let ruled: HashSet<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+        // The limits that a rule or an order gives a domain hold for all that are at its site, mail or none.
+        let rules = self.config.sites.rules.iter().map(|rule| rule.name.as_str());
+        let orders = self.orders.throttles().iter().map(|order| order.site.as_str());
+        let ruled: HashSet<&str> = rules.chain(orders).collect();
         self.domains.retain(|domain, entry| {
             ruled.contains(domain.as_str())
                 || !entry.queues.is_empty()
@@ -243,13 +244,7 @@ impl Core {
 
     /// Sites that a domain in use belongs to.
     pub(super) fn sites_of_domains(&self) -> HashSet<SiteId> {
-        self.domains
-            .values()
-            .filter_map(|entry| match entry.answer {
-                Answer::At(site, _) => Some(site),
-                _ => None,
-            })
-            .collect()
+        places(&self.domains).map(|(_, site, _)| site).collect()
     }
 
     /// Domains whose DNS fails now, with mail waiting: name and reason.
@@ -261,6 +256,16 @@ impl Core {
             },
         )
     }
+}
+
+/// Each domain whose mail has a way, with its site and that way.
+pub(super) fn places(
+    domains: &HashMap<Domain, Entry>,
+) -> impl Iterator<Item = (&str, SiteId, &Route)> {
+    domains.iter().filter_map(|(domain, entry)| match &entry.answer {
+        Answer::At(site, route) => Some((domain.as_str(), *site, &**route)),
+        _ => None,
+    })
 }
 
 fn dns_trouble(why: &str) -> Verdict {

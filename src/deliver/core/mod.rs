@@ -27,6 +27,7 @@
 
 mod domains;
 mod links;
+mod orders;
 mod queues;
 mod sites;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::base::random::Rng;
 use crate::base::time::Timestamp;
 use crate::config::Config;
 use crate::mail::message::Lane;
+use crate::policy::orders::Orders;
 use crate::policy::schedule::Plan;
 use crate::policy::site::route::Hop;
 use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
@@ -151,6 +153,8 @@ pub enum Command {
     Unreachable(Arc<str>, String),
     /// Tell that a site takes mail again, after so long.
     Recovered(Arc<str>, Duration),
+    /// Tell that these orders of the operator have come to their end.
+    Expired(Orders),
 }
 
 /// Everything a new connection needs to know.
@@ -177,6 +181,8 @@ enum Alarm {
     Site(SiteId),
     /// DNS may answer again.
     Domain(Domain),
+    /// An order of the operator comes to its end.
+    Orders,
     /// Look over everything.
     Sweep,
 }
@@ -199,6 +205,8 @@ pub struct Core {
     /// Queues to be looked at in the next step: their claims were carried out, or a hold has ended.
     to_recheck: Vec<QueueId>,
     commands: Vec<Command>,
+    /// Of the operator.
+    orders: Orders,
     all_held: bool,
     draining: bool,
 }
@@ -223,6 +231,7 @@ impl Core {
             starved: HashSet::new(),
             to_recheck: Vec::new(),
             commands: Vec::new(),
+            orders: Orders::default(),
             all_held: false,
             draining: false,
         };
@@ -271,6 +280,7 @@ impl Core {
                 Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),
                 Some((_, Alarm::Site(site))) => _ = self.touched.insert(site),
                 Some((_, Alarm::Domain(domain))) => self.ask_again(&domain, now),
+                Some((_, Alarm::Orders)) => self.end_orders(now),
                 Some((_, Alarm::Sweep)) => self.sweep(now),
                 None => {}
             }

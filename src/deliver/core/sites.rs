@@ -39,7 +39,7 @@ const RESERVED_IN_ALL: usize = 10;
 /// One site.
 pub(super) struct Site {
     name: Arc<str>,
-    limits: Limits,
+    pub(super) limits: Limits,
     pub(super) line: Arc<Line>,
     /// Of new connections.
     opens: Pace,
@@ -87,6 +87,15 @@ impl Lines {
     }
 }
 
+impl Site {
+    /// Goes by these limits from now on; what was used of its rates still counts.
+    pub(super) fn retune(&mut self, name: Arc<str>, limits: Limits) {
+        self.line.retune(&limits.rates);
+        self.opens.retune(&limits.connection_rates);
+        (self.name, self.limits) = (name, limits);
+    }
+}
+
 impl Core {
     /// The site of a domain with this route; known from now on.
     pub(super) fn place(&mut self, domain: &Domain, route: &Route) -> SiteId {
@@ -96,9 +105,7 @@ impl Core {
         let limits = known.limits.clone();
         if let Some(site) = self.sites.get_mut(&placed.site) {
             if placed.changed {
-                site.line.retune(&limits.rates);
-                site.opens.retune(&limits.connection_rates);
-                (site.name, site.limits) = (name, limits);
+                site.retune(name, limits);
             }
         } else {
             let line = Arc::new(Line::new(&limits.rates));
@@ -426,7 +433,7 @@ impl Core {
     }
 }
 
-fn bulk_connections(limits: &Limits) -> usize {
+pub(super) fn bulk_connections(limits: &Limits) -> usize {
     limits.connections.saturating_sub(limits.reserved_for_direct).max(1) as usize
 }
 

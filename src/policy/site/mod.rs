@@ -132,6 +132,23 @@ pub struct SiteLimits {
     pub why: String,
 }
 
+impl SiteLimits {
+    /// What would hold for a site of which the name alone is known.
+    #[must_use]
+    pub fn foreseen(name: &str, directory: &Directory) -> Self {
+        Self {
+            site: name.to_string(),
+            in_use: false,
+            domains: 0,
+            limits: directory.foresee(name),
+            connections: 0,
+            rate_per_minute: 0,
+            gate: None,
+            why: String::new(),
+        }
+    }
+}
+
 /// Limits for tests: connections of all sites, and of some.
 #[cfg(test)]
 pub(crate) fn sites(connections: u32, rules: &[(&str, u32)]) -> Sites {
