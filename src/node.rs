@@ -189,12 +189,13 @@ fn start<S: Store>(
     let core = Arc::new(Mutex::new(core));
     let wake = Arc::new(Notify::new());
     let resolver = Arc::new(Resolver::new(config)?);
+    let desk = Arc::new(desk(config, &core, &wake, clock));
     let api = Api {
         store: store.clone(),
         clock: clock.clone(),
         node: config.hostname.to_string(),
         sites: sites(&core, clock),
-        desk: Some(Arc::new(desk(config, &core, &wake, clock))),
+        desk: Some(Arc::clone(&desk)),
     };
     let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
     let dispatcher = Dispatcher {
@@ -202,6 +203,10 @@ fn start<S: Store>(
         core,
         resolver,
         wake,
+        expired: Box::new(move |orders| {
+            let desk = Arc::clone(&desk);
+            tokio::task::spawn_blocking(move || desk.ended(&orders));
+        }),
         events: events_out,
         direct: direct_out,
         expected: expected_out,

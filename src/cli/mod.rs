@@ -8,6 +8,7 @@ mod args;
 mod change;
 mod config;
 mod connect;
+mod orders;
 mod queue;
 mod serve;
 mod table;
@@ -17,6 +18,7 @@ mod upkeep;
 
 use args::{Cli, Verb};
 use clap::Parser;
+use orders::Order;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
@@ -64,6 +66,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Serve => serve::serve(&cli.common),
         Verb::Queue(queue) => queue::run(&cli.common, queue, out),
+        Verb::Throttle { verb } => orders::run(&cli.common, &Order::Throttle(verb), out),
+        Verb::Suspend(suspend) => orders::run(&cli.common, &Order::Suspend(suspend), out),
+        Verb::Resume(scope) => orders::run(&cli.common, &Order::Resume(scope), out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
     }
 }

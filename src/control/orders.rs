@@ -6,7 +6,7 @@
 //! the one or the other.
 //!
 //! # Invariants
-//! * An order that was answered holds after a crash; one that could not be written holds never.
+//! * An order that was answered holds after a crash; one that could not be written is refused.
 //! * A file that is not understood stops nothing: it is kept under another name, and told of.
 
 use super::protocol::{Request, Response};
@@ -55,8 +55,19 @@ impl Desk {
         });
         let ended = orders.expire(clock.now());
         tell::expired(&ended);
+        if !ended.is_empty() {
+            _ = write(dir, &orders); // What has ended counts no more, written or not.
+        }
         obey(orders.clone());
         Self { dir: dir.to_path_buf(), clock, orders: Mutex::new(orders), obey, explain }
+    }
+
+    /// Tells of orders that have ended while the node runs, and takes them out of the file, so that
+    /// the next start does not tell of them again. Blocks on the disk.
+    pub fn ended(&self, orders: &Orders) {
+        tell::expired(orders);
+        // They count no more, written or not.
+        _ = self.change(|_, _| Ok(()));
     }
 
     /// Changes the orders; returns when the change is durable and holds. Blocks on the disk.
@@ -76,7 +87,7 @@ impl Desk {
         if changed != *orders {
             write(&self.dir, &changed).map_err(|error| {
                 let path = self.dir.join(FILE);
-                format!("cannot write {}: {error}; nothing was changed", path.display())
+                format!("cannot write {}: {error}; the node goes on as before", path.display())
             })?;
             *orders = changed;
             (self.obey)(orders.clone());
@@ -249,6 +260,11 @@ mod tests {
         assert!(second.orders().is_empty());
         let (third, _) = desk(dir.path(), &clock);
         assert!(third.orders().is_empty());
+        assert!(read(dir.path()).unwrap().is_empty(), "what has ended is told of once");
+        set(&third, Some(clock.now().after(Duration::from_secs(1)))).unwrap();
+        clock.advance(Duration::from_secs(1));
+        third.ended(&Orders::default());
+        assert!(read(dir.path()).unwrap().is_empty(), "at a restart not again");
         set(&third, None).unwrap();
         assert_eq!(read(dir.path()).unwrap(), third.orders());
         let names = std::fs::read_dir(dir.path()).unwrap().count();
@@ -281,7 +297,7 @@ mod tests {
         // A folder where the new file is to be.
         std::fs::create_dir(dir.path().join("orders.json.new")).unwrap();
         let sentence = set(&desk, None).unwrap_err();
-        assert!(sentence.ends_with("; nothing was changed"), "{sentence}");
+        assert!(sentence.ends_with("; the node goes on as before"), "{sentence}");
         assert!(desk.orders().is_empty());
         assert_eq!(carried_out.lock().unwrap().len(), 1, "at the start alone");
     }

@@ -119,7 +119,8 @@ pub enum Request {
 }
 
 impl Request {
-    /// True where it changes the queue. Orders are no change of that kind: each is logged by itself.
+    /// True where it changes the queue. Orders are no change of that kind: each is logged by
+    /// itself.
     #[must_use]
     pub fn is_change(&self) -> bool {
         matches!(self, Self::Change { .. } | Self::HoldAll | Self::ReleaseAll)

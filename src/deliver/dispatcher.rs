@@ -8,7 +8,7 @@ use crate::base::address::Domain;
 use crate::base::time::Timestamp;
 use crate::net::dns::Resolver;
 use crate::observe::delivery as tell;
-use crate::observe::orders as tell_orders;
+use crate::policy::orders::Orders;
 use crate::store::{Handoff, Revision, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,6 +69,8 @@ pub struct Dispatcher<S> {
     pub resolver: Arc<Resolver>,
     /// The core was changed from outside: there may be something to do at once.
     pub wake: Arc<Notify>,
+    /// Is given the operator's orders that have come to their end; must not block.
+    pub expired: Box<dyn Fn(Orders) + Send + Sync>,
     /// From connections and look-ups.
     pub events: mpsc::Receiver<Event>,
     /// From sessions: accepted direct mail.
@@ -217,7 +219,7 @@ impl<S: Store> Dispatcher<S> {
             }
             Command::Unreachable(site, why) => tell::site_unreachable(&site, &why),
             Command::Recovered(site, after) => tell::site_recovered(&site, after),
-            Command::Expired(orders) => tell_orders::expired(&orders),
+            Command::Expired(orders) => (self.expired)(orders),
             Command::GiveUp(claim, verdict) => {
                 let giving_up = Arc::clone(&gates.giving_up);
                 tokio::spawn(async move {

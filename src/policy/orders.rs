@@ -2,7 +2,8 @@
 //! until its end, or until it is taken back. Pure: who keeps and carries them out is told the time.
 //!
 //! # Invariants
-//! * An order counts before its end, and from then on no more (`prop_an_order_counts_until_its_end`).
+//! * An order counts before its end, and from then on no more
+//!   (`prop_an_order_counts_until_its_end`).
 //! * Every order is sound, also one that comes from a file: reading a file is giving its orders
 //!   again.
 //! * There are at most [`ORDERS_MAX`].

@@ -189,7 +189,8 @@ pub(super) const SITES_DEFAULT: Section = Section {
 pub(super) const SITES: Section = Section {
     name: "sites",
     doc: "Limits for one site, found by a domain that it serves or by a suffix of the names of its \
-          MX hosts. What is not given here is as in [sites.default].",
+          MX hosts. What is not given here is what a big receiver is known to welcome \
+          (`bulkhead throttle show NAME` tells), else as in [sites.default].",
     shape: Shape::Named {
         example: "gmail.com",
         begin: |c, name| {

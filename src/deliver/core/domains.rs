@@ -229,7 +229,8 @@ impl Core {
 
     /// Forgets domains that nothing waits for.
     pub(super) fn sweep_domains(&mut self, now: Timestamp) {
-        // The limits that a rule or an order gives a domain hold for all that are at its site, mail or none.
+        // The limits that a rule or an order gives a domain hold for all that are at its site, mail
+        // or none.
         let rules = self.config.sites.rules.iter().map(|rule| rule.name.as_str());
         let orders = self.orders.throttles().iter().map(|order| order.site.as_str());
         let ruled: HashSet<&str> = rules.chain(orders).collect();

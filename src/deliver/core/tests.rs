@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Semaphore;
 
+#[cfg(test)]
 mod orders;
 mod pace;
 

@@ -435,10 +435,11 @@ mod tests {
         let limits = &d.get(id).unwrap().limits;
         assert_eq!((limits.rates[0].count, limits.connections), (2, 33));
         let [first, second] = orders;
-        assert_eq!(d.overrule(&[second.clone(), first], places()), [id]);
+        let swapped = [second, first];
+        assert_eq!(d.overrule(&swapped, places()), [id]);
         assert_eq!(d.get(id).unwrap().limits.rates[0].count, 1);
-        assert_eq!(d.overrule(&[second.clone()], places()), [id]);
-        assert_eq!(d.overrule(&[second], places()), [], "nothing changed");
+        assert_eq!(d.overrule(&swapped[..1], places()), [id]);
+        assert_eq!(d.overrule(&swapped[..1], places()), [], "nothing changed");
     }
 
     #[test]
