@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -188,19 +188,27 @@ fn start<S: Store>(
         events,
     });
     let core = Arc::new(Mutex::new(core));
+    let wake = Arc::new(Notify::new());
     let resolver = Arc::new(Resolver::new(config)?);
+    let desk = Arc::new(desk(config, &core, &wake, clock));
     let api = Api {
         store: store.clone(),
         clock: clock.clone(),
         node: config.hostname.to_string(),
         sites: sites(&core, clock),
         weights: Arc::new(config.weights()),
+        desk: Some(Arc::clone(&desk)),
     };
     let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
     let dispatcher = Dispatcher {
         shared,
         core,
         resolver,
+        wake,
+        expired: Box::new(move |orders| {
+            let desk = Arc::clone(&desk);
+            tokio::task::spawn_blocking(move || desk.ended(&orders));
+        }),
         events: events_out,
         direct: direct_out,
         expected: expected_out,
@@ -226,6 +234,27 @@ fn start<S: Store>(
 fn sites(core: &Arc<Mutex<Core>>, clock: &Clock) -> control::api::Sites {
     let (core, clock) = (Arc::clone(core), clock.clone());
     Arc::new(move || core.lock().unwrap_or_else(PoisonError::into_inner).status(clock.now()))
+}
+
+/// Where orders are taken: they go to the core, and the dispatcher looks at what follows.
+fn desk(
+    config: &Config,
+    core: &Arc<Mutex<Core>>,
+    wake: &Arc<Notify>,
+    clock: &Clock,
+) -> control::Desk {
+    let (obeying, explaining) = (Arc::clone(core), Arc::clone(core));
+    let (wake, now, asked) = (Arc::clone(wake), clock.clone(), clock.clone());
+    let obey = move |orders| {
+        let mut core = obeying.lock().unwrap_or_else(PoisonError::into_inner);
+        core.set_orders(orders, now.now());
+        wake.notify_one();
+    };
+    let explain = move |site: &str| {
+        let mut core = explaining.lock().unwrap_or_else(PoisonError::into_inner);
+        core.explain_site(site, asked.now())
+    };
+    control::Desk::open(&config.data_dir, clock.clone(), Box::new(obey), Box::new(explain))
 }
 
 async fn turned_true(mut stop: watch::Receiver<bool>) {

@@ -21,6 +21,7 @@ use std::time::Duration;
     serde::Serialize,
     serde::Deserialize,
 )]
+#[serde(transparent)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {

@@ -3,6 +3,7 @@
 use crate::base::time::Timestamp;
 use crate::config::{Config, ConfigErrors, unit};
 use crate::mail::message::Lane;
+use crate::policy::site::setting::{LimitKey, Setting};
 use crate::store::{Filter, State};
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -49,11 +50,88 @@ pub(super) enum Verb {
         /// Message id, address, domain, site, or customer
         what: String,
     },
+    /// Show the limits of a site and where they come from, or override them while the node runs
+    Throttle {
+        #[command(subcommand)]
+        verb: ThrottleVerb,
+    },
+    /// Suspend mail while the node runs (it is still accepted); without options, list what is
+    Suspend(Suspend),
+    /// End a suspension; of exactly what it was given for
+    Resume(ScopeArgs),
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ThrottleVerb {
+    /// Show every limit of a site and where it comes from; without a site, all live overrides
+    Show {
+        /// A site's name, a domain that it serves, or an MX host
+        site: Option<String>,
+    },
+    /// Override limits of a site; kept over a restart
+    Set {
+        /// A site's name, a domain that it serves, or a suffix of its MX hosts
+        site: String,
+        /// The keys of [sites]: rate=100/s,50000/d, rate=none, connections=5, …
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = Setting::parse)]
+        settings: Vec<Setting>,
+        /// How long: 90s, 2h, 7d [default: until cleared]
+        #[arg(long = "for", value_name = "TIME", value_parser = unit::duration)]
+        lasts: Option<Duration>,
+    },
+    /// End overrides of a site
+    Clear {
+        /// As it was named then
+        site: String,
+        /// Which [default: all]
+        #[arg(value_name = "KEY", value_parser = LimitKey::parse)]
+        keys: Vec<LimitKey>,
+    },
+}
+
+/// Mail must match all that is given.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct ScopeArgs {
+    /// To this site: its name, a domain that it serves, or a suffix of its MX hosts
+    #[arg(long)]
+    pub(super) site: Option<String>,
+    /// Of this customer
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// Of this mailing
+    #[arg(long)]
+    pub(super) campaign: Option<String>,
+    /// Of this lane: direct or bulk
+    #[arg(long)]
+    pub(super) lane: Option<Lane>,
+}
+
+impl ScopeArgs {
+    /// Nothing was given.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { site, tenant, campaign, lane } = self;
+        lane.is_none() && [site, tenant, campaign].into_iter().all(Option::is_none)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Suspend {
+    #[command(flatten)]
+    pub(super) scope: ScopeArgs,
+    /// Why, for those who come after you
+    #[arg(long)]
+    pub(super) reason: Option<String>,
+    /// How long: 90s, 2h, 7d [default: until resumed]
+    #[arg(long = "for", value_name = "TIME", value_parser = unit::duration)]
+    pub(super) lasts: Option<Duration>,
+    /// List what is suspended
+    #[arg(long)]
+    pub(super) list: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]

@@ -69,15 +69,15 @@ fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
     writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
     let weights = Arc::new(config.weights());
     let (node, sites) = (String::new(), no_sites());
-    let api = Api { store, clock: clock.clone(), node, sites, weights };
+    let api = Api { store, clock: clock.clone(), node, sites, weights, desk: None };
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     // It waits for us as long as we wait for a pager: nobody else is kept from anything.
-    tokio::spawn(async move { serve_one(far, &api, Duration::MAX).await });
+    tokio::spawn(async move { serve_one(far, None, &api, Duration::MAX).await });
     Ok(Node::over(near))
 }
 
 /// `None` where no node runs.
-async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
+pub(super) async fn dial(config: &Config) -> Result<Option<Node>, Failure> {
     let path = &config.control.socket;
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Some(Node::over(stream))),

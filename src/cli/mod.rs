@@ -8,6 +8,7 @@ mod args;
 mod change;
 mod config;
 mod connect;
+mod orders;
 mod queue;
 mod replay;
 mod rules;
@@ -19,6 +20,7 @@ mod upkeep;
 
 use args::{Cli, Verb};
 use clap::Parser;
+use orders::Order;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
@@ -68,6 +70,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Queue(queue) => queue::run(&cli.common, queue, out),
         Verb::Rules { verb } => rules::run(&cli.common, verb, out),
         Verb::Why { what } => queue::why(&cli.common, what, out),
+        Verb::Throttle { verb } => orders::run(&cli.common, &Order::Throttle(verb), out),
+        Verb::Suspend(suspend) => orders::run(&cli.common, &Order::Suspend(suspend), out),
+        Verb::Resume(scope) => orders::run(&cli.common, &Order::Resume(scope), out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
     }
 }

@@ -1,5 +1,11 @@
 //! Answers of the control API as text for people. Pure; what comes from outside is escaped here.
 
+mod orders;
+
+pub(super) use orders::{
+    limits, overrides, said_of_override, said_of_suspension, scope, suspensions,
+};
+
 use crate::base::text::printable;
 use crate::base::time::{Timestamp, human};
 use crate::control::outlook::{Campaign, Ending, Outlook};
@@ -143,16 +149,19 @@ fn site_row(site: &SiteSummary) -> Vec<String> {
         Some(most) => format!("{}/{most}", site.total.connections),
         None => "-".to_string(),
     };
-    let gate = match site.gate {
-        Some(Gate::Open) => "open",
-        Some(Gate::Throttled) => "throttled",
-        Some(Gate::Broken) => "broken",
-        None => "-",
-    };
+    let gate = site.gate.map_or("-", gate);
     let mut row = vec![safe(&site.site)];
     row.extend(counts(&site.total));
     row.extend([conn, gate.to_string(), safe(&site.why)]);
     row
+}
+
+fn gate(gate: Gate) -> &'static str {
+    match gate {
+        Gate::Open => "open",
+        Gate::Throttled => "throttled",
+        Gate::Broken => "broken",
+    }
 }
 
 fn total_row(summary: &Summary) -> Vec<String> {

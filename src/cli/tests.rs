@@ -1,6 +1,7 @@
 //! Verbs from arguments to words, against a node's control socket with a store of 300 deliveries.
 
 use super::args::{Cli, Verb};
+use super::orders::{self, Order};
 use super::queue::{self, Printer};
 use super::{Failure, run};
 use crate::base::address::{Mailbox, ReversePath};
@@ -150,6 +151,111 @@ fn message(id: MessageId) -> NewMessage {
         envelope,
         body: Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"),
     }
+}
+
+/// `throttle`, `suspend` or `resume`; words are apart by single spaces.
+async fn order(node: &Running, line: &str) -> (String, Result<(), Failure>) {
+    let file = node.path().join("config.toml");
+    let text =
+        "data_dir = \".\"\n[control]\nsocket = \"s\"\n[sites.\"a.example\"]\nrate = \"7/s\"\n";
+    std::fs::write(&file, text).unwrap();
+    let words = ["bulkhead", "--config", file.to_str().unwrap()];
+    let cli = Cli::try_parse_from(words.into_iter().chain(line.split(' '))).unwrap();
+    let order = match &cli.verb {
+        Verb::Throttle { verb } => Order::Throttle(verb),
+        Verb::Suspend(suspend) => Order::Suspend(suspend),
+        Verb::Resume(scope) => Order::Resume(scope),
+        other => panic!("{other:?}"),
+    };
+    let mut out = Vec::new();
+    let mut printer =
+        Printer { out: &mut out, json: cli.common.json, clock: Clock::simulated(NOW) };
+    let config = cli.common.load().unwrap();
+    let done = orders::verb(&config, &order, &mut printer).await;
+    (String::from_utf8(out).unwrap(), done)
+}
+
+/// The value and the source of a limit of gmail.com, a.example, … in `throttle show --json`.
+fn limit(text: &str, key: &str) -> (serde_json::Value, String) {
+    let limits = json(text)["limits"].as_array().unwrap().clone();
+    let found = limits.iter().find(|limit| limit["key"] == key).unwrap();
+    (found["value"].clone(), found["source"]["from"].as_str().unwrap().to_string())
+}
+
+#[tokio::test]
+async fn limits_are_overridden_shown_and_cleared() {
+    let node = Running::start(store()).await;
+    let (text, done) =
+        order(&node, "throttle set gmail.com connections=3 rate=none --for 2h").await;
+    assert!(done.is_ok());
+    assert_eq!(
+        text,
+        "gmail.com connections = 3 until 2026-11-23T02:45:28Z\n\
+         gmail.com rate = none until 2026-11-23T02:45:28Z\n"
+    );
+    let (text, _) = order(&node, "throttle show --json google.com").await;
+    assert_eq!(limit(&text, "connections"), (3.into(), "live".into()));
+    assert_eq!(limit(&text, "rate"), (serde_json::json!([]), "live".into()));
+    assert_eq!(limit(&text, "deliveries_per_connection"), (50.into(), "provider".into()));
+    let (text, _) = order(&node, "throttle show --json").await;
+    assert_eq!(json(&text)[0]["until_ms"], NOW.after(Duration::from_secs(7_200)).0);
+    let (text, _) = order(&node, "throttle show").await;
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let (text, _) = order(&node, "throttle clear gmail.com rate").await;
+    assert_eq!(text, "cleared gmail.com rate\n");
+    assert!(order(&node, "throttle clear gmail.com").await.1.is_ok());
+    let (text, done) = order(&node, "throttle clear gmail.com").await;
+    assert!(text.is_empty() && matches!(done, Err(Failure::Trouble(_))));
+    assert_eq!(order(&node, "throttle show").await.0, "no limit is overridden\n");
+}
+
+#[tokio::test]
+async fn mail_is_suspended_listed_and_resumed() {
+    let node = Running::start(store()).await;
+    let (text, _) = order(&node, "suspend --tenant c1 --lane bulk --reason spam").await;
+    assert_eq!(text, "suspended tenant=c1 lane=bulk until resumed\n");
+    for listing in ["suspend --list --json", "suspend --json"] {
+        let (text, _) = order(&node, listing).await;
+        let listed = json(&text);
+        let [only] = &listed.as_array().unwrap()[..] else { panic!("{text}") };
+        assert_eq!((&only["tenant"], &only["reason"]), (&"c1".into(), &"spam".into()));
+    }
+    let (_, done) = order(&node, "resume --tenant c1").await;
+    assert!(matches!(done, Err(Failure::Trouble(_))), "not by a part of what was said");
+    let (text, _) = order(&node, "resume --tenant c1 --lane bulk").await;
+    assert_eq!(text, "resumed tenant=c1 lane=bulk\n");
+    assert_eq!(order(&node, "suspend").await.0, "nothing is suspended\n");
+    for wrong in [
+        "suspend --reason spam",
+        "suspend --tenant c1",
+        "suspend --for 2h",
+        "suspend --list --tenant c1",
+        "resume",
+    ] {
+        assert!(matches!(order(&node, wrong).await.1, Err(Failure::Usage(_))), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_node_limits_are_shown_and_not_changed() {
+    let node = Running::start(store()).await;
+    assert!(order(&node, "throttle set a.example connections=3").await.1.is_ok());
+    std::fs::remove_file(node.path().join("s")).unwrap();
+    let (text, _) = order(&node, "throttle show a.example --json").await;
+    assert_eq!(limit(&text, "connections"), (3.into(), "live".into()));
+    assert_eq!(limit(&text, "rate"), (serde_json::json!(["7/s"]), "config".into()));
+    assert_eq!(json(&text)["in_use"], false);
+    assert_eq!(order(&node, "throttle show").await.0.lines().count(), 2);
+    for line in
+        ["throttle set a.example rate=1/s", "throttle clear a.example", "resume --lane bulk"]
+    {
+        let (_, done) = order(&node, line).await;
+        assert!(matches!(done, Err(Failure::Usage(s)) if s.starts_with("no node runs")), "{line}");
+    }
+    std::fs::write(node.path().join("orders.json"), "{").unwrap();
+    let (_, done) = order(&node, "throttle show").await;
+    assert!(matches!(done, Err(Failure::Trouble(s)) if s.contains("cannot be read")));
+    assert_eq!(std::fs::read(node.path().join("orders.json")).unwrap(), b"{", "left as it is");
 }
 
 /// A verb that needs no node.

@@ -28,12 +28,15 @@ pub use problem::{ConfigErrors, ConfigProblem};
 pub use reference::reference;
 pub use show::{Explained, Origin, Setting};
 
+pub use crate::policy::site::Sites;
+
 use crate::base::address::Domain;
 use crate::base::network::Networks;
 use crate::policy::classify::Rules;
 use crate::policy::retry::Schedule;
 use crate::policy::rules::Rules as ReplyRules;
-use crate::policy::site::{Limits, Rate, SiteRule};
+use crate::policy::site::setting::LimitKey;
+use crate::policy::site::{Limits, Rate};
 use crate::policy::tenant::TenantRule;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -115,6 +118,7 @@ impl Config {
         }
         let (blocks, mut problems) = read::read(text, &mut config);
         config.fit(&blocks, &place.dir);
+        config.note_lines(&blocks, text);
         problems.extend(misfits(&mut config, &blocks));
         if problems.is_empty() {
             Ok(Explained::new(config, blocks, text))
@@ -152,6 +156,7 @@ impl Config {
                     rates: Vec::new(),
                     connection_rates: Vec::new(),
                 },
+                default_lines: Vec::new(),
                 rules: Vec::new(),
             },
             rules: ReplyRules::default(),
@@ -186,6 +191,23 @@ impl Config {
             limits.reserved_for_direct = limits.reserved_for_direct.min(most);
         }
     }
+
+    /// Remembers where the limits of sites stand in the file.
+    fn note_lines(&mut self, blocks: &[read::Block], text: &str) {
+        let of = |name: &'static str| blocks.iter().filter(move |b| b.section.name == name);
+        self.sites.default_lines = of("sites.default").flat_map(|b| lines(b, text)).collect();
+        for (rule, block) in self.sites.rules.iter_mut().zip(of("sites")) {
+            rule.lines = lines(block, text);
+        }
+    }
+}
+
+/// The lines of a block's limits.
+fn lines(block: &read::Block, text: &str) -> Vec<(LimitKey, usize)> {
+    let line = |given: &read::Given| {
+        Some((LimitKey::parse(given.name).ok()?, problem::position(text, given.at).0))
+    };
+    block.given.iter().filter_map(line).collect()
 }
 
 /// Where a configuration text stands.
@@ -356,15 +378,6 @@ pub enum Tls {
     /// Where offered, without checking the certificate (RFC 7435).
     #[default]
     Opportunistic,
-}
-
-/// `[sites.*]`
-#[derive(Clone, Debug)]
-pub struct Sites {
-    /// `[sites.default]`
-    pub default: Limits,
-    /// The others, in the order of the file.
-    pub rules: Vec<SiteRule>,
 }
 
 /// `[retry.direct]`, `[retry.bulk]`

@@ -1,7 +1,7 @@
-//! Values with units: durations, sizes, rates. Pure; every error is a sentence that says what to
+//! Values with units: durations, sizes. Pure; every error is a sentence that says what to
 //! write.
 
-use crate::policy::site::Rate;
+use crate::policy::site::rate::whole;
 use std::time::Duration;
 
 const SECOND_MS: u64 = 1_000;
@@ -47,47 +47,11 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit_bytes).ok_or_else(wrong)
 }
 
-/// Parses `100/s`, `6000/min`, `5000/h`, `20000/d`; `none` is no limit.
-///
-/// # Errors
-/// What a rate looks like, and that none may be zero.
-pub fn rate(text: &str) -> Result<Option<Rate>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let wrong = || {
-        format!(
-            "{text:?} is not a rate; write it as \"100/s\", \"6000/min\", \"5000/h\" or \"none\""
-        )
-    };
-    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-    let per_ms = match unit.trim() {
-        "s" => SECOND_MS,
-        "min" | "m" => MINUTE_MS,
-        "h" => HOUR_MS,
-        "d" | "day" => DAY_MS,
-        _ => return Err(wrong()),
-    };
-    match whole(count.trim()).map(u32::try_from) {
-        Some(Ok(0)) => {
-            Err(format!("{text:?} would send nothing; must be at least 1 in the window"))
-        }
-        Some(Ok(count)) => Ok(Some(Rate { count, per: Duration::from_millis(per_ms) })),
-        _ => Err(wrong()),
-    }
-}
-
 /// Number and unit, with or without a space between them.
 fn split(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end)?;
     Some((whole(number)?, unit.trim_start_matches(' ')))
-}
-
-/// Digits, with `_` between thousands as TOML has it.
-fn whole(text: &str) -> Option<u64> {
-    let digits: String = text.chars().filter(|c| *c != '_').collect();
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -107,16 +71,6 @@ mod tests {
         assert_eq!(size("1_000"), Ok(1_000));
         assert_eq!(size("64 KiB"), Ok(65_536));
         assert_eq!(size("25MiB"), Ok(26_214_400));
-        let window = |text: &str| rate(text).map(|r| r.map(|r| (r.count, r.per.as_secs())));
-        assert_eq!(window("100/s"), Ok(Some((100, 1))));
-        assert_eq!(window("6000/min"), Ok(Some((6_000, 60))));
-        assert_eq!(window("5000/h"), Ok(Some((5_000, 3_600))));
-        assert_eq!(window("20_000 / d"), Ok(Some((20_000, 86_400))));
-        assert_eq!(window("20000/day"), Ok(Some((20_000, 86_400))));
-        assert_eq!(window("none"), Ok(None));
-        for text in ["100/s", "6000/min", "5000/h", "20000/d"] {
-            assert_eq!(rate(text).unwrap().unwrap().to_string(), text);
-        }
     }
 
     #[test]
@@ -127,17 +81,13 @@ mod tests {
         for text in ["", "MiB", "25 MB", "25 mb", "1.5 MiB", "-1", "99999999999 TiB"] {
             assert!(size(text).is_err(), "{text}");
         }
-        for text in ["", "100", "/s", "1/w", "-1/s", "1/2s", "5000000000/s"] {
-            assert!(rate(text).is_err(), "{text}");
-        }
-        assert!(rate("0/s").unwrap_err().contains("at least 1"));
         assert!(size("25 MB").unwrap_err().contains("25 MiB"));
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,12}") {
-            let _ = (duration(&text), size(&text), rate(&text));
+            let _ = (duration(&text), size(&text));
         }
     }
 }

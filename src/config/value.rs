@@ -5,7 +5,7 @@
 
 use super::unit;
 use crate::base::text::printable;
-use crate::policy::site::Rate;
+use crate::policy::site::rate::{MUST_DIFFER, Rate, differ};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::Spanned;
@@ -68,10 +68,10 @@ impl<'a> Value<'a> {
     /// `"100/s"`, several as a list, or `"none"`.
     pub(super) fn rates(self) -> Read<Vec<Rate>> {
         let DeValue::Array(_) = self.0.get_ref() else {
-            return self.parsed("\"100/s\"", unit::rate).map(|rate| rate.into_iter().collect());
+            return self.parsed("\"100/s\"", Rate::parse).map(|rate| rate.into_iter().collect());
         };
         let example = "\"100/s\", \"20000/d\"";
-        let each = |value: Value<'a>| match value.parsed("\"100/s\"", unit::rate)? {
+        let each = |value: Value<'a>| match value.parsed("\"100/s\"", Rate::parse)? {
             Some(rate) => Ok(rate),
             None => value.said("\"none\" stands alone, without brackets"),
         };
@@ -79,10 +79,8 @@ impl<'a> Value<'a> {
         if rates.is_empty() {
             return self.must_be(&format!("at least one rate, such as [{example}], or \"none\""));
         }
-        let twice = |(n, rate): (usize, &Rate)| rates.iter().take(n).any(|r| r.per == rate.per);
-        if rates.iter().enumerate().any(twice) {
-            return self
-                .must_be("rates of different windows: of two for the same, one never counts");
+        if !differ(&rates) {
+            return self.must_be(MUST_DIFFER);
         }
         Ok(rates)
     }

@@ -1,5 +1,6 @@
 //! What each request does: the store's work, cut into bounded slices, streamed as responses.
 
+use super::orders::Desk;
 use super::outlook::{Outlook, Weights, outlook};
 use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Response};
 use super::summary::{Question, SITES_MAX, Summary, summarise};
@@ -35,6 +36,8 @@ pub struct Api<S> {
     pub sites: Sites,
     /// From the configuration.
     pub weights: Arc<Weights>,
+    /// Takes orders; `None` where no node works on the queue.
+    pub desk: Option<Arc<Desk>>,
 }
 
 /// Where responses go.
@@ -83,19 +86,29 @@ impl From<StoreError> for Stop {
 }
 
 impl<S: Store> Api<S> {
-    /// Answers one request, to its `done` or `error`.
+    /// Answers one request of a user (by id, where known), to its `done` or `error`.
     ///
     /// # Errors
     /// [`Gone`]: the answer was cut short since nobody reads it.
-    pub async fn answer(&self, request: Request, out: &mut (impl Sink + Send)) -> Result<(), Gone> {
-        match self.work(request, out).await {
+    pub async fn answer(
+        &self,
+        request: Request,
+        user: Option<u32>,
+        out: &mut (impl Sink + Send),
+    ) -> Result<(), Gone> {
+        match self.work(request, user, out).await {
             Ok(counts) => out.send(&Response::Done(counts)).await,
             Err(Stop::Error(sentence)) => out.send(&Response::Error(sentence)).await,
             Err(Stop::Gone) => Err(Gone),
         }
     }
 
-    async fn work(&self, request: Request, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+    async fn work(
+        &self,
+        request: Request,
+        user: Option<u32>,
+        out: &mut (impl Sink + Send),
+    ) -> Result<Counts, Stop> {
         match request {
             Request::Summary { lane, sites_max } => {
                 let sites_max = sites_max.unwrap_or(SITES_MAX).min(SITES_MAX);
@@ -123,6 +136,24 @@ impl<S: Store> Api<S> {
                 let queues = self.store.backlog(Revision::START).queues;
                 let held = queues.iter().map(|queue| queue.held).sum();
                 Ok(Counts { count: held, leased: 0 })
+            }
+            Request::Limits { .. }
+            | Request::Orders
+            | Request::ThrottleSet { .. }
+            | Request::ThrottleClear { .. }
+            | Request::Suspend { .. }
+            | Request::Resume { .. } => {
+                let Some(desk) = self.desk.clone() else {
+                    return Err(Stop::Error("no node runs: nobody takes orders".to_string()));
+                };
+                // On a thread of its own: it waits for the disk.
+                let work = tokio::task::spawn_blocking(move || desk.answer(request, user));
+                let work = work.await.map_err(|e| Stop::Error(format!("order failed: {e}")))?;
+                let answer = work.map_err(Stop::Error)?;
+                for response in &answer {
+                    out.send(response).await?;
+                }
+                Ok(Counts { count: answer.len() as u64, leased: 0 })
             }
         }
     }

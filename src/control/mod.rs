@@ -27,11 +27,27 @@
 //!
 //! → {"verb":"hold_all"}          what is queued and what is to come
 //! → {"verb":"release_all"}       ends that; the count: what a filter still holds
+//!
+//! → {"verb":"limits","site":"gmail.com"}
+//! ← {"limits":{"site":"gmail.com","in_use":true,"limits":[{"key":"connections","value":10,
+//!              "source":{"from":"provider","name":"gmail.com"}},…],…}}
+//! → {"verb":"orders"}            what was ordered and holds now
+//! ← {"throttle":{"site":"gmail.com","key":"rate","value":["100/s"],"since_ms":…,"until_ms":…}}
+//! ← {"suspension":{"tenant":"c1842","reason":"list bought","since_ms":…,"until_ms":null}}
+//! → {"verb":"throttle_set","site":"gmail.com","settings":[{"key":"rate","value":["100/s"]}],
+//!    "for_ms":7200000}           answers {"throttle":…} for each
+//! → {"verb":"throttle_clear","site":"gmail.com","keys":["rate"]}     no keys: all of its
+//! → {"verb":"suspend","tenant":"c1842","reason":"list bought"}       or site, campaign, lane
+//! → {"verb":"resume","tenant":"c1842"}                               of exactly that
 //! ```
 //! Actions are `hold`, `release`, `retry`, `delete`. Words, states and filters are those of
 //! [`crate::store`]; a filter's absent fields match everything. Keys that end in `_ms` hold times
 //! in milliseconds since 1970, but `oldest_ms`, which is an age. `site` stands for the domains that
-//! the node has found there; for a domain whose site is not known yet, its own name stands.
+//! the node has found there; for a domain whose site is not known yet, its own name stands. Limits
+//! and suspensions name a site as sections of the configuration do: by its name, a domain that it
+//! serves, a suffix of its MX hosts' names. A rate's value is a list, empty for no limit. Without
+//! `for_ms` an order stands until it is taken back. The answer comes when the order is on disk and
+//! holds.
 //!
 //! # Invariants
 //! * Memory is bounded: requests by [`REQUEST_MAX`], clients by [`server::CLIENTS_MAX`], answers by
@@ -41,6 +57,7 @@
 
 pub mod api;
 pub mod client;
+pub mod orders;
 pub mod outlook;
 pub mod protocol;
 pub mod server;
@@ -51,6 +68,7 @@ pub(crate) mod tests;
 pub mod why;
 
 pub use api::Api;
+pub use orders::Desk;
 pub use protocol::REQUEST_MAX;
 pub use server::{serve, serve_one};
 pub use socket::{ControlSocket, SocketError, bind};

@@ -4,6 +4,9 @@ use super::summary::Summary;
 use super::why::Explanation;
 use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, MessageHead};
+use crate::policy::orders::{Suspension, ThrottleOrder};
+use crate::policy::site::SiteLimits;
+use crate::policy::site::setting::{LimitKey, Setting};
 use crate::policy::verdict::Blame;
 use crate::store::{DeliveryRecord, Filter, State};
 use serde::{Deserialize, Serialize};
@@ -59,6 +62,75 @@ pub enum Request {
     HoldAll,
     /// Ends [`Request::HoldAll`]. What was held by a filter stays so; the count tells of how much.
     ReleaseAll,
+    /// Every limit of a site, and who says so.
+    Limits {
+        /// By any of its names.
+        site: String,
+    },
+    /// What was ordered and holds now.
+    Orders,
+    /// Overrides limits of a site.
+    ThrottleSet {
+        /// By any of its names.
+        site: String,
+        /// What they are to be.
+        settings: Vec<Setting>,
+        /// How long, in milliseconds; without an end where absent.
+        #[serde(default)]
+        for_ms: Option<u64>,
+    },
+    /// Ends that.
+    ThrottleClear {
+        /// As it was named then.
+        site: String,
+        /// Which; all where there are none.
+        #[serde(default)]
+        keys: Vec<LimitKey>,
+    },
+    /// Mail of which all that is given here is true is not to be sent.
+    Suspend {
+        /// See [`crate::policy::orders::Scope`].
+        #[serde(default)]
+        site: Option<String>,
+        /// See there.
+        #[serde(default)]
+        tenant: Option<String>,
+        /// See there.
+        #[serde(default)]
+        campaign: Option<String>,
+        /// See there.
+        #[serde(default)]
+        lane: Option<Lane>,
+        /// For people.
+        reason: String,
+        /// How long, in milliseconds; without an end where absent.
+        #[serde(default)]
+        for_ms: Option<u64>,
+    },
+    /// Ends the suspension of exactly this.
+    Resume {
+        /// See [`crate::policy::orders::Scope`].
+        #[serde(default)]
+        site: Option<String>,
+        /// See there.
+        #[serde(default)]
+        tenant: Option<String>,
+        /// See there.
+        #[serde(default)]
+        campaign: Option<String>,
+        /// See there.
+        #[serde(default)]
+        lane: Option<Lane>,
+    },
+}
+
+impl Request {
+    /// True where it changes the queue. Orders are no change of that kind: each is logged by
+    /// itself.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Change { .. } | Self::HoldAll | Self::ReleaseAll)
+    }
 }
 
 /// What to do with deliveries.
@@ -87,6 +159,12 @@ pub enum Response {
     Message(Box<MessageView>),
     /// To [`Request::Why`].
     Why(Box<Explanation>),
+    /// To [`Request::Limits`].
+    Limits(Box<SiteLimits>),
+    /// An override that holds, or that was cleared.
+    Throttle(Box<ThrottleOrder>),
+    /// A suspension that holds, or that was ended.
+    Suspension(Box<Suspension>),
     /// The work goes on; sums so far.
     Progress(Counts),
     /// The answer is complete.

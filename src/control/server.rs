@@ -46,9 +46,10 @@ pub async fn serve<S: Store>(
         match accepted {
             Ok((stream, _)) => {
                 let api = api.clone();
+                let user = stream.peer_cred().ok().map(|peer| peer.uid());
                 clients.spawn(async move {
                     let _place = place;
-                    serve_one(stream, &api, PATIENCE).await;
+                    serve_one(stream, user, &api, PATIENCE).await;
                 });
             }
             Err(error) => {
@@ -59,9 +60,11 @@ pub async fn serve<S: Store>(
     }
 }
 
-/// Answers one client's requests, one after the other, until it leaves or tries `patience`.
+/// Answers one client's requests, one after the other, until it leaves or tries `patience`. `user`:
+/// the id of its user, where that is known.
 pub async fn serve_one<S: Store>(
     stream: impl AsyncRead + AsyncWrite + Send,
+    user: Option<u32>,
     api: &Api<S>,
     patience: Duration,
 ) {
@@ -70,7 +73,7 @@ pub async fn serve_one<S: Store>(
     let mut lines = Lines { writer: BufWriter::new(writer), patience };
     while let Ok(Some(line)) = timeout(patience, read_line(&mut reader)).await {
         let answered = match serde_json::from_slice(&line) {
-            Ok(request) => answer(api, request, &mut lines).await,
+            Ok(request) => answer(api, request, user, &mut lines).await,
             Err(error) => {
                 let sentence =
                     format!("not a request: {}", printable(error.to_string().as_bytes(), 300));
@@ -86,12 +89,13 @@ pub async fn serve_one<S: Store>(
 async fn answer<S: Store>(
     api: &Api<S>,
     request: Request,
+    user: Option<u32>,
     lines: &mut Lines<impl AsyncWrite + Unpin + Send>,
 ) -> Result<(), Gone> {
-    if !matches!(request, Request::Summary { .. } | Request::List { .. } | Request::Show { .. }) {
+    if request.is_change() {
         tell::requested(&serde_json::to_string(&request).unwrap_or_default());
     }
-    api.answer(request, lines).await
+    api.answer(request, user, lines).await
 }
 
 /// One line, or the first [`REQUEST_MAX`] bytes of a longer one; `None` at the end.

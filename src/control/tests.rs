@@ -1,5 +1,8 @@
 //! The protocol over a real Unix socket, with a store of a few hundred deliveries.
 
+#[cfg(test)]
+mod orders;
+
 use super::api::no_sites;
 use super::client::{Client, ClientError};
 use super::protocol::{Action, Counts, DeliveryView, Request, Response};
@@ -246,13 +249,10 @@ impl Running {
         let socket = bind(&dir.path().join("s")).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let clock = Clock::simulated(NOW);
-        let api = Api {
-            store,
-            clock,
-            node: "mx1".into(),
-            sites: Arc::new(|| vec![site()]),
-            weights: Default::default(),
-        };
+        let desk = Some(Arc::new(orders::desk(dir.path(), &clock)));
+        let sites: api::Sites = Arc::new(|| vec![site()]);
+        let (node, weights) = ("mx1".into(), Default::default());
+        let api = Api { store, clock, node, sites, weights, desk };
         tokio::spawn(serve(socket, api, async {
             let _ = stopped.await;
         }));
@@ -410,9 +410,10 @@ async fn a_client_that_leaves_stops_the_work() {
             node: String::new(),
             sites: no_sites(),
             weights: Default::default(),
+            desk: None,
         };
         let (mut near, far) = UnixStream::pair().unwrap();
-        let served = tokio::spawn(async move { serve_one(far, &api, PATIENCE).await });
+        let served = tokio::spawn(async move { serve_one(far, None, &api, PATIENCE).await });
         near.write_all(request.as_bytes()).await.unwrap();
         near.read_u8().await.unwrap();
         drop(near);
@@ -430,11 +431,12 @@ async fn a_client_that_does_not_read_is_cut_off() {
         node: String::new(),
         sites: no_sites(),
         weights: Default::default(),
+        desk: None,
     };
     let (mut near, far) = tokio::io::duplex(1_024);
     near.write_all(b"{\"verb\":\"list\"}\n").await.unwrap();
     let impatient = Duration::from_millis(20);
-    timeout(PATIENCE, serve_one(far, &api, impatient)).await.expect("it waits for ever");
+    timeout(PATIENCE, serve_one(far, None, &api, impatient)).await.expect("it waits for ever");
     drop(near);
 }
 

@@ -8,11 +8,12 @@ use crate::base::address::Domain;
 use crate::base::time::Timestamp;
 use crate::net::dns::Resolver;
 use crate::observe::delivery as tell;
+use crate::policy::orders::Orders;
 use crate::store::{Handoff, Revision, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 /// The backlog is looked at so often at most: direct mail does not need it, and bulk mail can wait.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
@@ -66,6 +67,10 @@ pub struct Dispatcher<S> {
     pub core: Arc<Mutex<Core>>,
     /// MX look-ups.
     pub resolver: Arc<Resolver>,
+    /// The core was changed from outside: there may be something to do at once.
+    pub wake: Arc<Notify>,
+    /// Is given the operator's orders that have come to their end; must not block.
+    pub expired: Box<dyn Fn(Orders) + Send + Sync>,
     /// From connections and look-ups.
     pub events: mpsc::Receiver<Event>,
     /// From sessions: accepted direct mail.
@@ -125,6 +130,7 @@ impl<S: Store> Dispatcher<S> {
             Some(event) = self.events.recv() => self.take(event),
             Some(domain) = self.expected.recv() => self.foresee(domain, gates),
             () = changed => {}
+            () = self.wake.notified() => {}
             () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
             _ = stop.changed(), if !draining => {}
         }
@@ -213,6 +219,7 @@ impl<S: Store> Dispatcher<S> {
             }
             Command::Unreachable(site, why) => tell::site_unreachable(&site, &why),
             Command::Recovered(site, after) => tell::site_recovered(&site, after),
+            Command::Expired(orders) => (self.expired)(orders),
             Command::GiveUp(claim, verdict) => {
                 let giving_up = Arc::clone(&gates.giving_up);
                 tokio::spawn(async move {

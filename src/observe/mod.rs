@@ -3,6 +3,7 @@
 pub mod delivery;
 pub mod log;
 pub mod node;
+pub mod orders;
 pub mod read;
 pub mod receive;
 pub mod store;

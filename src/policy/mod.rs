@@ -4,6 +4,7 @@
 pub mod classify;
 pub mod feedback;
 pub mod forecast;
+pub mod orders;
 pub mod retry;
 pub mod rules;
 pub mod schedule;

@@ -50,6 +50,7 @@ pub fn defaults() -> Config {
 /// A rule that sets everything.
 pub fn rule(name: &str, limits: &Limits) -> SiteRule {
     SiteRule {
+        lines: Vec::new(),
         name: name.to_string(),
         connections: Some(limits.connections),
         reserved_for_direct: Some(limits.reserved_for_direct),

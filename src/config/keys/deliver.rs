@@ -5,6 +5,7 @@ use super::{Fallback::Inherited, Fallback::Is, Section, Shape, key, last, set};
 use crate::config::Tls;
 use crate::config::value::Value;
 use crate::policy::site::SiteRule;
+use crate::policy::site::setting::range;
 
 pub(super) const DNS: Section = Section {
     name: "dns",
@@ -143,23 +144,33 @@ pub(super) const SITES_DEFAULT: Section = Section {
             "connections",
             Is("10"),
             "Connections open at once, to the site and to any one of its addresses.",
-            |c, v| set(&mut c.sites.default.connections, v.count(1..=1_000)),
+            |c, v| set(&mut c.sites.default.connections, v.count(range::CONNECTIONS)),
         ),
         key(
             "reserved_for_direct",
             Is("2"),
             "Of these, how many newsletters never take, so that direct mail finds one free. \
              Without this key, one less than `connections` where that is smaller.",
-            |c, v| set(&mut c.sites.default.reserved_for_direct, v.count(0..=999)),
+            |c, v| {
+                set(&mut c.sites.default.reserved_for_direct, v.count(range::RESERVED_FOR_DIRECT))
+            },
         ),
         key(
             "deliveries_per_connection",
             Is("100"),
             "Deliveries before a connection is closed.",
-            |c, v| set(&mut c.sites.default.deliveries_per_connection, v.count(1..=1_000_000)),
+            |c, v| {
+                set(
+                    &mut c.sites.default.deliveries_per_connection,
+                    v.count(range::DELIVERIES_PER_CONNECTION),
+                )
+            },
         ),
         key("recipients_per_transaction", Is("100"), "Recipients in one transaction.", |c, v| {
-            set(&mut c.sites.default.recipients_per_transaction, v.count(1..=1_000))
+            set(
+                &mut c.sites.default.recipients_per_transaction,
+                v.count(range::RECIPIENTS_PER_TRANSACTION),
+            )
         }),
         key(
             "rate",
@@ -178,7 +189,8 @@ pub(super) const SITES_DEFAULT: Section = Section {
 pub(super) const SITES: Section = Section {
     name: "sites",
     doc: "Limits for one site, found by a domain that it serves or by a suffix of the names of its \
-          MX hosts. What is not given here is as in [sites.default].",
+          MX hosts. What is not given here is what a big receiver is known to welcome \
+          (`bulkhead throttle show NAME` tells), else as in [sites.default].",
     shape: Shape::Named {
         example: "gmail.com",
         begin: |c, name| {
@@ -189,18 +201,20 @@ pub(super) const SITES: Section = Section {
     },
     keys: &[
         key("connections", Inherited("20"), "", |c, v| {
-            last(&mut c.sites.rules, v.count(1..=1_000), |s, n| s.connections = Some(n))
+            last(&mut c.sites.rules, v.count(range::CONNECTIONS), |s, n| s.connections = Some(n))
         }),
         key("reserved_for_direct", Inherited("4"), "", |c, v| {
-            last(&mut c.sites.rules, v.count(0..=999), |s, n| s.reserved_for_direct = Some(n))
+            last(&mut c.sites.rules, v.count(range::RESERVED_FOR_DIRECT), |s, n| {
+                s.reserved_for_direct = Some(n)
+            })
         }),
         key("deliveries_per_connection", Inherited("50"), "", |c, v| {
-            last(&mut c.sites.rules, v.count(1..=1_000_000), |s, n| {
+            last(&mut c.sites.rules, v.count(range::DELIVERIES_PER_CONNECTION), |s, n| {
                 s.deliveries_per_connection = Some(n)
             })
         }),
         key("recipients_per_transaction", Inherited("100"), "", |c, v| {
-            last(&mut c.sites.rules, v.count(1..=1_000), |s, n| {
+            last(&mut c.sites.rules, v.count(range::RECIPIENTS_PER_TRANSACTION), |s, n| {
                 s.recipients_per_transaction = Some(n)
             })
         }),

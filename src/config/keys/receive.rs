@@ -5,7 +5,8 @@ use super::parse::{
 };
 use super::{Fallback::Is, Fallback::Required, Section, Shape, key, last, set};
 use crate::base::network::Networks;
-use crate::config::{Listen, unit};
+use crate::config::Listen;
+use crate::policy::site::Rate;
 use crate::policy::tenant::TenantRule;
 use std::net::Ipv4Addr;
 
@@ -126,7 +127,7 @@ pub(super) const LIMITS: Section = Section {
             Is("\"600/min\""),
             "New sessions from one of their addresses (from one IPv6 /64): \"600/min\", or \
              \"none\" for no limit. Those who come faster get 421.",
-            |c, v| set(&mut c.limits.stranger_rate, v.parsed("\"600/min\"", unit::rate)),
+            |c, v| set(&mut c.limits.stranger_rate, v.parsed("\"600/min\"", Rate::parse)),
         ),
         key(
             "memory",

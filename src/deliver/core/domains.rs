@@ -13,7 +13,7 @@ use crate::policy::site::{Resolution, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::{Claimed, Delivery, Handoff};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -244,8 +244,13 @@ impl Core {
     /// Forgets a domain that nothing waits for. True where it is not known any more.
     pub(super) fn forget_domain(&mut self, domain: &Domain, now: Timestamp) -> bool {
         let Some(entry) = self.domains.get(domain) else { return true };
-        // The limits that a rule gives a domain hold for all that are at its site, mail or none.
-        let ruled = || self.config.sites.rules.iter().any(|rule| rule.name == domain.as_str());
+        // The limits that a rule or an order gives a domain hold for all that are at its site, mail
+        // or none.
+        let ruled = || {
+            let mut rules = self.config.sites.rules.iter().map(|rule| rule.name.as_str());
+            let mut orders = self.orders.throttles().iter().map(|order| order.site.as_str());
+            rules.any(|name| name == domain.as_str()) || orders.any(|name| name == domain.as_str())
+        };
         let used = !entry.queues.is_empty()
             || !entry.jobs.is_empty()
             || entry.asking.is_some()
@@ -277,6 +282,16 @@ impl Core {
             },
         )
     }
+}
+
+/// Each domain whose mail has a way, with its site and that way.
+pub(super) fn places(
+    domains: &HashMap<Domain, Entry>,
+) -> impl Iterator<Item = (&str, SiteId, &Route)> {
+    domains.iter().filter_map(|(domain, entry)| match &entry.answer {
+        Answer::At(site, route) => Some((domain.as_str(), *site, &**route)),
+        _ => None,
+    })
 }
 
 fn dns_trouble(why: &str) -> Verdict {

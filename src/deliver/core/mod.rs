@@ -30,6 +30,7 @@ mod extent;
 mod feedback;
 mod in_order;
 mod links;
+mod orders;
 mod permits;
 mod queues;
 mod rounds;
@@ -52,6 +53,7 @@ use crate::config::Config;
 use crate::mail::message::Lane;
 use crate::policy::feedback::Complaint;
 use crate::policy::feedback::learned::Learned;
+use crate::policy::orders::Orders;
 use crate::policy::schedule::Plan;
 use crate::policy::site::route::Hop;
 use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
@@ -168,6 +170,8 @@ pub enum Command {
     Unreachable(Arc<str>, String),
     /// Tell that a site takes mail again, after so long.
     Recovered(Arc<str>, Duration),
+    /// Tell that these orders of the operator have come to their end.
+    Expired(Orders),
 }
 
 /// Everything a new connection needs to know.
@@ -198,6 +202,8 @@ enum Alarm {
     Tenant(String),
     /// DNS may answer again.
     Domain(Domain),
+    /// An order of the operator comes to its end.
+    Orders,
     /// Look at the next of everything.
     Sweep,
 }
@@ -227,6 +233,8 @@ pub struct Core {
     /// Queues to be looked at in the next step: their claims were carried out, or a hold has ended.
     to_recheck: Vec<QueueId>,
     commands: Vec<Command>,
+    /// Of the operator.
+    orders: Orders,
     all_held: bool,
     draining: bool,
 }
@@ -236,7 +244,7 @@ impl Core {
     /// hold from the start.
     #[must_use]
     pub fn new(config: Arc<Config>, rng: Rng, now: Timestamp) -> Self {
-        let directory = Directory::new(config.sites.default.clone(), config.sites.rules.clone());
+        let directory = Directory::new(config.sites.clone());
         let mut core = Self {
             config: Arc::clone(&config),
             rng,
@@ -256,6 +264,7 @@ impl Core {
             rounds: Rounds::default(),
             to_recheck: Vec::new(),
             commands: Vec::new(),
+            orders: Orders::default(),
             all_held: false,
             draining: false,
         };
@@ -314,6 +323,7 @@ impl Core {
                 Some((_, Alarm::Site(site))) => self.touched.insert(site),
                 Some((_, Alarm::Tenant(tenant))) => self.tenant_may(tenant, now),
                 Some((_, Alarm::Domain(domain))) => self.ask_again(&domain, now),
+                Some((_, Alarm::Orders)) => self.end_orders(now),
                 Some((_, Alarm::Sweep)) => self.sweep(now),
                 None => {}
             }

@@ -35,6 +35,8 @@ pub(super) struct Queue {
     alarm_at: Option<Timestamp>,
     /// Looked over for expired mail not before this.
     sweep_at: Timestamp,
+    /// The operator wants it not to be sent now.
+    pub(super) suspended: bool,
 }
 
 /// Where a queue's domain is.
@@ -52,7 +54,8 @@ impl Queue {
     /// Deliveries worth a plan now. Of those tried before, only a batch at a time is believed to be
     /// due, since the count does not tell.
     pub(super) fn due(&self, now: Timestamp, early: Duration) -> u32 {
-        if self.backlog.next_due > now.after(early) || self.paused_until > now {
+        let waits = self.suspended || self.paused_until > now;
+        if waits || self.backlog.next_due > now.after(early) {
             return 0;
         }
         let waiting = self.backlog.ready + self.backlog.deferred.min(u64::from(BATCH));
@@ -61,7 +64,7 @@ impl Queue {
 
     /// Never tried and not promised: what fills connections.
     pub(super) fn fresh(&self) -> u64 {
-        self.backlog.ready.saturating_sub(self.promised)
+        if self.suspended { 0 } else { self.backlog.ready.saturating_sub(self.promised) }
     }
 }
 
@@ -96,6 +99,7 @@ impl Core {
                     paused_until: Timestamp(0),
                     alarm_at: None,
                     sweep_at: now,
+                    suspended: false,
                 };
                 self.queues.insert(id, queue);
                 self.rounds.add_queue(id);
@@ -141,6 +145,7 @@ impl Core {
 
     /// Puts the queue in line where something is due, or sets its alarm.
     pub(super) fn queue_due(&mut self, id: QueueId, now: Timestamp) {
+        self.mind_suspensions(id, now);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if let Some(at) = queue.alarm_at.take() {
             self.alarms.remove(&(at, Alarm::Queue(id)));
@@ -238,6 +243,9 @@ impl Core {
         let Some(queue) = self.queues.get(&id) else { return String::new() };
         if self.all_held || queue.backlog.held > 0 {
             return "held by the operator".to_string();
+        }
+        if queue.suspended {
+            return "suspended by the operator".to_string();
         }
         match &queue.place {
             Place::Unknown(why) => why.clone(),

@@ -20,6 +20,7 @@ use crate::policy::site::route::{Route, hops};
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
+use crate::store::{Delivery, QueueKey};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -147,6 +148,19 @@ impl Core {
             let verdict = shut(&site.why);
             return self.commands.push(Command::Conclude(job, verdict));
         }
+        let origin = &job.transaction.head.origin;
+        let domain = |d: &Delivery| d.recipient.mailbox.domain().cloned();
+        let domain = job.transaction.deliveries.first().and_then(domain);
+        let key = QueueKey {
+            lane: origin.lane,
+            tenant: origin.tenant.clone(),
+            campaign: origin.campaign.clone(),
+            domain: domain.unwrap_or_else(|| self.config.hostname.clone()),
+        };
+        if self.is_suspended(&Place::At(id, Arc::clone(&route)), &key, now) {
+            return self.commands.push(Command::Release(job.transaction.leases()));
+        }
+        let Some(site) = self.sites.get(&id) else { return };
         job.route = Some(route);
         let limits = &site.limits;
         let most = limits.recipients_per_transaction.min(limits.deliveries_per_connection);
@@ -520,19 +534,23 @@ impl Site {
         }
     }
 
+    /// Connections that the configuration lets newsletters take.
+    pub(super) fn bulk_connections(&self) -> u32 {
+        let Limits { connections, reserved_for_direct, .. } = self.limits;
+        connections.saturating_sub(reserved_for_direct).max(1)
+    }
+
     /// True where what was learned keeps the lane below what the configuration allows.
     fn is_window_the_limit(&self, lane: Lane) -> bool {
-        let Limits { connections, reserved_for_direct, .. } = self.limits;
         match lane {
-            Lane::Bulk => self.window() < connections.saturating_sub(reserved_for_direct),
-            Lane::Direct => self.most(lane) < connections,
+            Lane::Bulk => self.window() < self.bulk_connections(),
+            Lane::Direct => self.most(lane) < self.limits.connections,
         }
     }
 
     /// Connections that may be busy with newsletters.
     fn most_for_bulk(&self) -> u32 {
-        let Limits { connections, reserved_for_direct, .. } = self.limits;
-        self.window().min(connections.saturating_sub(reserved_for_direct)).max(1)
+        self.window().min(self.bulk_connections())
     }
 }
 

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Semaphore;
 
 mod feedback;
+#[cfg(test)]
+mod orders;
 mod pace;
 
 const START: Timestamp = Timestamp(1_795_394_728_000);
@@ -263,6 +265,7 @@ impl World {
             }
             Command::Unreachable(..) => self.told.push("unreachable"),
             Command::Recovered(..) => self.told.push("recovered"),
+            Command::Expired(_) => self.told.push("expired"),
             Command::Release(leases) => self.released += leases.len(),
             Command::Conclude(..) => self.concluded += 1,
             Command::GiveUp(claim, _) => {

@@ -8,10 +8,12 @@
 //! * A domain is of one site; domains with equal MX names or equal addresses are of the same one.
 //! * Memory follows the sites in use: [`Directory::forget`] takes out the rest.
 
-use super::provider::{Provider, is_below, limits};
+use super::limits::{Sayers, explain, limits};
+use super::provider::{PROVIDERS, Provider, is_below};
 use super::route::Route;
-use super::{Limits, SiteRule};
-use std::collections::HashMap;
+use super::{Effective, Limits, SiteRule, Sites};
+use crate::policy::orders::ThrottleOrder;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Number of a site while it is known.
@@ -26,8 +28,10 @@ pub struct Site {
     /// What it may be burdened with.
     pub limits: Limits,
     provider: Option<&'static Provider>,
-    /// A rule by name is final; one by domain may still come.
-    has_rule: bool,
+    /// Its section, by its place among them. One by name is final; one by domain may still come.
+    rule: Option<usize>,
+    /// Names of overrides that mean it.
+    called: BTreeSet<String>,
     keys: Vec<Key>,
 }
 
@@ -51,8 +55,9 @@ pub struct Placed {
 /// All sites in use.
 #[derive(Debug)]
 pub struct Directory {
-    default: Limits,
-    rules: Vec<SiteRule>,
+    config: Sites,
+    /// In the order in which they were given.
+    overrides: Vec<ThrottleOrder>,
     sites: HashMap<SiteId, Site>,
     by_key: HashMap<Key, SiteId>,
     next: u32,
@@ -61,8 +66,14 @@ pub struct Directory {
 impl Directory {
     /// No site yet.
     #[must_use]
-    pub fn new(default: Limits, rules: Vec<SiteRule>) -> Self {
-        Self { default, rules, sites: HashMap::new(), by_key: HashMap::new(), next: 0 }
+    pub fn new(config: Sites) -> Self {
+        Self {
+            config,
+            overrides: Vec::new(),
+            sites: HashMap::new(),
+            by_key: HashMap::new(),
+            next: 0,
+        }
     }
 
     /// The site of `domain`, whose mail takes this route.
@@ -71,16 +82,19 @@ impl Directory {
         let mut names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
         names.sort_unstable();
         names.dedup();
-        let first = hosts.first().map_or(domain, |h| h.name.as_str());
+        let first = first_host(domain, route);
         let provider = Provider::of_host(first);
-        let rule = self.rule(domain, first, provider).cloned();
+        let found = self.rule(domain, first, provider);
+        let rule = found.and_then(|n| self.config.rules.get(n)).cloned();
 
         let mut keys = Vec::new();
         // A provider, and a rule by MX suffix, gather hosts of many names.
         let by_suffix = rule.as_ref().is_some_and(|r| is_below(first, &r.name));
         match (provider, &rule) {
-            (Some(provider), _) => keys.push(Key::Name(provider.name.to_string())),
-            (None, Some(rule)) if by_suffix => keys.push(Key::Name(rule.name.clone())),
+            (Some(provider), _) if !provider.regional => {
+                keys.push(Key::Name(provider.name.to_string()))
+            }
+            (_, Some(rule)) if by_suffix => keys.push(Key::Name(rule.name.clone())),
             _ => {}
         }
         keys.push(Key::Hosts(names));
@@ -89,8 +103,89 @@ impl Directory {
         let (site, is_new) =
             known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
         self.learn(site, keys);
-        let ruled = self.apply(site, rule.as_ref());
-        Placed { site, changed: is_new || ruled }
+        let ruled = self.apply(site, found);
+        let called = self.note_names(site, domain, first);
+        if ruled || called {
+            self.retune(site);
+        }
+        Placed { site, changed: is_new || ruled || called }
+    }
+
+    /// Puts these overrides in place of those before, and gives back the sites whose limits they
+    /// changed. `places` are the domains that are known, each with its site and route: where a
+    /// name is new, they are looked through for it.
+    pub fn overrule<'a>(
+        &mut self,
+        overrides: &[ThrottleOrder],
+        places: impl Iterator<Item = (&'a str, SiteId, &'a Route)>,
+    ) -> Vec<SiteId> {
+        let names = |all: &[ThrottleOrder]| -> BTreeSet<String> {
+            all.iter().map(|order| order.site.clone()).collect()
+        };
+        let (before, now) = (names(&self.overrides), names(overrides));
+        self.overrides = overrides.to_vec();
+        let mut touched = BTreeSet::new();
+        for (id, site) in &mut self.sites {
+            if !site.called.is_empty() {
+                touched.insert(*id);
+                site.called.retain(|name| now.contains(name));
+            }
+        }
+        let new: Vec<&String> = now.difference(&before).collect();
+        if !new.is_empty() {
+            for (domain, id, route) in places {
+                let Some(site) = self.sites.get_mut(&id) else { continue };
+                let first = first_host(domain, route);
+                let meant = new.iter().filter(|name| site.is_called(name, domain, first));
+                let meant: Vec<String> = meant.map(|name| (*name).clone()).collect();
+                if !meant.is_empty() {
+                    site.called.extend(meant);
+                    touched.insert(id);
+                }
+            }
+        }
+        touched.into_iter().filter(|id| self.retune(*id)).collect()
+    }
+
+    /// True where `name` means the site of this domain with this route, as a section of the
+    /// configuration would.
+    #[must_use]
+    pub fn is_called(&self, site: SiteId, name: &str, domain: &str, route: &Route) -> bool {
+        let first = first_host(domain, route);
+        self.sites.get(&site).is_some_and(|site| site.is_called(name, domain, first))
+    }
+
+    /// The site that goes by this name: its own, its provider's, or an MX host's.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<SiteId> {
+        let of_host = |keys: &[Key]| {
+            keys.iter()
+                .any(|key| matches!(key, Key::Hosts(hosts) if hosts.iter().any(|h| h == name)))
+        };
+        let find = |test: &dyn Fn(&Site) -> bool| {
+            self.sites.iter().filter(|(_, site)| test(site)).map(|(id, _)| *id).min()
+        };
+        find(&|site| site.name == name)
+            .or_else(|| find(&|site| site.provider.is_some_and(|p| p.is_called(name))))
+            .or_else(|| find(&|site| of_host(&site.keys)))
+    }
+
+    /// Every limit of a site, and who says so.
+    #[must_use]
+    pub fn explain(&self, site: SiteId) -> Vec<Effective> {
+        self.sites.get(&site).map(|site| self.said_of(site)).unwrap_or_default()
+    }
+
+    /// The same for a site of which the name alone is known: a domain, an MX host, a provider.
+    #[must_use]
+    pub fn foresee(&self, name: &str) -> Vec<Effective> {
+        let called = PROVIDERS.iter().find(|provider| provider.is_called(name));
+        let provider = called.or_else(|| Provider::of_host(name));
+        let rule = self.rule(name, name, provider);
+        let site = Site::new(provider.map_or(name, |p| p.name), provider, rule);
+        let means = |order: &&ThrottleOrder| site.is_called(&order.site, name, name);
+        let called = self.overrides.iter().filter(means).map(|order| order.site.clone()).collect();
+        self.said_of(&Site { called, ..site })
     }
 
     /// The site's data while it is known.
@@ -106,29 +201,23 @@ impl Directory {
         }
     }
 
-    /// The section that holds for the domain: by provider, by MX suffix, by the domain itself.
-    fn rule(&self, domain: &str, host: &str, provider: Option<&Provider>) -> Option<&SiteRule> {
-        let find = |test: &dyn Fn(&SiteRule) -> bool| self.rules.iter().find(|r| test(r));
+    /// The section that holds for the domain, by its place: by provider, by MX suffix, by the
+    /// domain itself.
+    fn rule(&self, domain: &str, host: &str, provider: Option<&Provider>) -> Option<usize> {
+        let find = |test: &dyn Fn(&SiteRule) -> bool| self.config.rules.iter().position(test);
         provider
             .and_then(|p| find(&|r| p.is_called(&r.name)))
             .or_else(|| find(&|r| is_below(host, &r.name)))
             .or_else(|| find(&|r| r.name == domain))
     }
 
-    fn open(&mut self, name: &str, provider: Option<&'static Provider>) -> SiteId {
-        let site = SiteId(self.next);
+    fn open(&mut self, first: &str, provider: Option<&'static Provider>) -> SiteId {
+        let id = SiteId(self.next);
         self.next = self.next.wrapping_add(1);
-        self.sites.insert(
-            site,
-            Site {
-                name: provider.map_or(name, |p| p.name).to_string(),
-                limits: limits(&self.default, provider, None),
-                provider,
-                has_rule: false,
-                keys: Vec::new(),
-            },
-        );
-        site
+        let name = provider.filter(|p| !p.regional).map_or(first, |p| p.name);
+        self.sites.insert(id, Site::new(name, provider, None));
+        self.retune(id);
+        id
     }
 
     fn learn(&mut self, id: SiteId, keys: Vec<Key>) {
@@ -148,38 +237,91 @@ impl Directory {
     }
 
     /// The first rule found for one of a site's domains is the site's.
-    fn apply(&mut self, site: SiteId, rule: Option<&SiteRule>) -> bool {
+    fn apply(&mut self, site: SiteId, rule: Option<usize>) -> bool {
         let (Some(site), Some(rule)) = (self.sites.get_mut(&site), rule) else { return false };
-        if site.has_rule {
+        if site.rule.is_some() {
             return false;
         }
-        site.has_rule = true;
-        site.name.clone_from(&rule.name);
-        site.limits = limits(&self.default, site.provider, Some(rule));
+        site.rule = Some(rule);
+        if let Some(rule) = self.config.rules.get(rule) {
+            site.name.clone_from(&rule.name);
+        }
         true
     }
+
+    /// Remembers the overrides that mean a site by this domain; true where there is a new one.
+    fn note_names(&mut self, site: SiteId, domain: &str, first: &str) -> bool {
+        let Some(site) = self.sites.get_mut(&site) else { return false };
+        let before = site.called.len();
+        for order in &self.overrides {
+            if !site.called.contains(&order.site) && site.is_called(&order.site, domain, first) {
+                site.called.insert(order.site.clone());
+            }
+        }
+        site.called.len() > before
+    }
+
+    /// Brings a site's limits up to date; true where they changed.
+    fn retune(&mut self, id: SiteId) -> bool {
+        let limits = limits(&self.explain(id));
+        match self.sites.get_mut(&id) {
+            Some(site) if site.limits != limits => {
+                site.limits = limits;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn said_of(&self, site: &Site) -> Vec<Effective> {
+        let live: Vec<&ThrottleOrder> =
+            self.overrides.iter().filter(|order| site.called.contains(&order.site)).collect();
+        let rule = site.rule.and_then(|n| self.config.rules.get(n));
+        explain(Sayers { live: &live, rule, provider: site.provider, sites: &self.config })
+    }
+}
+
+impl Site {
+    /// Its limits are still to be found.
+    fn new(name: &str, provider: Option<&'static Provider>, rule: Option<usize>) -> Self {
+        Self {
+            name: name.to_string(),
+            limits: limits(&[]),
+            provider,
+            rule,
+            called: BTreeSet::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    /// By its name, its provider's, the suffix of this host, or this domain.
+    fn is_called(&self, name: &str, domain: &str, host: &str) -> bool {
+        self.name == name
+            || self.provider.is_some_and(|provider| provider.is_called(name))
+            || is_below(host, name)
+            || domain == name
+    }
+}
+
+/// By which a site of no provider is named, and found by suffixes.
+fn first_host<'a>(domain: &'a str, route: &'a Route) -> &'a str {
+    route.hosts.first().map_or(domain, |host| host.name.as_str())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::site::MxHost;
+    use crate::base::time::Timestamp;
+    use crate::policy::site::setting::Setting;
+    use crate::policy::site::{MxHost, sites};
 
     fn directory(rules: &[(&str, u32)]) -> Directory {
-        let default = Limits {
-            connections: 10,
-            reserved_for_direct: 2,
-            deliveries_per_connection: 100,
-            recipients_per_transaction: 100,
-            rates: Vec::new(),
-            connection_rates: Vec::new(),
-        };
-        let rule = |(name, connections): &(&str, u32)| SiteRule {
-            name: (*name).to_string(),
-            connections: Some(*connections),
-            ..SiteRule::default()
-        };
-        Directory::new(default, rules.iter().map(rule).collect())
+        Directory::new(sites(10, rules))
+    }
+
+    fn order(site: &str, setting: &str) -> ThrottleOrder {
+        let setting = Setting::parse(setting).unwrap();
+        ThrottleOrder { site: site.into(), setting, since: Timestamp(0), until: None }
     }
 
     fn route(hosts: &[(&str, &str)]) -> Route {
@@ -244,5 +386,93 @@ mod tests {
         d.forget(a.site);
         assert!(d.get(a.site).is_none() && d.by_key.is_empty());
         assert!(d.place("a.test", &route(&[("mx.a.test", "192.0.2.1")])).changed);
+    }
+    #[test]
+    fn an_override_is_found_by_every_name_that_a_section_is() {
+        let google = route(&[("aspmx.l.google.com", "192.0.2.1")]);
+        let other = route(&[("mx1.mail.host", "192.0.2.2")]);
+        for (name, domain, hosts) in [
+            ("gmail.com", "shop.test", &google),
+            ("googlemail.com", "shop.test", &google),
+            ("l.google.com", "shop.test", &google),
+            ("shop.test", "shop.test", &google),
+            ("mail.host", "b.test", &other),
+            ("mx1.mail.host", "b.test", &other),
+            ("b.test", "b.test", &other),
+        ] {
+            let orders = [order(name, "connections=3")];
+            let mut early = directory(&[]);
+            assert_eq!(early.overrule(&orders, std::iter::empty()), []);
+            let site = early.place(domain, hosts).site;
+            let mut late = directory(&[]);
+            let id = late.place(domain, hosts).site;
+            let changed = late.overrule(&orders, [(domain, id, hosts)].into_iter());
+            assert_eq!(changed, [id], "{name}");
+            for (d, id) in [(&early, site), (&late, id)] {
+                assert_eq!(d.get(id).unwrap().limits.connections, 3, "{name}");
+                assert!(d.is_called(id, name, domain, hosts));
+            }
+            assert!(!late.place(domain, hosts).changed, "known already");
+            assert_eq!(late.overrule(&[], std::iter::empty()), [id]);
+            assert_eq!(late.get(id).unwrap().limits.connections, 10, "{name}");
+        }
+        let mut d = directory(&[]);
+        let id = d.place("b.test", &other).site;
+        let orders = [order("c.test", "connections=3"), order("host.mail", "connections=3")];
+        assert_eq!(d.overrule(&orders, [("b.test", id, &other)].into_iter()), []);
+        assert!(d.place("c.test", &other).changed, "served there, too");
+        assert_eq!(d.get(id).unwrap().limits.connections, 3);
+    }
+
+    #[test]
+    fn of_two_overrides_the_later_counts_and_the_section_keeps_the_rest() {
+        let mut d = directory(&[("google.com", 33)]);
+        let hosts = route(&[("aspmx.l.google.com", "192.0.2.1")]);
+        let id = d.place("gmail.com", &hosts).site;
+        let places = || [("gmail.com", id, &hosts)].into_iter();
+        let orders = [order("gmail.com", "rate=1/s"), order("google.com", "rate=2/s")];
+        d.overrule(&orders, places());
+        let limits = &d.get(id).unwrap().limits;
+        assert_eq!((limits.rates[0].count, limits.connections), (2, 33));
+        let [first, second] = orders;
+        let swapped = [second, first];
+        assert_eq!(d.overrule(&swapped, places()), [id]);
+        assert_eq!(d.get(id).unwrap().limits.rates[0].count, 1);
+        assert_eq!(d.overrule(&swapped[..1], places()), [id]);
+        assert_eq!(d.overrule(&swapped[..1], places()), [], "nothing changed");
+    }
+
+    #[test]
+    fn regions_of_one_provider_are_sites_of_their_own() {
+        let mut d = directory(&[]);
+        let eu = d.place("a.test", &route(&[("eu-smtp-inbound-1.mimecast.com", "192.0.2.1")]));
+        let us = d.place("b.test", &route(&[("us-smtp-inbound-1.mimecast.com", "192.0.2.2")]));
+        assert_ne!(eu.site, us.site);
+        let site = d.get(eu.site).unwrap();
+        assert_eq!(site.name, "eu-smtp-inbound-1.mimecast.com");
+        assert_eq!((site.limits.connections, site.limits.deliveries_per_connection), (10, 100));
+    }
+
+    #[test]
+    fn what_would_hold_is_told_by_a_name_alone() {
+        let mut d = directory(&[("mail.host", 4), ("b.test", 5)]);
+        d.overrule(&[order("google.com", "connections=3")], std::iter::empty());
+        for (name, shown) in [
+            ("gmail.com", "3 live (google.com), until cleared"),
+            ("googlemail.com", "3 live (google.com), until cleared"),
+            ("aspmx.l.google.com", "3 live (google.com), until cleared"),
+            ("mx7.mail.host", "4 [sites.\"mail.host\"] (line 1)"),
+            ("b.test", "5 [sites.\"b.test\"] (line 1)"),
+            ("icloud.com", "10 provider icloud.com"),
+            ("c.test", "10 default"),
+        ] {
+            let all = d.foresee(name);
+            assert_eq!(format!("{} {}", all[0].value, all[0].source), shown, "{name}");
+        }
+        let id = d.place("shop.test", &route(&[("aspmx.l.google.com", "192.0.2.1")])).site;
+        for name in ["gmail.com", "google.com", "aspmx.l.google.com"] {
+            assert_eq!(d.find(name), Some(id), "{name}");
+        }
+        assert_eq!(d.find("shop.test"), None, "domains are known elsewhere");
     }
 }

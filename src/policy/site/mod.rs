@@ -1,57 +1,34 @@
 //! Sites: which domains share their MX hosts, under which name, with which limits.
 //!
 //! [`Directory`] gives each resolved domain its site, [`provider`] knows the big receivers,
-//! [`route`] says which addresses of a site to try in which order.
+//! [`limits`] what may be asked of it and why, [`route`] which of its addresses to try in which
+//! order.
 
 mod directory;
+pub mod limits;
 pub mod provider;
+pub mod rate;
 pub mod route;
+pub mod setting;
 
 pub use directory::{Directory, Placed, Site, SiteId};
+pub use limits::{Effective, Limits, Source};
+pub use rate::Rate;
 
+use self::setting::LimitKey;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
-/// So many in a window: `100/s`, `6000/min`, `5000/h`, `20000/d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// At least 1.
-    pub count: u32,
-    /// Length of the window.
-    pub per: Duration,
-}
-
-/// As it is written in the configuration.
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.per.as_secs() {
-            1 => write!(f, "{}/s", self.count),
-            60 => write!(f, "{}/min", self.count),
-            3_600 => write!(f, "{}/h", self.count),
-            86_400 => write!(f, "{}/d", self.count),
-            _ => write!(f, "{}/{:?}", self.count, self.per),
-        }
-    }
-}
-
-/// What a site may be burdened with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections open at once, to the site in all and to any one of its addresses.
-    pub connections: u32,
-    /// Of these, how many bulk mail never takes; less than `connections` unless that is 1.
-    pub reserved_for_direct: u32,
-    /// Deliveries over one connection before it is closed.
-    pub deliveries_per_connection: u32,
-    /// Recipients in one transaction.
-    pub recipients_per_transaction: u32,
-    /// Messages in windows, all of which hold; none: no limit.
-    pub rates: Vec<Rate>,
-    /// New connections in windows, all of which hold; none: no limit.
-    pub connection_rates: Vec<Rate>,
+/// `[sites.*]` of the configuration.
+#[derive(Clone, Debug)]
+pub struct Sites {
+    /// `[sites.default]`
+    pub default: Limits,
+    /// Which of these the file states, and on which line.
+    pub default_lines: Vec<(LimitKey, usize)>,
+    /// The others, in the order of the file.
+    pub rules: Vec<SiteRule>,
 }
 
 /// Limits given for a site in the configuration; `None` leaves the value to the provider's or the
@@ -72,6 +49,8 @@ pub struct SiteRule {
     pub rates: Option<Vec<Rate>>,
     /// See [`Limits`].
     pub connection_rates: Option<Vec<Rate>>,
+    /// Which of these the file states, and on which line.
+    pub lines: Vec<(LimitKey, usize)>,
 }
 
 /// One MX host of a domain, with its addresses.
@@ -189,4 +168,62 @@ pub struct SiteStatus {
     pub waiting: Vec<Waiting>,
     /// Tenants with mail here that may not send.
     pub resting: Vec<Resting>,
+}
+
+/// What holds for a site and how it does, as an operator sees it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SiteLimits {
+    /// Its name; where no site is known by the name that was asked for, that.
+    pub site: String,
+    /// A site is known by that name; else the limits are those that would hold.
+    pub in_use: bool,
+    /// Domains found there lately.
+    pub domains: usize,
+    /// Every limit.
+    pub limits: Vec<Effective>,
+    /// Open connections.
+    pub connections: u32,
+    /// Deliveries done in the last minute.
+    pub rate_per_minute: u64,
+    /// May it be sent to; `None` where it is not in use.
+    pub gate: Option<Gate>,
+    /// Last trouble and until when, for people; empty where there is none.
+    pub why: String,
+}
+
+impl SiteLimits {
+    /// What would hold for a site of which the name alone is known.
+    #[must_use]
+    pub fn foreseen(name: &str, directory: &Directory) -> Self {
+        Self {
+            site: name.to_string(),
+            in_use: false,
+            domains: 0,
+            limits: directory.foresee(name),
+            connections: 0,
+            rate_per_minute: 0,
+            gate: None,
+            why: String::new(),
+        }
+    }
+}
+
+/// Limits for tests: connections of all sites, and of some.
+#[cfg(test)]
+pub(crate) fn sites(connections: u32, rules: &[(&str, u32)]) -> Sites {
+    let default = Limits {
+        connections,
+        reserved_for_direct: 2,
+        deliveries_per_connection: 100,
+        recipients_per_transaction: 100,
+        rates: Vec::new(),
+        connection_rates: Vec::new(),
+    };
+    let rule = |(name, connections): &(&str, u32)| SiteRule {
+        name: (*name).to_string(),
+        connections: Some(*connections),
+        lines: vec![(LimitKey::Connections, 1)],
+        ..SiteRule::default()
+    };
+    Sites { default, default_lines: Vec::new(), rules: rules.iter().map(rule).collect() }
 }

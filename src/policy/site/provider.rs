@@ -4,7 +4,9 @@
 //! Limits come from the receivers' own postmaster pages where they publish any; `[sites."NAME"]`
 //! overrides them.
 
-use super::{Limits, Rate, SiteRule};
+use super::Rate;
+use super::setting::{LimitKey, Value};
+use std::time::Duration;
 
 /// One operator.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +17,29 @@ pub struct Provider {
     pub aliases: &'static [&'static str],
     /// Its MX hosts end in one of these.
     pub mx_suffixes: &'static [&'static str],
-    /// Connections, deliveries per connection.
-    limits: (u32, u32),
+    /// Its hosts are several sites, by region, and what is stated holds for each.
+    pub regional: bool,
+    /// What it states; the rest is as for all.
+    limits: &'static [(LimitKey, Stated)],
+}
+
+/// A value that can be written down here.
+#[derive(Clone, Copy, Debug)]
+enum Stated {
+    Count(u32),
+    Rates(&'static [Rate]),
+}
+
+const fn connections(count: u32) -> (LimitKey, Stated) {
+    (LimitKey::Connections, Stated::Count(count))
+}
+
+const fn deliveries(per_connection: u32) -> (LimitKey, Stated) {
+    (LimitKey::DeliveriesPerConnection, Stated::Count(per_connection))
+}
+
+const fn rate(rates: &'static [Rate]) -> (LimitKey, Stated) {
+    (LimitKey::Rate, Stated::Rates(rates))
 }
 
 /// In the order they are tried.
@@ -25,49 +48,124 @@ pub const PROVIDERS: &[Provider] = &[
         name: "gmail.com",
         aliases: &["google.com", "googlemail.com"],
         mx_suffixes: &["google.com", "googlemail.com", "smtp.goog"],
-        limits: (10, 50),
+        regional: false,
+        limits: &[connections(10), deliveries(50)],
     },
     Provider {
         name: "yahoo.com",
         aliases: &["aol.com", "ymail.com"],
         mx_suffixes: &["yahoodns.net"],
-        limits: (10, 20),
+        regional: false,
+        limits: &[connections(10), deliveries(20)],
+    },
+    Provider {
+        name: "yahoo.co.jp",
+        aliases: &["ymail.ne.jp"],
+        mx_suffixes: &["mail.yahoo.co.jp"],
+        regional: false,
+        limits: &[
+            connections(2),
+            deliveries(20),
+            rate(&[Rate { count: 10, per: Duration::from_secs(1) }]),
+        ],
     },
     Provider {
         name: "outlook.com",
         aliases: &["hotmail.com", "live.com", "msn.com"],
         mx_suffixes: &["olc.protection.outlook.com"],
-        limits: (5, 50),
+        regional: false,
+        limits: &[connections(5), deliveries(50)],
     },
     Provider {
         name: "office365",
         aliases: &["protection.outlook.com"],
         mx_suffixes: &["mail.protection.outlook.com", "mx.microsoft"],
-        limits: (10, 50),
+        regional: false,
+        limits: &[connections(10), deliveries(50)],
     },
     Provider {
         name: "icloud.com",
         aliases: &["me.com", "mac.com"],
         mx_suffixes: &["mail.icloud.com"],
-        limits: (10, 5),
+        regional: false,
+        limits: &[connections(10), deliveries(5)],
     },
     Provider {
         name: "gmx.net",
         aliases: &["web.de", "gmx.de", "gmx.com"],
         mx_suffixes: &["gmx.net", "web.de"],
-        limits: (4, 20),
+        regional: false,
+        limits: &[connections(4), deliveries(20)],
+    },
+    Provider {
+        name: "mail.com",
+        aliases: &["email.com"],
+        mx_suffixes: &["mail.com"],
+        regional: false,
+        limits: &[deliveries(100)],
+    },
+    Provider {
+        name: "t-online.de",
+        aliases: &["magenta.de"],
+        mx_suffixes: &["t-online.de"],
+        regional: false,
+        limits: &[connections(3), deliveries(20)],
     },
     Provider {
         name: "orange.fr",
         aliases: &["wanadoo.fr"],
         mx_suffixes: &["orange.fr", "wanadoo.fr"],
-        limits: (2, 100),
+        regional: false,
+        limits: &[connections(2), deliveries(100)],
+    },
+    Provider {
+        name: "kpnmail.nl",
+        aliases: &["kpn.com", "planet.nl", "hetnet.nl"],
+        mx_suffixes: &["kpnmail.nl"],
+        regional: false,
+        limits: &[connections(10), deliveries(10)],
     },
     Provider {
         name: "comcast.net",
         aliases: &["xfinity.com"],
         mx_suffixes: &["comcast.net"],
-        limits: (25, 1_000),
+        regional: false,
+        limits: &[connections(25), deliveries(1_000)],
+    },
+    Provider {
+        name: "netvigator.com",
+        aliases: &[],
+        mx_suffixes: &["netvigator.com"],
+        regional: false,
+        limits: &[connections(5), deliveries(10)],
+    },
+    Provider {
+        name: "qq.com",
+        aliases: &["foxmail.com"],
+        mx_suffixes: &["qq.com"],
+        regional: false,
+        limits: &[connections(4), deliveries(8)],
+    },
+    Provider {
+        name: "163.com",
+        aliases: &["126.com", "yeah.net"],
+        mx_suffixes: &["mxmail.netease.com"],
+        regional: false,
+        limits: &[connections(4), deliveries(7)],
+    },
+    Provider {
+        name: "barracuda",
+        aliases: &["barracudanetworks.com"],
+        mx_suffixes: &["barracudanetworks.com"],
+        regional: false,
+        limits: &[connections(10), deliveries(15)],
+    },
+    Provider {
+        name: "mimecast",
+        aliases: &["mimecast.com"],
+        mx_suffixes: &["mimecast.com", "mimecast.co.za", "mimecast-offshore.com"],
+        regional: true,
+        limits: &[connections(10), deliveries(100)],
     },
 ];
 
@@ -84,6 +182,15 @@ impl Provider {
         PROVIDERS.iter().find(|p| p.mx_suffixes.iter().any(|suffix| is_below(host, suffix)))
     }
 
+    /// What it states of this limit.
+    pub(super) fn get(&self, key: LimitKey) -> Option<Value> {
+        let (_, stated) = self.limits.iter().find(|(stated, _)| *stated == key)?;
+        Some(match stated {
+            Stated::Count(count) => Value::Count(*count),
+            Stated::Rates(rates) => Value::Rates(rates.to_vec()),
+        })
+    }
+
     /// True where a section `[sites."name"]` means this provider.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
@@ -91,39 +198,10 @@ impl Provider {
     }
 }
 
-/// What holds for a site: its rule over its provider over the default.
-#[must_use]
-pub fn limits(default: &Limits, provider: Option<&Provider>, rule: Option<&SiteRule>) -> Limits {
-    let mut limits = default.clone();
-    if let Some(provider) = provider {
-        (limits.connections, limits.deliveries_per_connection) = provider.limits;
-    }
-    let Some(rule) = rule else { return settled(limits) };
-    let set = |value: &mut u32, given: Option<u32>| *value = given.unwrap_or(*value);
-    set(&mut limits.connections, rule.connections);
-    set(&mut limits.reserved_for_direct, rule.reserved_for_direct);
-    set(&mut limits.deliveries_per_connection, rule.deliveries_per_connection);
-    set(&mut limits.recipients_per_transaction, rule.recipients_per_transaction);
-    let set = |rates: &mut Vec<Rate>, given: &Option<Vec<Rate>>| {
-        if let Some(given) = given {
-            rates.clone_from(given);
-        }
-    };
-    set(&mut limits.rates, &rule.rates);
-    set(&mut limits.connection_rates, &rule.connection_rates);
-    settled(limits)
-}
-
-/// Bulk mail keeps at least one connection, whatever the three sources add up to.
-fn settled(mut limits: Limits) -> Limits {
-    limits.reserved_for_direct =
-        limits.reserved_for_direct.min(limits.connections.saturating_sub(1));
-    limits
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::site::setting::Setting;
 
     #[test]
     fn suffixes_end_at_a_label() {
@@ -143,30 +221,39 @@ mod tests {
             ("mx00.emig.gmx.net", "gmx.net"),
             ("smtp-in.orange.fr", "orange.fr"),
             ("mx1a1.comcast.net", "comcast.net"),
+            ("mx00.mail.com", "mail.com"),
+            ("eu-smtp-inbound-1.mimecast.com", "mimecast"),
+            ("za-smtp-inbound-2.mimecast.co.za", "mimecast"),
+            ("mx.kpnmail.nl", "kpnmail.nl"),
+            ("d12345a.ess.barracudanetworks.com", "barracuda"),
+            ("mx1.netvigator.com", "netvigator.com"),
+            ("mx3.qq.com", "qq.com"),
+            ("163mx01.mxmail.netease.com", "163.com"),
+            ("mx5.mail.yahoo.co.jp", "yahoo.co.jp"),
+            ("mx03.t-online.de", "t-online.de"),
         ] {
             assert_eq!(Provider::of_host(host).map(|p| p.name), Some(name), "{host}");
         }
-        assert!(Provider::of_host("mx.example.com").is_none());
+        for host in ["mx.example.com", "mx.gmail.com", "mx.notqq.com", "mail.com.example"] {
+            assert!(Provider::of_host(host).is_none(), "{host}");
+        }
     }
 
     #[test]
-    fn a_rule_wins_over_the_provider_and_that_over_the_default() {
-        let default = Limits {
-            connections: 7,
-            reserved_for_direct: 2,
-            deliveries_per_connection: 70,
-            recipients_per_transaction: 100,
-            rates: Vec::new(),
-            connection_rates: Vec::new(),
-        };
-        let google = Provider::of_host("aspmx.l.google.com");
-        assert_eq!(limits(&default, None, None), default);
-        assert_eq!(limits(&default, google, None).connections, 10);
-        let rule = SiteRule { connections: Some(1), ..SiteRule::default() };
-        let got = limits(&default, google, Some(&rule));
-        assert_eq!(
-            (got.connections, got.reserved_for_direct, got.deliveries_per_connection),
-            (1, 0, 50)
-        );
+    fn no_name_means_two_and_all_that_is_stated_is_in_range() {
+        let mut names: Vec<&str> = Vec::new();
+        for provider in PROVIDERS {
+            names.extend([provider.name].iter().chain(provider.aliases));
+            for (key, _) in provider.limits {
+                let value = provider.get(*key).unwrap();
+                assert_eq!(Setting::new(*key, value).map(|s| s.key()), Ok(*key));
+            }
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        let japan = Provider::of_host("mx1.mail.yahoo.co.jp").unwrap();
+        assert_eq!(japan.get(LimitKey::Rate).unwrap().to_string(), "10/s");
     }
 }

@@ -309,7 +309,9 @@ impl<S: Store> World<S> {
                 self.settle(&job.transaction, &verdicts, "");
             }
             Command::GiveUp(claim, verdict) => self.give_up(&claim, &verdict),
-            Command::Unreachable(..) | Command::Recovered(..) => self.figures.told += 1,
+            Command::Expired(_) | Command::Unreachable(..) | Command::Recovered(..) => {
+                self.figures.told += 1
+            }
         }
     }
 

@@ -1,11 +1,14 @@
 //! What the on-call staff see of the sites.
 
 use super::{Lines, Site};
+use crate::base::address::Domain;
 use crate::base::time::Timestamp;
 use crate::deliver::core::Core;
+use crate::deliver::core::domains::places;
+use crate::deliver::core::queues::Place;
 use crate::deliver::tenants::Tenants;
 use crate::mail::message::Lane;
-use crate::policy::site::{Gate, Rate, Resting, SiteStatus};
+use crate::policy::site::{Gate, Rate, Resting, SiteId, SiteLimits, SiteStatus};
 use std::collections::BTreeSet;
 
 /// Deliveries per minute, from two counting minutes.
@@ -105,28 +108,8 @@ impl Site {
 impl Core {
     /// All sites with mail or connections, and domains that DNS does not find.
     pub(in crate::deliver::core) fn site_status(&mut self, now: Timestamp) -> Vec<SiteStatus> {
-        let mut all = Vec::with_capacity(self.sites.len());
-        for site in self.sites.values_mut() {
-            let queues = site.routes.values().flat_map(|r| &r.queues);
-            let domains: BTreeSet<String> = queues
-                .filter_map(|q| self.queues.get(q))
-                .map(|q| q.backlog.key.domain.to_string())
-                .collect();
-            let (gate, why) = site.gate(now);
-            let resting = site.resting(&self.tenants, now);
-            all.push(SiteStatus {
-                site: site.name.to_string(),
-                domains: domains.into_iter().collect(),
-                connections: u32::try_from(site.links.len()).unwrap_or(u32::MAX),
-                connections_max: site.limits.connections,
-                rate_per_minute: site.meter.per_minute(now),
-                gate,
-                why,
-                window: site.window(),
-                waiting: site.waiting(now),
-                resting,
-            });
-        }
+        let ids: Vec<SiteId> = self.sites.keys().copied().collect();
+        let mut all: Vec<_> = ids.into_iter().filter_map(|id| self.status_of(id, now)).collect();
         for (domain, why) in self.failing_domains() {
             all.push(SiteStatus {
                 site: domain.to_string(),
@@ -143,5 +126,53 @@ impl Core {
         }
         all.sort_by(|a, b| a.site.cmp(&b.site));
         all
+    }
+
+    fn status_of(&mut self, id: SiteId, now: Timestamp) -> Option<SiteStatus> {
+        let site = self.sites.get_mut(&id)?;
+        let queues = site.routes.values().flat_map(|r| &r.queues);
+        let domains: BTreeSet<String> = queues
+            .filter_map(|q| self.queues.get(q))
+            .map(|q| q.backlog.key.domain.to_string())
+            .collect();
+        let (gate, why) = site.gate(now);
+        let resting = site.resting(&self.tenants, now);
+        Some(SiteStatus {
+            site: site.name.to_string(),
+            domains: domains.into_iter().collect(),
+            connections: u32::try_from(site.links.len()).unwrap_or(u32::MAX),
+            connections_max: site.limits.connections,
+            rate_per_minute: site.meter.per_minute(now),
+            gate,
+            why,
+            window: site.window(),
+            waiting: site.waiting(now),
+            resting,
+        })
+    }
+
+    /// Every limit of a site, who says so, and how the site does. For a name that no site is known
+    /// by, what would hold.
+    #[must_use]
+    pub fn explain_site(&mut self, name: &str, now: Timestamp) -> SiteLimits {
+        let of_domain = Domain::parse(name).ok().map(|domain| self.place_of(&domain));
+        let by_domain = match of_domain {
+            Some(Place::At(id, _)) => Some(id),
+            _ => None,
+        };
+        let id = by_domain.or_else(|| self.directory.find(name));
+        let Some((id, status)) = id.and_then(|id| Some((id, self.status_of(id, now)?))) else {
+            return SiteLimits::foreseen(name, &self.directory);
+        };
+        SiteLimits {
+            site: status.site,
+            in_use: true,
+            domains: places(&self.domains).filter(|(_, site, _)| *site == id).count(),
+            limits: self.directory.explain(id),
+            connections: status.connections,
+            rate_per_minute: status.rate_per_minute,
+            gate: Some(status.gate),
+            why: status.why,
+        }
     }
 }

@@ -1,0 +1,173 @@
+//! Limits and orders as text for people.
+
+use super::{Column, Left, clock, gate, grouped, line, safe, titles, widths};
+use crate::base::time::Timestamp;
+use crate::policy::orders::{Suspension, ThrottleOrder};
+use crate::policy::site::SiteLimits;
+
+const LIMITS: [Column; 3] =
+    [Column("KEY", 26, Left), Column("VALUE", 12, Left), Column("FROM", 0, Left)];
+
+const OVERRIDES: [Column; 5] = [
+    Column("SITE", 24, Left),
+    Column("KEY", 26, Left),
+    Column("VALUE", 12, Left),
+    Column("UNTIL", 20, Left),
+    Column("SINCE", 20, Left),
+];
+
+const SUSPENSIONS: [Column; 4] = [
+    Column("MAIL", 30, Left),
+    Column("UNTIL", 20, Left),
+    Column("SINCE", 20, Left),
+    Column("REASON", 0, Left),
+];
+
+fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+    let widths = widths(columns, rows);
+    let rows = rows.iter().map(|row| line(columns, &widths, row));
+    std::iter::once(line(columns, &widths, &titles(columns))).chain(rows).collect()
+}
+
+/// How a site does, and each of its limits with its source.
+pub(in crate::cli) fn limits(limits: &SiteLimits) -> String {
+    let mut out = safe(&limits.site);
+    match limits.gate {
+        Some(open) => {
+            let domains = limits.domains as u64;
+            let s = if domains == 1 { "" } else { "s" };
+            out.push_str(&format!(
+                "  {} domain{s}, {} open connections, {} deliveries in the last minute, gate {}",
+                grouped(domains),
+                limits.connections,
+                grouped(limits.rate_per_minute),
+                gate(open),
+            ));
+            if !limits.why.is_empty() {
+                out.push_str(&format!(": {}", safe(&limits.why)));
+            }
+        }
+        None => out.push_str("  not in use now; this is what would hold"),
+    }
+    let row = |effective: &crate::policy::site::Effective| {
+        vec![
+            effective.key.to_string(),
+            effective.value.to_string(),
+            safe(&effective.source.to_string()),
+        ]
+    };
+    let rows: Vec<_> = limits.limits.iter().map(row).collect();
+    format!("{out}\n{}", table(&LIMITS, &rows))
+}
+
+/// All overrides.
+pub(in crate::cli) fn overrides(all: &[ThrottleOrder]) -> String {
+    let row = |order: &ThrottleOrder| {
+        vec![
+            safe(&order.site),
+            order.setting.key().to_string(),
+            order.setting.value().to_string(),
+            end(order.until, "cleared"),
+            clock(order.since.0),
+        ]
+    };
+    table(&OVERRIDES, &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// All suspensions.
+pub(in crate::cli) fn suspensions(all: &[Suspension]) -> String {
+    let row = |order: &Suspension| {
+        let until = end(order.until, "resumed");
+        vec![scope(order), until, clock(order.since.0), safe(&order.reason)]
+    };
+    table(&SUSPENSIONS, &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// A line: what was overridden.
+pub(in crate::cli) fn said_of_override(order: &ThrottleOrder) -> String {
+    let (key, value) = (order.setting.key(), order.setting.value());
+    format!("{} {key} = {value} until {}\n", safe(&order.site), end(order.until, "cleared"))
+}
+
+/// A line: what was suspended.
+pub(in crate::cli) fn said_of_suspension(order: &Suspension) -> String {
+    format!("suspended {} until {}\n", scope(order), end(order.until, "resumed"))
+}
+
+/// Which mail.
+pub(in crate::cli) fn scope(order: &Suspension) -> String {
+    safe(&order.scope.to_string())
+}
+
+fn end(until: Option<Timestamp>, else_until: &str) -> String {
+    until.map_or_else(|| else_until.to_string(), |until| clock(until.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::orders::Scope;
+    use crate::policy::site::setting::Setting;
+    use crate::policy::site::{Directory, Gate, sites};
+
+    const NOW: Timestamp = Timestamp(1_795_394_728_114);
+
+    #[track_caller]
+    fn check(shown: &str, expected: &[&str]) {
+        assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn limits_stand_with_their_sources() {
+        let directory = Directory::new(sites(10, &[("gmail.com", 20)]));
+        let mut found = SiteLimits::foreseen("gmail.com", &directory);
+        let rows = [
+            "KEY                         VALUE         FROM",
+            "connections                 20            [sites.\"gmail.com\"] (line 1)",
+            "reserved_for_direct         2             default",
+            "deliveries_per_connection   50            provider gmail.com",
+            "recipients_per_transaction  100           default",
+            "rate                        none          default",
+            "connection_rate             none          default",
+        ];
+        let head = "gmail.com  not in use now; this is what would hold";
+        check(&limits(&found), &[&[head], &rows[..]].concat());
+        (found.gate, found.domains, found.connections) = (Some(Gate::Throttled), 1_234, 7);
+        found.why = "421 \u{1b}[31mslow".into();
+        let head = "gmail.com  1,234 domains, 7 open connections, 0 deliveries in the last minute, \
+                    gate throttled: 421 \\x1b[31mslow";
+        check(&limits(&found), &[&[head], &rows[..]].concat());
+    }
+
+    #[test]
+    fn orders_stand_in_columns_and_cannot_act_on_a_terminal() {
+        let setting = Setting::parse("rate=100/s,50000/d").unwrap();
+        let order =
+            ThrottleOrder { site: "gmail.com".into(), setting, since: NOW, until: Some(NOW) };
+        check(
+            &overrides(std::slice::from_ref(&order)),
+            &[
+                "SITE                      KEY                         VALUE          UNTIL       \
+                 \x20         SINCE",
+                "gmail.com                 rate                        100/s,50000/d  \
+                 2026-11-23T00:45:28Z  2026-11-23T00:45:28Z",
+            ],
+        );
+        assert_eq!(
+            said_of_override(&ThrottleOrder { until: None, ..order }),
+            "gmail.com rate = 100/s,50000/d until cleared\n"
+        );
+        let scope = Scope { tenant: Some("c\u{1b}1".into()), ..Scope::default() };
+        let order = Suspension { scope, reason: "\u{7}".into(), since: NOW, until: None };
+        check(
+            &suspensions(std::slice::from_ref(&order)),
+            &[
+                "MAIL                            UNTIL                 SINCE                 \
+                 REASON",
+                "tenant=c\\x1b1                   resumed               2026-11-23T00:45:28Z  \
+                 \\x07",
+            ],
+        );
+        assert_eq!(said_of_suspension(&order), "suspended tenant=c\\x1b1 until resumed\n");
+    }
+}

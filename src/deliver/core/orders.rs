@@ -1,0 +1,109 @@
+//! The operator's live orders: limits follow them while the node runs, and go back at their end.
+//!
+//! What was used of a rate still counts when it is changed. A connection that stands keeps the
+//! `deliveries_per_connection` and `recipients_per_transaction` that it was opened with until it
+//! ends; but where there are more connections than are allowed now, those too many end after their
+//! transaction.
+
+use super::links::LinkState;
+use super::queues::Place;
+use super::{Alarm, Command, Core, LinkId, Turn};
+use crate::base::address::Domain;
+use crate::base::id::QueueId;
+use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
+use crate::policy::orders::Orders;
+use crate::policy::site::SiteId;
+use crate::store::QueueKey;
+
+impl Core {
+    /// Puts these orders in place of those before. To be followed by [`Core::step`]. The sites that
+    /// they name by a domain are asked of DNS, so that they hold from the start.
+    pub fn set_orders(&mut self, mut orders: Orders, now: Timestamp) {
+        self.end_orders(now);
+        if let Some(at) = self.orders.next_expiry() {
+            self.alarms.remove(&(at, Alarm::Orders));
+        }
+        orders.expire(now);
+        let named = orders.throttles().iter().filter_map(|order| Domain::parse(&order.site).ok());
+        named.for_each(|domain| self.look_up(domain, Turn::Direct, now));
+        self.orders = orders;
+        self.follow_orders(now);
+    }
+
+    /// Orders whose end has come count no more, and are told of.
+    pub(super) fn end_orders(&mut self, now: Timestamp) {
+        let ended = self.orders.expire(now);
+        if !ended.is_empty() {
+            self.commands.push(Command::Expired(ended));
+            self.follow_orders(now);
+        }
+    }
+
+    /// Brings all sites' limits up to date with the orders.
+    fn follow_orders(&mut self, now: Timestamp) {
+        if let Some(at) = self.orders.next_expiry() {
+            self.alarm(at, Alarm::Orders);
+        }
+        // Suspensions came or went.
+        self.to_recheck.extend(self.queues.keys());
+        let places = super::domains::places(&self.domains);
+        for id in self.directory.overrule(self.orders.throttles(), places) {
+            let Some(known) = self.directory.get(id) else { continue };
+            let Some(site) = self.sites.get_mut(&id) else { continue };
+            (site.name, site.limits) = (known.name.as_str().into(), known.limits.clone());
+            self.retune(id, now);
+            self.shed(id);
+            self.touched.insert(id);
+        }
+    }
+
+    /// Notes whether a queue is suspended.
+    pub(super) fn mind_suspensions(&mut self, id: QueueId, now: Timestamp) {
+        let Some(queue) = self.queues.get(&id) else { return };
+        let suspended = self.is_suspended(&queue.place, &queue.backlog.key, now);
+        if suspended != queue.suspended {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.suspended = suspended;
+            }
+            self.recount(id);
+        }
+    }
+
+    /// True where mail of this queue's name at this place is not to be sent now.
+    pub(super) fn is_suspended(&self, place: &Place, key: &QueueKey, now: Timestamp) -> bool {
+        if self.orders.suspensions().is_empty() {
+            return false;
+        }
+        let domain = key.domain.as_str();
+        let is_site = |name: &str| match place {
+            Place::At(site, route) => self.directory.is_called(*site, name, domain, route),
+            Place::Unknown(_) | Place::Dead(_) => name == domain,
+        };
+        let QueueKey { tenant, campaign, lane, .. } = key;
+        self.orders.suspension_of(is_site, tenant, campaign, *lane, now).is_some()
+    }
+
+    /// Ends the connections of a site that are more than its limits allow: those that idle or open
+    /// first, direct mail's last.
+    fn shed(&mut self, id: SiteId) {
+        let Some(site) = self.sites.get(&id) else { return };
+        let link = |id: &LinkId| self.links.get(id).filter(|link| link.state != LinkState::Ending);
+        let mut standing: Vec<_> =
+            site.links.iter().filter_map(|id| Some((*id, link(id)?))).collect();
+        standing.sort_by_key(|(_, link)| match (link.state, link.lane) {
+            (LinkState::Idle, _) => 0,
+            (LinkState::Opening, _) => 1,
+            (_, Lane::Bulk) => 2,
+            (_, Lane::Direct) => 3,
+        });
+        let most = site.limits.connections as usize;
+        let too_many = standing.len().saturating_sub(most);
+        let kept = standing.split_off(too_many);
+        let bulk = kept.iter().filter(|(_, l)| l.lane == Lane::Bulk && l.state != LinkState::Idle);
+        let too_many_bulk = bulk.clone().count().saturating_sub(site.bulk_connections() as usize);
+        let ending: Vec<LinkId> =
+            standing.iter().chain(bulk.take(too_many_bulk)).map(|(id, _)| *id).collect();
+        ending.into_iter().for_each(|link| self.quit(link));
+    }
+}

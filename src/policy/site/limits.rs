@@ -1,0 +1,286 @@
+//! What a site may be burdened with, and who says so.
+//!
+//! Each limit is decided by the first who states it: an operator's live override, the site's
+//! section of the configuration, its provider, `[sites.default]`. [`explain`] says which it was;
+//! what connections keep to ([`limits`]) is read off that, so that both cannot differ.
+
+use super::provider::Provider;
+use super::setting::{LimitKey, Value};
+use super::{Rate, SiteRule, Sites};
+use crate::base::time::Timestamp;
+use crate::policy::orders::ThrottleOrder;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a site may be burdened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once, to the site in all and to any one of its addresses.
+    pub connections: u32,
+    /// Of these, how many bulk mail never takes; less than `connections` unless that is 1.
+    pub reserved_for_direct: u32,
+    /// Deliveries over one connection before it is closed.
+    pub deliveries_per_connection: u32,
+    /// Recipients in one transaction.
+    pub recipients_per_transaction: u32,
+    /// Messages in windows, all of which hold; none: no limit.
+    pub rates: Vec<Rate>,
+    /// New connections in windows, all of which hold; none: no limit.
+    pub connection_rates: Vec<Rate>,
+}
+
+impl Limits {
+    fn get(&self, key: LimitKey) -> Value {
+        match key {
+            LimitKey::Connections => Value::Count(self.connections),
+            LimitKey::ReservedForDirect => Value::Count(self.reserved_for_direct),
+            LimitKey::DeliveriesPerConnection => Value::Count(self.deliveries_per_connection),
+            LimitKey::RecipientsPerTransaction => Value::Count(self.recipients_per_transaction),
+            LimitKey::Rate => Value::Rates(self.rates.clone()),
+            LimitKey::ConnectionRate => Value::Rates(self.connection_rates.clone()),
+        }
+    }
+
+    fn put(&mut self, key: LimitKey, value: &Value) {
+        match (key, value) {
+            (LimitKey::Connections, Value::Count(n)) => self.connections = *n,
+            (LimitKey::ReservedForDirect, Value::Count(n)) => self.reserved_for_direct = *n,
+            (LimitKey::DeliveriesPerConnection, Value::Count(n)) => {
+                self.deliveries_per_connection = *n;
+            }
+            (LimitKey::RecipientsPerTransaction, Value::Count(n)) => {
+                self.recipients_per_transaction = *n;
+            }
+            (LimitKey::Rate, Value::Rates(rates)) => self.rates.clone_from(rates),
+            (LimitKey::ConnectionRate, Value::Rates(rates)) => {
+                self.connection_rates.clone_from(rates);
+            }
+            // A value is of its key's kind.
+            (_, Value::Count(_) | Value::Rates(_)) => {}
+        }
+    }
+}
+
+impl SiteRule {
+    fn get(&self, key: LimitKey) -> Option<Value> {
+        match key {
+            LimitKey::Connections => self.connections.map(Value::Count),
+            LimitKey::ReservedForDirect => self.reserved_for_direct.map(Value::Count),
+            LimitKey::DeliveriesPerConnection => self.deliveries_per_connection.map(Value::Count),
+            LimitKey::RecipientsPerTransaction => self.recipients_per_transaction.map(Value::Count),
+            LimitKey::Rate => self.rates.clone().map(Value::Rates),
+            LimitKey::ConnectionRate => self.connection_rates.clone().map(Value::Rates),
+        }
+    }
+}
+
+/// Where a limit comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "lowercase")]
+pub enum Source {
+    /// It is built in; the configuration says nothing of it.
+    Default,
+    /// The configuration says so.
+    Config {
+        /// `[sites.default]`, `[sites."gmail.com"]`.
+        section: String,
+        /// Of the file, from 1; where it is known.
+        line: Option<usize>,
+    },
+    /// What this operator of mail hosts is known to welcome.
+    Provider {
+        /// Its name.
+        name: String,
+    },
+    /// An operator said so while the node ran.
+    Live {
+        /// The name it was ordered under.
+        name: String,
+        /// Its end, where it has one.
+        #[serde(rename = "until_ms")]
+        until: Option<Timestamp>,
+    },
+    /// One less than `connections`, since more was reserved than that.
+    Fitted,
+}
+
+/// For people.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Config { section, line: Some(line) } => write!(f, "{section} (line {line})"),
+            Self::Config { section, line: None } => f.write_str(section),
+            Self::Provider { name } => write!(f, "provider {name}"),
+            Self::Live { name, until: Some(until) } => write!(f, "live ({name}), until {until}"),
+            Self::Live { name, until: None } => write!(f, "live ({name}), until cleared"),
+            Self::Fitted => f.write_str("one less than connections"),
+        }
+    }
+}
+
+/// A limit that holds, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effective {
+    /// Which.
+    pub key: LimitKey,
+    /// What it is.
+    pub value: Value,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Who may state limits of a site, the last word first.
+#[derive(Clone, Copy, Debug)]
+pub struct Sayers<'a> {
+    /// Overrides that mean it; of two for the same key the later counts.
+    pub live: &'a [&'a ThrottleOrder],
+    /// Its section.
+    pub rule: Option<&'a SiteRule>,
+    /// Who runs its hosts.
+    pub provider: Option<&'a Provider>,
+    /// For `[sites.default]`.
+    pub sites: &'a Sites,
+}
+
+impl Sayers<'_> {
+    fn say(&self, key: LimitKey) -> Effective {
+        let live = self.live.iter().rev().find(|order| order.setting.key() == key).map(|order| {
+            let source = Source::Live { name: order.site.clone(), until: order.until };
+            (order.setting.value().clone(), source)
+        });
+        let ruled = || {
+            let rule = self.rule?;
+            let section = format!("[sites.\"{}\"]", rule.name);
+            Some((rule.get(key)?, Source::Config { section, line: line(&rule.lines, key) }))
+        };
+        let provided = || {
+            let provider = self.provider?;
+            Some((provider.get(key)?, Source::Provider { name: provider.name.to_string() }))
+        };
+        let (value, source) = live.or_else(ruled).or_else(provided).unwrap_or_else(|| {
+            let source = match line(&self.sites.default_lines, key) {
+                line @ Some(_) => Source::Config { section: "[sites.default]".to_string(), line },
+                None => Source::Default,
+            };
+            (self.sites.default.get(key), source)
+        });
+        Effective { key, value, source }
+    }
+}
+
+fn line(lines: &[(LimitKey, usize)], key: LimitKey) -> Option<usize> {
+    lines.iter().find(|(known, _)| *known == key).map(|(_, line)| *line)
+}
+
+/// Every limit of a site, in the order of the configuration. Bulk mail keeps at least one
+/// connection, whatever is said.
+#[must_use]
+pub fn explain(sayers: Sayers<'_>) -> Vec<Effective> {
+    let mut all: Vec<Effective> = LimitKey::ALL.iter().map(|key| sayers.say(*key)).collect();
+    let count = |effective: &Effective, key| match effective.value {
+        Value::Count(n) if effective.key == key => Some(n),
+        _ => None,
+    };
+    let most = all.iter().find_map(|e| count(e, LimitKey::Connections)).unwrap_or(1) - 1;
+    for effective in &mut all {
+        if count(effective, LimitKey::ReservedForDirect).is_some_and(|n| n > most) {
+            (effective.value, effective.source) = (Value::Count(most), Source::Fitted);
+        }
+    }
+    all
+}
+
+/// The values alone.
+#[must_use]
+pub fn limits(all: &[Effective]) -> Limits {
+    let mut limits = Limits {
+        connections: 1,
+        reserved_for_direct: 0,
+        deliveries_per_connection: 1,
+        recipients_per_transaction: 1,
+        rates: Vec::new(),
+        connection_rates: Vec::new(),
+    };
+    all.iter().for_each(|effective| limits.put(effective.key, &effective.value));
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::site::setting::Setting;
+    use crate::policy::site::sites;
+
+    fn order(setting: &str, until: Option<Timestamp>) -> ThrottleOrder {
+        let setting = Setting::parse(setting).unwrap();
+        ThrottleOrder { site: "google.com".into(), setting, since: Timestamp(1), until }
+    }
+
+    #[track_caller]
+    fn check(sayers: Sayers<'_>, key: LimitKey, value: &str, source: &str) {
+        let all = explain(sayers);
+        let found = all.iter().find(|effective| effective.key == key).unwrap();
+        assert_eq!(
+            (found.value.to_string().as_str(), found.source.to_string().as_str()),
+            (value, source),
+            "{key}"
+        );
+    }
+
+    #[test]
+    fn the_nearer_word_counts_and_is_named() {
+        use LimitKey::*;
+        let mut sites = sites(7, &[]);
+        sites.default_lines = vec![(Connections, 3), (RecipientsPerTransaction, 4)];
+        let google = Provider::of_host("aspmx.l.google.com");
+        let rule = SiteRule {
+            name: "gmail.com".into(),
+            connections: Some(20),
+            lines: vec![(Connections, 9)],
+            ..SiteRule::default()
+        };
+        let bare = Sayers { live: &[], rule: None, provider: None, sites: &sites };
+        check(bare, Connections, "7", "[sites.default] (line 3)");
+        check(bare, Rate, "none", "default");
+        let known = Sayers { provider: google, ..bare };
+        check(known, Connections, "10", "provider gmail.com");
+        check(known, RecipientsPerTransaction, "100", "[sites.default] (line 4)");
+        let ruled = Sayers { rule: Some(&rule), ..known };
+        check(ruled, Connections, "20", "[sites.\"gmail.com\"] (line 9)");
+        check(ruled, DeliveriesPerConnection, "50", "provider gmail.com");
+        let first = order("connections=3", None);
+        let second = order("connections=2", Some(Timestamp(1_795_394_728_000)));
+        let live = Sayers { live: &[&first], ..ruled };
+        check(live, Connections, "3", "live (google.com), until cleared");
+        let live = Sayers { live: &[&first, &second], ..ruled };
+        check(live, Connections, "2", "live (google.com), until 2026-11-23T00:45:28.000Z");
+        check(live, ReservedForDirect, "1", "one less than connections");
+        let limits = limits(&explain(live));
+        assert_eq!(
+            (limits.connections, limits.reserved_for_direct, limits.deliveries_per_connection),
+            (2, 1, 50)
+        );
+    }
+
+    #[test]
+    fn each_limit_is_projected_from_what_is_explained() {
+        let sites = sites(7, &[]);
+        let texts = [
+            "connections=9",
+            "reserved_for_direct=3",
+            "deliveries_per_connection=11",
+            "recipients_per_transaction=12",
+            "rate=13/s,14/d",
+            "connection_rate=15/h",
+        ];
+        let orders = texts.map(|text| order(text, None));
+        let live: Vec<&ThrottleOrder> = orders.iter().collect();
+        let got =
+            limits(&explain(Sayers { live: &live, rule: None, provider: None, sites: &sites }));
+        let shown = LimitKey::ALL.map(|key| format!("{key}={}", got.get(key)));
+        assert_eq!(shown, texts);
+        let none = Sayers { live: &[], rule: None, provider: None, sites: &sites };
+        assert_eq!(limits(&explain(none)), sites.default);
+    }
+}
