@@ -11,7 +11,7 @@ use crate::base::id::IdGenerator;
 use crate::base::random;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
-use crate::control::{self, Api, ControlSocket};
+use crate::control::{self, Api, ControlSocket, small_file};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
 use crate::deliver::dispatcher::Dispatcher;
@@ -19,12 +19,14 @@ use crate::deliver::shared::Shared;
 use crate::net::dial::Dialer;
 use crate::net::dns::Resolver;
 use crate::observe::node as tell;
+use crate::policy::feedback::learned::Learned;
 use crate::receive::Ingress;
 use crate::store::embedded::{EmbeddedStore, Options};
 use crate::store::memory::MemoryStore;
 use crate::store::{Handoff, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -41,6 +43,9 @@ const HANDOFFS: usize = 1_024;
 const OTHER_FILES: usize = 2_000;
 /// News on its way to the dispatcher.
 const EVENTS: usize = 4_096;
+/// What was learned of sites, in `data_dir`; and how often it is written.
+const LEARNED: &str = "learned.json";
+const LEARNED_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs a node until SIGTERM or SIGINT.
 ///
@@ -117,6 +122,8 @@ struct Running {
     sessions: JoinSet<()>,
     dispatcher: JoinHandle<()>,
     control: JoinHandle<()>,
+    memory: Arc<Memory>,
+    keeping: JoinHandle<()>,
     stop_receiving: watch::Sender<bool>,
     stop_delivering: watch::Sender<bool>,
     stop_control: watch::Sender<bool>,
@@ -173,7 +180,8 @@ fn start<S: Store>(
     let [receiving, delivering, controlling] = [(), (), ()].map(|()| watch::channel(false));
     let ids = Arc::new(Mutex::new(IdGenerator::after(store.last_id())));
     let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
-    let core = Core::new(Arc::clone(config), random::from_system(), clock.now());
+    let mut core = Core::new(Arc::clone(config), random::from_system(), clock.now());
+    core.remember(learned(&config.data_dir), clock.now());
     let shared = Arc::new(Shared {
         store: store.clone(),
         config: Arc::clone(config),
@@ -199,6 +207,8 @@ fn start<S: Store>(
         weights: Arc::new(config.weights()),
         desk: Some(Arc::clone(&desk)),
     };
+    let (of_memory, dir) = (Arc::clone(&core), config.data_dir.clone());
+    let memory = Arc::new(Memory { core: of_memory, dir, clock: clock.clone() });
     let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
     let dispatcher = Dispatcher {
         shared,
@@ -224,6 +234,8 @@ fn start<S: Store>(
         sessions,
         dispatcher,
         control,
+        keeping: tokio::spawn(Arc::clone(&memory).keep()),
+        memory,
         stop_receiving: receiving.0,
         stop_delivering: delivering.0,
         stop_control: controlling.0,
@@ -257,6 +269,52 @@ fn desk(
     control::Desk::open(&config.data_dir, clock.clone(), Box::new(obey), Box::new(explain))
 }
 
+/// What an earlier run learned of sites. Not to know it costs a few minutes of caution: a damaged
+/// file is told of, and that is all.
+fn learned(dir: &Path) -> Learned {
+    small_file::read(dir, LEARNED).unwrap_or_else(|error| {
+        let aside = small_file::put_aside(dir, LEARNED);
+        tell::unreadable(&dir.join(LEARNED), &error, aside.as_deref());
+        Learned::default()
+    })
+}
+
+/// Keeps what is learned on disk.
+struct Memory {
+    core: Arc<Mutex<Core>>,
+    dir: PathBuf,
+    clock: Clock,
+}
+
+impl Memory {
+    /// Now and then, for as long as the node runs.
+    async fn keep(self: Arc<Self>) {
+        let mut before = Learned::default();
+        loop {
+            tokio::time::sleep(LEARNED_EVERY).await;
+            let memory = Arc::clone(&self);
+            let written = tokio::task::spawn_blocking(move || memory.write(&before)).await;
+            let Ok(now) = written else { return };
+            before = now;
+        }
+    }
+
+    /// Writes what is known, where it is not the same as before. A disk that is full takes it
+    /// later.
+    fn write(&self, before: &Learned) -> Learned {
+        let learned = {
+            let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+            core.learned(self.clock.now())
+        };
+        if !learned.is_as(before)
+            && let Err(error) = small_file::write(&self.dir, LEARNED, &learned)
+        {
+            tell::not_kept(&self.dir.join(LEARNED), &error);
+        }
+        learned
+    }
+}
+
 async fn turned_true(mut stop: watch::Receiver<bool>) {
     _ = stop.wait_for(|stop| *stop).await;
 }
@@ -269,6 +327,9 @@ impl Running {
         while self.sessions.join_next().await.is_some() {}
         _ = self.stop_delivering.send(true);
         _ = self.dispatcher.await;
+        self.keeping.abort();
+        let memory = Arc::clone(&self.memory);
+        _ = tokio::task::spawn_blocking(move || memory.write(&Learned::default())).await;
         _ = self.stop_control.send(true);
         _ = timeout(Duration::from_secs(1), self.control).await;
     }

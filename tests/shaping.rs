@@ -49,8 +49,9 @@ fn site(node: &Node) -> serde_json::Value {
 fn a_connection_that_the_receiver_ends_between_two_messages_costs_no_retry() {
     let bench = Bench::new();
     let full = Act::ReplyAndClose("421 4.7.0 too many messages in this session".into());
-    for n in 1..20 {
-        bench.receiver.rule(Rule::new(Stage::Mail, full.clone()).nth(n * 6));
+    // Never after as many as the time before, which would teach us to end the connection ourselves.
+    for n in [4, 11, 15, 24, 29, 37] {
+        bench.receiver.rule(Rule::new(Stage::Mail, full.clone()).nth(n));
     }
     let node = bench.start(|setup| setup.set("sites.default", "connections", "1"));
     for n in 0..40 {
@@ -163,4 +164,54 @@ fn a_customers_rate_holds_and_holds_up_nobody() {
     // A login code of the same customer does not wait for its newsletters.
     send(&node, "n@slow.test", "user@d.test", &message::direct("code"));
     wait_until(PATIENCE, "direct mail goes", || bench.delivered_from("slow.test") == 2);
+}
+
+#[test]
+fn suspended_mail_waits_over_a_restart_and_goes_when_it_is_resumed() {
+    let bench = Bench::new();
+    let mut node = bench.start(|setup| setup);
+    node.ok(&["suspend", "--tenant", "shop.test", "--reason", "list bought"]);
+    send(&node, "n@shop.test", "r1@d.test", &message::newsletter("one"));
+    send(&node, "n@shop.test", "r2@d.test", &message::direct("two"));
+    send(&node, "n@other.test", "r3@d.test", &message::direct("three"));
+    wait_until(PATIENCE, "other mail goes", || bench.delivered_from("other.test") == 1);
+    let said = "An operator suspended it (tenant=shop.test), until that is ended: list bought.";
+    let why = |node: &Node| node.json(&["why", "r2@d.test", "--json"])[0]["sentence"].clone();
+    wait_until(PATIENCE, "the reason is told", || why(&node) == said);
+    node.restart();
+    assert!(node.ok(&["queue"]).contains("tenant=shop.test: list bought"));
+    assert!(stays(Duration::from_millis(300), || bench.delivered_from("shop.test") == 0));
+    node.ok(&["resume", "--tenant", "shop.test"]);
+    node.wait_until_empty();
+    assert_eq!(bench.delivered_from("shop.test"), 2);
+}
+
+#[test]
+fn what_a_receiver_welcomes_is_learned_and_known_after_a_restart() {
+    let bench = Bench::new();
+    bench.receiver.sessions_max(2).round_trip(Duration::from_millis(10));
+    let mut node = bench.start(|setup| {
+        let site = "sites.default";
+        setup.set(site, "deliveries_per_connection", "20").set(site, "reserved_for_direct", "0")
+    });
+    node.ok(&["queue", "hold", "--all"]);
+    for n in 0..80 {
+        let body = message::newsletter(&format!("m{n}"));
+        send(&node, "news@s.test", &format!("r{n}@d.test"), &body);
+    }
+    node.ok(&["queue", "release", "--all"]);
+    node.wait_until_empty();
+    let window = |node: &Node| {
+        let shown = node.json(&["throttle", "show", "mx.d.test", "--json"]);
+        shown["learned"]["window"].as_u64().unwrap()
+    };
+    let learned = window(&node);
+    assert!((1..=2).contains(&learned), "{learned}");
+    node.terminate();
+    node.start();
+    send(&node, "a@s.test", "r@d.test", &message::direct("again"));
+    node.wait_until_empty();
+    assert_eq!(window(&node), learned, "it did not begin anew");
+    let text = format!("it welcomes {learned} connections");
+    assert!(node.ok(&["throttle", "show", "mx.d.test"]).contains(&text));
 }

@@ -12,6 +12,7 @@ use crate::control::outlook::{Campaign, Ending, Outlook};
 use crate::control::protocol::{DeliveryView, MessageView};
 use crate::control::summary::{SiteSummary, Summary, Total};
 use crate::control::why::Explanation;
+use crate::policy::orders::Suspension;
 use crate::policy::site::Gate;
 use crate::store::{Health, State};
 use std::time::Duration;
@@ -70,6 +71,11 @@ pub(super) fn summary(summary: &Summary, now: Timestamp) -> String {
         out.push_str(
             "everything is held, what is to come too: `bulkhead queue release --all` ends it\n",
         );
+    }
+    for Suspension { scope, reason, until, .. } in &summary.suspensions {
+        let until = until.map_or_else(|| "resumed".to_string(), |at| clock(at.0));
+        let (scope, reason) = (safe(&scope.to_string()), safe(reason));
+        out.push_str(&format!("suspended until {until}: {scope}: {reason}\n"));
     }
     out.push_str(&outlook(&summary.outlook, now));
     out.push_str(&trouble(&summary.store));
@@ -416,9 +422,7 @@ mod tests {
                 site("google.com", google, Some(Gate::Throttled), "421 4.7.28 \u{7}"),
                 site("new.example", fresh, None, ""),
             ],
-            store: Health::default(),
-            outlook: Outlook::default(),
-            sites_omitted: 0,
+            ..Summary::default()
         };
         check(
             &summary(&shown, Timestamp(0)),

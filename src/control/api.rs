@@ -7,6 +7,7 @@ use super::summary::{Question, SITES_MAX, Summary, summarise};
 use super::why::{Facts, Place};
 use crate::base::id::MessageId;
 use crate::base::time::{Clock, Timestamp};
+use crate::policy::orders::Orders;
 use crate::policy::site::SiteStatus;
 use crate::store::{Backlog, Change, DeliveryRecord, Filter, Revision, State, Store, StoreError};
 use std::collections::HashSet;
@@ -58,12 +59,13 @@ struct View {
     backlog: Backlog,
     statuses: Vec<SiteStatus>,
     outlook: Outlook,
+    orders: Orders,
 }
 
 impl View {
     fn facts(&self, running: bool, now: Timestamp) -> Facts<'_> {
-        let Self { backlog, statuses, outlook } = self;
-        Facts { backlog, statuses, outlook, running, now }
+        let Self { backlog, statuses, outlook, orders } = self;
+        Facts { backlog, statuses, outlook, orders, running, now }
     }
 }
 
@@ -162,7 +164,8 @@ impl<S: Store> Api<S> {
         let (view, api) = (self.view().await?, self.clone());
         let work = tokio::task::spawn_blocking(move || {
             let summary = summarise(&api.node, &view.backlog, &view.statuses, question);
-            Summary { store: api.store.health(), outlook: view.outlook, ..summary }
+            let suspensions = view.orders.suspensions().to_vec();
+            Summary { store: api.store.health(), outlook: view.outlook, suspensions, ..summary }
         });
         work.await.map_err(|error| Stop::Error(format!("summary failed: {error}")))
     }
@@ -174,7 +177,8 @@ impl<S: Store> Api<S> {
         let work = tokio::task::spawn_blocking(move || {
             let (backlog, statuses) = (api.store.backlog(Revision::START), (api.sites)());
             let outlook = outlook(&backlog, &statuses, &api.weights, api.clock.now());
-            View { backlog, statuses, outlook }
+            let orders = api.desk.as_ref().map(|desk| desk.orders()).unwrap_or_default();
+            View { backlog, statuses, outlook, orders }
         });
         work.await.map_err(|error| Stop::Error(format!("cannot look at the queue: {error}")))
     }

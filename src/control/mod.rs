@@ -61,6 +61,7 @@ pub mod orders;
 pub mod outlook;
 pub mod protocol;
 pub mod server;
+pub mod small_file;
 pub mod socket;
 pub mod summary;
 #[cfg(test)]

@@ -1,22 +1,19 @@
 //! The desk where an operator's orders are taken: on disk first, then carried out, then answered.
 //!
 //! They lie in a file of their own beside the queue, and not in the store, since they are no mail:
-//! every engine has them, and they can be read where there is no queue. The file is small and
-//! written anew with each order, beside the old one and then in its place, so that a crash leaves
-//! the one or the other.
+//! every engine has them, and they can be read where there is no queue.
 //!
 //! # Invariants
 //! * An order that was answered holds after a crash; one that could not be written is refused.
 //! * A file that is not understood stops nothing: it is kept under another name, and told of.
 
 use super::protocol::{Request, Response};
+use super::small_file;
 use crate::base::time::{Clock, Timestamp};
 use crate::observe::orders as tell;
 use crate::policy::orders::{Orders, Scope, Suspension, ThrottleOrder, site_name};
 use crate::policy::site::SiteLimits;
 use crate::policy::site::setting::Setting;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,15 +45,14 @@ impl Desk {
     pub fn open(dir: &Path, clock: Clock, obey: Obey, explain: Explain) -> Self {
         let mut orders = read(dir).unwrap_or_else(|error| {
             let path = dir.join(FILE);
-            let aside = dir.join(format!("{FILE}.damaged"));
-            let kept = std::fs::rename(&path, &aside).is_ok();
-            tell::unreadable(&path, &error, kept.then_some(&*aside));
+            tell::unreadable(&path, &error, small_file::put_aside(dir, FILE).as_deref());
             Orders::default()
         });
         let ended = orders.expire(clock.now());
         tell::expired(&ended);
         if !ended.is_empty() {
-            _ = write(dir, &orders); // What has ended counts no more, written or not.
+            // What has ended counts no more, written or not.
+            _ = small_file::write(dir, FILE, &orders);
         }
         obey(orders.clone());
         Self { dir: dir.to_path_buf(), clock, orders: Mutex::new(orders), obey, explain }
@@ -85,7 +81,7 @@ impl Desk {
         changed.expire(now);
         let done = change(&mut changed, now)?;
         if changed != *orders {
-            write(&self.dir, &changed).map_err(|error| {
+            small_file::write(&self.dir, FILE, &changed).map_err(|error| {
                 let path = self.dir.join(FILE);
                 format!("cannot write {}: {error}; the node goes on as before", path.display())
             })?;
@@ -200,21 +196,7 @@ fn end(for_ms: Option<u64>, now: Timestamp) -> Result<Option<Timestamp>, String>
 /// # Errors
 /// A sentence: the file cannot be read, or is not one of orders.
 pub fn read(dir: &Path) -> Result<Orders, String> {
-    match std::fs::read(dir.join(FILE)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Orders::default()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn write(dir: &Path, orders: &Orders) -> io::Result<()> {
-    let new = dir.join(format!("{FILE}.new"));
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec_pretty(orders)?)?;
-    file.sync_all()?;
-    std::fs::rename(&new, dir.join(FILE))?;
-    // A name is durable once its folder is.
-    File::open(dir)?.sync_all()
+    small_file::read(dir, FILE)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::outlook::Outlook;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use crate::policy::orders::Suspension;
 use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting};
 use crate::store::{Backlog, Health, QueueBacklog};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 pub const SITES_MAX: usize = 10_000;
 
 /// The queue at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Name of the node; empty where the queue was read without one.
     pub node: String,
@@ -30,6 +31,9 @@ pub struct Summary {
     /// When the newsletters will be done.
     #[serde(default)]
     pub outlook: Outlook,
+    /// What the operator does not want sent now.
+    #[serde(default)]
+    pub suspensions: Vec<Suspension>,
 }
 
 /// Sums over a set of scheduled queues.
@@ -152,8 +156,7 @@ pub fn summarise(
         total,
         sites,
         sites_omitted,
-        store: Health::default(),
-        outlook: Outlook::default(),
+        ..Summary::default()
     }
 }
 

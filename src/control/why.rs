@@ -4,6 +4,7 @@
 use super::outlook::Outlook;
 use crate::base::time::{Timestamp, human};
 use crate::mail::message::Lane;
+use crate::policy::orders::Orders;
 use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting};
 use crate::store::{Backlog, DeliveryRecord, QueueBacklog, State};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ pub struct Facts<'a> {
     pub statuses: &'a [SiteStatus],
     /// When newsletters will be done.
     pub outlook: &'a Outlook,
+    /// What the operator ordered.
+    pub orders: &'a Orders,
     /// A node works on the queue.
     pub running: bool,
     /// The time.
@@ -96,7 +99,7 @@ impl Facts<'_> {
                 self.place(&mut found, (domain, lane, tenant), place);
                 match record.due_at.filter(|due| *due > self.now) {
                     Some(due) => self.not_due(&mut found, record, due),
-                    None => self.due(&mut found, (domain, lane, tenant)),
+                    None => self.due(&mut found, (domain, lane, tenant, &head.origin.campaign)),
                 }
             }
         }
@@ -191,7 +194,7 @@ impl Facts<'_> {
                 "bulkhead queue retry makes it due now",
             );
         } else {
-            self.due(&mut found, (key.domain.as_str(), lane, key.tenant.as_str()));
+            self.due(&mut found, (key.domain.as_str(), lane, &key.tenant, &key.campaign));
         }
         Some(found)
     }
@@ -217,9 +220,26 @@ impl Facts<'_> {
     }
 
     /// What is due and not on a connection waits for this.
-    fn due(&self, found: &mut Explanation, (domain, lane, tenant): (&str, Lane, &str)) {
+    fn due(
+        &self,
+        found: &mut Explanation,
+        (domain, lane, tenant, campaign): (&str, Lane, &str, &str),
+    ) {
         if !self.running {
             return found.say("No node runs, so nothing is sent.", "bulkhead serve");
+        }
+        let site = self.status(domain).map(|status| status.site.as_str());
+        let is_site = |name: &str| name == domain || site == Some(name);
+        let orders = self.orders;
+        if let Some(order) = orders.suspension_of(is_site, tenant, campaign, lane, self.now) {
+            let until = match order.until {
+                Some(until) => format!("for another {}", human(until.since(self.now))),
+                None => "until that is ended".into(),
+            };
+            return found.say(
+                format!("An operator suspended it ({}), {until}: {}.", order.scope, order.reason),
+                "bulkhead resume ends that",
+            );
         }
         let Some(status) = self.status(domain) else {
             return found.say(format!("DNS was not asked yet where mail to {domain} goes."), "");
@@ -325,6 +345,7 @@ mod tests {
     use crate::base::id::{IdGenerator, QueueId};
     use crate::mail::envelope::{Envelope, Recipient};
     use crate::mail::message::{MessageHead, Origin};
+    use crate::policy::orders::{Scope, Suspension};
     use crate::store::{QueueKey, Revision};
     use std::sync::Arc;
     use std::time::Duration;
@@ -403,20 +424,22 @@ mod tests {
     struct World {
         backlog: Backlog,
         statuses: Vec<SiteStatus>,
+        orders: Orders,
         running: bool,
     }
 
     fn world(status: SiteStatus) -> World {
         let queues = vec![queue("shop", "a.example", 40), queue("club", "b.example", 5)];
         let backlog = Backlog { revision: Revision(1), all_held: false, queues };
-        World { backlog, statuses: vec![status], running: true }
+        World { backlog, statuses: vec![status], orders: Orders::default(), running: true }
     }
 
     impl World {
         fn with<T>(&self, ask: impl Fn(&Facts<'_>) -> T) -> T {
             let (outlook, running) = (&Outlook::default(), self.running);
             let Self { backlog, statuses, .. } = self;
-            ask(&Facts { backlog, statuses, outlook, running, now: NOW })
+            let orders = &self.orders;
+            ask(&Facts { backlog, statuses, outlook, orders, running, now: NOW })
         }
 
         fn delivery(&self, state: State, attempts: u32, due_at: Timestamp) -> Explanation {
@@ -469,6 +492,14 @@ mod tests {
         let rests = "Its tenant shop may send more to mx.example in 3m: its rate of 20/h messages \
                      to all sites is used up.";
         assert_eq!(said(&world, State::Ready, 0, NOW), rests);
+        let scope = Scope { site: Some("mx.example".into()), ..Scope::default() };
+        let (reason, since) = ("asked by its postmaster".to_string(), NOW);
+        let order = Suspension { scope, reason, since, until: Some(minutes(30)) };
+        world.orders.suspend(order).unwrap();
+        let suspended = "An operator suspended it (site=mx.example), for another 30m: asked by its \
+                         postmaster.";
+        assert_eq!(said(&world, State::Ready, 0, NOW), suspended);
+        world.orders = Orders::default();
         world.statuses[0].gate = Gate::Broken;
         let broken = "mx.example takes no mail now: connect: timed out.";
         assert_eq!(said(&world, State::Ready, 0, NOW), broken);

@@ -1,6 +1,7 @@
 //! A node's own life: started, draining, drained.
 
 use crate::config::Config;
+use std::path::Path;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -62,4 +63,18 @@ pub fn memory_engine() {
         message = "store.memory",
         note = "the queue is in memory alone: what was accepted is lost when this process ends",
     );
+}
+
+/// `learned.unreadable`: what an earlier run learned of sites is not known; the file is kept, where
+/// that could be done.
+pub fn unreadable(file: &Path, error: &str, kept_as: Option<&Path>) {
+    let kept_as = kept_as.map_or_else(String::new, |path| path.display().to_string());
+    let file = file.display();
+    warn!(target: "bulkhead", message = "learned.unreadable", %file, error, kept_as);
+}
+
+/// `learned.not_kept`: what was learned of sites could not be written; it is tried again.
+pub fn not_kept(file: &Path, error: &std::io::Error) {
+    let file = file.display();
+    warn!(target: "bulkhead", message = "learned.not_kept", %file, %error);
 }

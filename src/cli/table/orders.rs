@@ -3,7 +3,10 @@
 use super::{Column, Left, clock, gate, grouped, line, safe, titles, widths};
 use crate::base::time::Timestamp;
 use crate::policy::orders::{Suspension, ThrottleOrder};
-use crate::policy::site::SiteLimits;
+use crate::policy::site::{Lessons, SiteLimits};
+
+/// Of a site's learned sizes, the last ones are shown.
+const CURVE_SHOWN: usize = 6;
 
 const LIMITS: [Column; 3] =
     [Column("KEY", 26, Left), Column("VALUE", 12, Left), Column("FROM", 0, Left)];
@@ -57,7 +60,26 @@ pub(in crate::cli) fn limits(limits: &SiteLimits) -> String {
         ]
     };
     let rows: Vec<_> = limits.limits.iter().map(row).collect();
-    format!("{out}\n{}", table(&LIMITS, &rows))
+    let learned = limits.learned.as_ref().map(learned).unwrap_or_default();
+    format!("{out}\n{}{learned}", table(&LIMITS, &rows))
+}
+
+/// What holds by the site's own replies.
+fn learned(lessons: &Lessons) -> String {
+    let mut out = format!("learned: it welcomes {} connections", lessons.window);
+    let curve = lessons.curve.iter().rev().take(CURVE_SHOWN).rev();
+    let curve: Vec<_> = curve.map(|(at, size)| format!("{size} from {}", clock(at.0))).collect();
+    if !curve.is_empty() {
+        out.push_str(&format!(" ({})", curve.join(", ")));
+    }
+    if let (Some(rate), Some(until)) = (lessons.rate, lessons.rate_until) {
+        out.push_str(&format!("; slowed to {rate} until {}", clock(until.0)));
+    }
+    if let Some(count) = lessons.deliveries_per_connection {
+        out.push_str(&format!("; it ends connections after {count} deliveries"));
+    }
+    out.push('\n');
+    out
 }
 
 /// All overrides.
@@ -108,7 +130,8 @@ mod tests {
     use super::*;
     use crate::policy::orders::Scope;
     use crate::policy::site::setting::Setting;
-    use crate::policy::site::{Directory, Gate, sites};
+    use crate::policy::site::{Directory, Gate, Rate, sites};
+    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_795_394_728_114);
 
@@ -137,6 +160,17 @@ mod tests {
         let head = "gmail.com  1,234 domains, 7 open connections, 0 deliveries in the last minute, \
                     gate throttled: 421 \\x1b[31mslow";
         check(&limits(&found), &[&[head], &rows[..]].concat());
+        found.learned = Some(Lessons {
+            window: 7,
+            curve: vec![(NOW, 3), (NOW, 7)],
+            rate: Some(Rate { count: 50, per: Duration::from_secs(60) }),
+            rate_until: Some(NOW),
+            deliveries_per_connection: Some(20),
+        });
+        let learned = "learned: it welcomes 7 connections (3 from 2026-11-23T00:45:28Z, 7 from \
+                       2026-11-23T00:45:28Z); slowed to 50/min until 2026-11-23T00:45:28Z; it ends \
+                       connections after 20 deliveries";
+        check(&limits(&found), &[&[head], &rows[..], &[learned]].concat());
     }
 
     #[test]

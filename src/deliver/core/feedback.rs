@@ -31,7 +31,10 @@ impl Core {
         if why.is_empty() {
             site.crowded_until = now.after(CROWDED);
         } else if others > 0 {
-            site.feedback.window.refused(u32::try_from(others).unwrap_or(u32::MAX), now);
+            let others = u32::try_from(others).unwrap_or(u32::MAX);
+            if !site.feedback.window.refused(others, now) {
+                site.crowded_until = now.after(CROWDED);
+            }
             site.why = why;
         } else {
             let since = *site.failing_since.get_or_insert_with(|| {

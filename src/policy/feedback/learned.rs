@@ -38,6 +38,15 @@ impl Learned {
         self.0.remove(site).map(|memory| memory.feedback).unwrap_or_default()
     }
 
+    /// True where the same is known of the same sites, whenever they were used.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        let same = |(site, memory): (&String, &Memory)| {
+            other.0.get(site).is_some_and(|other| other.feedback == memory.feedback)
+        };
+        self.0.len() == other.0.len() && self.0.iter().all(same)
+    }
+
     /// Forgets what is old, and what is too much.
     pub fn sweep(&mut self, now: Timestamp) {
         self.0.retain(|_, memory| now.since(memory.used_ms) < REMEMBERED);

@@ -23,6 +23,8 @@ const GROW: Duration = Duration::from_secs(10);
 /// What was too many once is not tried before this; doubled for each vain try.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
+/// So many refusals in a row at a number that was welcome before are believed.
+const DOUBTS: u32 = 3;
 /// Connections that hear the same complaint within this time tell of one thing.
 const ONE_COMPLAINT: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,10 @@ pub struct Window {
     retry_at: Timestamp,
     patience: Duration,
     slowed_at: Timestamp,
+    /// Mail was delivered while so many stood.
+    proven: u32,
+    /// Refusals at that number or below it, one after the other.
+    doubts: u32,
     /// What it was: when, and the size from then on.
     curve: VecDeque<(Timestamp, u32)>,
 }
@@ -56,6 +62,8 @@ impl Default for Window {
             retry_at: Timestamp(0),
             patience: PATIENCE,
             slowed_at: Timestamp(i64::MIN),
+            proven: 0,
+            doubts: 0,
             curve: VecDeque::new(),
         }
     }
@@ -75,6 +83,10 @@ impl Window {
             // What was too many is welcome now.
             (self.too_many, self.patience) = (None, PATIENCE);
         }
+        if used >= self.proven {
+            self.doubts = 0;
+        }
+        self.proven = self.proven.max(used);
         let may_grow = self.slow_start || now >= self.grow_at;
         let next = self.size.saturating_add(1);
         let refused_lately = self.too_many.is_some_and(|count| next >= count);
@@ -88,9 +100,15 @@ impl Window {
     }
 
     /// A new connection was refused, or ended before it took anything, while `standing` others
-    /// stood.
-    pub fn refused(&mut self, standing: u32, now: Timestamp) {
+    /// stood. False where that teaches nothing yet: as many were welcome before, and a receiver may
+    /// still count one that has just ended.
+    pub fn refused(&mut self, standing: u32, now: Timestamp) -> bool {
+        if standing < self.proven && self.doubts < DOUBTS {
+            self.doubts += 1;
+            return false;
+        }
         let standing = standing.max(1);
+        (self.proven, self.doubts) = (standing, 0);
         // One of several that were opened together says nothing new.
         if self.too_many.is_some() && now >= self.retry_at {
             self.patience = self.patience.saturating_mul(2).min(PATIENCE_MAX);
@@ -102,6 +120,7 @@ impl Window {
         self.set(standing, now);
         self.slow_start = false;
         self.grow_at = now.after(GROW);
+        true
     }
 
     /// The site asked for less: half of the `used` connections, and no growth for `hold`. True
@@ -194,17 +213,30 @@ mod tests {
     }
 
     #[test]
+    fn one_that_ends_as_another_begins_is_no_lesson_and_a_lower_limit_is() {
+        let mut window = Window { size: 8, slow_start: false, ..Window::default() };
+        window.delivered(8, 100, NOW);
+        for n in 0..10 {
+            assert!(!window.refused(7, seconds(n)), "the old one still counts there");
+            window.delivered(8, 8, seconds(n));
+        }
+        assert_eq!(window.size(1, 8), 8);
+        let believed = (0..10).position(|n| window.refused(4, seconds(20 + n)));
+        assert_eq!((believed, window.size(1, 100)), (Some(3), 4));
+    }
+
+    #[test]
     fn its_curve_is_kept_by_the_minute_and_bounded() {
         let mut window = Window::default();
         for _ in 0..5 {
             window.delivered(window.size, 100, NOW);
         }
-        window.refused(4, seconds(30));
+        window.slowed(8, GROW, seconds(30));
         window.delivered(4, 100, seconds(90));
         assert_eq!(window.curve().collect::<Vec<_>>(), [(NOW, 4), (seconds(90), 5)]);
         for n in 2..200 {
-            window.refused(3, seconds(n * 120));
-            window.refused(2, seconds(n * 120 + 60));
+            window.slowed(9, GROW, seconds(n * 240));
+            window.delivered(window.size, 100, seconds(n * 240 + 120));
         }
         assert_eq!(window.curve().count(), CURVE_MAX);
     }
@@ -246,8 +278,9 @@ mod tests {
                     }
                     2 => {
                         let standing = n.min(before.saturating_sub(1));
-                        window.refused(standing, now);
-                        prop_assert_eq!(window.size(floor, ceiling), standing.max(1));
+                        let learned = window.refused(standing, now);
+                        let size = if learned { standing.max(1) } else { before };
+                        prop_assert_eq!(window.size(floor, ceiling), size);
                     }
                     _ => {
                         window.slowed(before, Duration::from_secs(60), now);

@@ -189,6 +189,25 @@ pub struct SiteLimits {
     pub gate: Option<Gate>,
     /// Last trouble and until when, for people; empty where there is none.
     pub why: String,
+    /// What its replies and refusals taught us; `None` where it is not in use.
+    #[serde(default)]
+    pub learned: Option<Lessons>,
+}
+
+/// What a site taught us: this holds, as long as it is less than the limits.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Lessons {
+    /// Connections that it welcomes.
+    pub window: u32,
+    /// What that was before, by the minute: ms since 1970, and how many from then on.
+    pub curve: Vec<(Timestamp, u32)>,
+    /// Messages, after it complained.
+    pub rate: Option<Rate>,
+    /// When that changes next.
+    #[serde(rename = "rate_until_ms")]
+    pub rate_until: Option<Timestamp>,
+    /// Deliveries after which it ends connections.
+    pub deliveries_per_connection: Option<u32>,
 }
 
 impl SiteLimits {
@@ -204,6 +223,7 @@ impl SiteLimits {
             rate_per_minute: 0,
             gate: None,
             why: String::new(),
+            learned: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::deliver::core::domains::places;
 use crate::deliver::core::queues::Place;
 use crate::deliver::tenants::Tenants;
 use crate::mail::message::Lane;
-use crate::policy::site::{Gate, Rate, Resting, SiteId, SiteLimits, SiteStatus};
+use crate::policy::site::{Gate, Lessons, Rate, Resting, SiteId, SiteLimits, SiteStatus};
 use std::collections::BTreeSet;
 
 /// Deliveries per minute, from two counting minutes.
@@ -65,6 +65,17 @@ impl Site {
         let mut resting: Vec<Resting> = in_line.into_iter().filter_map(rests).collect();
         resting.dedup_by(|a, b| a.tenant == b.tenant);
         resting
+    }
+
+    fn lessons(&self, now: Timestamp) -> Lessons {
+        let brake = self.feedback.brake.as_ref().filter(|brake| brake.rate(now).is_some());
+        Lessons {
+            window: self.window(),
+            curve: self.feedback.window.curve().collect(),
+            rate: brake.and_then(|brake| brake.rate(now)),
+            rate_until: brake.map(|brake| brake.next_change(now)),
+            deliveries_per_connection: self.feedback.spent.most(now),
+        }
     }
 
     /// Whether it may be sent to now, and why not.
@@ -173,6 +184,7 @@ impl Core {
             rate_per_minute: status.rate_per_minute,
             gate: Some(status.gate),
             why: status.why,
+            learned: self.sites.get(&id).map(|site| site.lessons(now)),
         }
     }
 }
