@@ -87,6 +87,7 @@ pub async fn run<S: Store>(
             };
             worker.work(&mut orders).await;
             worker.end().await;
+            shared.tell(Event::Leaving(link)).await;
             let (done, trouble) = (worker.done, worker.trouble.take());
             worker.connection.quit().await;
             drop(slot);

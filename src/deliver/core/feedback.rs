@@ -19,6 +19,8 @@ const SHUT_MAX: Duration = Duration::from_secs(300);
 /// No further connection for so long where all addresses were at their limit: others may close any
 /// moment.
 const CROWDED: Duration = Duration::from_secs(1);
+/// A site that took mail so short a time ago is not given up for one refusal.
+const ALIVE: Duration = Duration::from_secs(5);
 /// A complaint does not force a rate below this, in messages per hour.
 const RATE_MIN: u64 = 60;
 
@@ -26,10 +28,18 @@ impl Core {
     /// A connection was refused or lost before it delivered anything.
     pub(super) fn trouble(&mut self, id: SiteId, why: String, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        let others = self.count_links(site, |l| l.state != LinkState::Opening);
+        let others =
+            self.count_links(site, |l| !matches!(l.state, LinkState::Opening | LinkState::Ending));
+        // Other attempts are under way; or it took mail a moment ago, and may still count the
+        // connections that have just ended.
+        let is_alive = site.succeeded_at <= now && now.since(site.succeeded_at) < ALIVE;
+        let opening = self.count_links(site, |l| l.state == LinkState::Opening) > 0;
+        let undecided = others == 0 && (opening || is_alive);
         let Some(site) = self.sites.get_mut(&id) else { return };
-        if why.is_empty() {
+        if why.is_empty() || undecided {
+            site.refused_beside = opening && !why.is_empty();
             site.crowded_until = now.after(CROWDED);
+            site.why = why;
         } else if others > 0 {
             let others = u32::try_from(others).unwrap_or(u32::MAX);
             if !site.feedback.window.refused(others, now) {
@@ -41,11 +51,24 @@ impl Core {
                 self.commands.push(Command::Unreachable(Arc::clone(&site.name), why.clone()));
                 now
             });
+            site.refused_beside = false;
             site.feedback.window.collapsed(now);
             let pause = (now.since(since) / SHUT_SHARE).clamp(SHUT_MIN, SHUT_MAX);
             self.shut(id, why, now.after(pause));
         }
         self.touched.insert(id);
+    }
+
+    /// One was refused while this and others were still being opened: now it shows how many stand.
+    pub(super) fn others_stand(&mut self, id: SiteId, now: Timestamp) {
+        let Some(site) = self.sites.get(&id).filter(|site| site.refused_beside) else { return };
+        if self.count_links(site, |l| l.state == LinkState::Opening) > 0 {
+            return;
+        }
+        let stand = self.count_links(site, |l| l.state != LinkState::Ending);
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        site.refused_beside = false;
+        site.feedback.window.refused(u32::try_from(stand).unwrap_or(u32::MAX), now);
     }
 
     /// Nothing goes to the site before `until`; direct mail in hand is deferred.
@@ -66,6 +89,7 @@ impl Core {
             self.count_links(site, |l| !matches!(l.state, LinkState::Opening | LinkState::Ending));
         let Some(site) = self.sites.get_mut(&id) else { return };
         site.meter.add(u64::from(count), now);
+        site.succeeded_at = now;
         if let Some(since) = site.failing_since.take() {
             self.commands.push(Command::Recovered(Arc::clone(&site.name), now.since(since)));
         }

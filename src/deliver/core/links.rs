@@ -72,16 +72,25 @@ impl Core {
     }
 
     /// It stands; it looks at the line by itself and then says what it wants.
-    pub(super) fn opened(&mut self, id: LinkId, address: IpAddr) {
+    pub(super) fn opened(&mut self, id: LinkId, address: IpAddr, now: Timestamp) {
         if let Some(link) = self.links.get_mut(&id) {
             link.address = Some(address);
             link.state = LinkState::Busy;
+            let site = link.site;
+            self.others_stand(site, now);
         }
     }
 
     pub(super) fn not_opened(&mut self, id: LinkId, why: String, now: Timestamp) {
         if let Some(site) = self.remove_link(id) {
             self.trouble(site, why, now);
+        }
+    }
+
+    /// It takes nothing more; to the receiver it may be gone already.
+    pub(super) fn leaving(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.state = LinkState::Ending;
         }
     }
 

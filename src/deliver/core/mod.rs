@@ -129,6 +129,8 @@ pub enum Event {
     EndedByPeer(LinkId, u32),
     /// A slow connection has done so many deliveries since it last said so.
     Did(LinkId, u32),
+    /// A connection says goodbye, and is closed soon.
+    Leaving(LinkId),
     /// A claim was carried out.
     Claimed {
         /// What had been asked for.
@@ -289,11 +291,12 @@ impl Core {
             Event::Expected(domain) => self.look_up(domain, Turn::Expected, now),
             Event::Direct(handoff, room) => self.direct(handoff, &room, now),
             Event::Resolved(domain, resolution) => self.resolved(domain, &resolution, now),
-            Event::Opened(link, address) => self.opened(link, address),
+            Event::Opened(link, address) => self.opened(link, address, now),
             Event::NotOpened(link, why) => self.not_opened(link, why, now),
             Event::Wants { link, room, idle, done } => self.wants(link, room, idle, done, now),
             Event::Complaint(link, complaint) => self.complained(link, complaint, now),
             Event::EndedByPeer(link, deliveries) => self.ended_by_peer(link, deliveries, now),
+            Event::Leaving(link) => self.leaving(link),
             Event::Did(link, done) => self.did(link, done, now),
             Event::Claimed { plan, got } => self.redeem(&plan, &got, now),
             Event::Closed { link, done, trouble } => self.closed(link, done, trouble, now),

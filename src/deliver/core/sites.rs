@@ -50,6 +50,10 @@ pub(super) struct Site {
     /// Since when no host answers; until something was delivered.
     pub(super) failing_since: Option<Timestamp>,
     pub(super) shut_until: Timestamp,
+    /// One connection was refused while others were being opened.
+    pub(super) refused_beside: bool,
+    /// When it last took mail.
+    pub(super) succeeded_at: Timestamp,
     /// No new connection before this: all addresses were at their limit.
     pub(super) crowded_until: Timestamp,
     /// Last trouble; empty after a success.
@@ -120,6 +124,8 @@ impl Core {
                 domains: 0,
                 failing_since: None,
                 shut_until: Timestamp(0),
+                refused_beside: false,
+                succeeded_at: Timestamp(0),
                 crowded_until: Timestamp(0),
                 why: String::new(),
                 waits: Waits::default(),

@@ -476,6 +476,7 @@ impl<S: Store> World<S> {
         while let Some(job) = link.jobs.pop_back() {
             self.put_back(&link, job);
         }
+        self.tell(Event::Leaving(link.opening.link));
         let operator = &self.operators[link.operator];
         let lasts = if link.open { operator.manner.quit() } else { 0 };
         self.wait(link, Phase::Quitting, lasts);
