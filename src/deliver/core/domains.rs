@@ -31,6 +31,8 @@ pub(super) struct Entry {
     asking: Option<Turn>,
     answered_at: Timestamp,
     failures: u32,
+    /// It is among those that may be forgotten.
+    listed: bool,
     /// Direct jobs that wait for the first answer.
     jobs: Vec<Job>,
     /// Its scheduled queues with mail.
@@ -68,8 +70,9 @@ impl Core {
     pub(super) fn look_up(&mut self, domain: Domain, turn: Turn, now: Timestamp) {
         let rounds = &mut self.rounds;
         let entry = self.domains.entry(domain.clone()).or_insert_with(|| {
-            rounds.add_domain(domain.clone());
+            rounds.add_domain(domain.clone(), now);
             Entry {
+                listed: true,
                 answer: Answer::None,
                 asking: None,
                 answered_at: Timestamp(0),
@@ -241,26 +244,34 @@ impl Core {
         }
     }
 
-    /// Forgets a domain that nothing waits for. True where it is not known any more.
-    pub(super) fn forget_domain(&mut self, domain: &Domain, now: Timestamp) -> bool {
-        let Some(entry) = self.domains.get(domain) else { return true };
+    /// One of its queues is empty; without any, it may be forgotten after a while.
+    pub(super) fn leave_domain(&mut self, domain: &Domain, queue: QueueId, now: Timestamp) {
+        let Some(entry) = self.domains.get_mut(domain) else { return };
+        entry.queues.remove(&queue);
+        if entry.queues.is_empty() && !std::mem::replace(&mut entry.listed, true) {
+            self.rounds.add_domain(domain.clone(), now);
+        }
+    }
+
+    /// Forgets a domain that nothing waits for.
+    pub(super) fn sweep_domain(&mut self, domain: Domain, now: Timestamp) {
         // The limits that a rule or an order gives a domain hold for all that are at its site, mail
         // or none.
-        let ruled = || {
-            let mut rules = self.config.sites.rules.iter().map(|rule| rule.name.as_str());
-            let mut orders = self.orders.throttles().iter().map(|order| order.site.as_str());
-            rules.any(|name| name == domain.as_str()) || orders.any(|name| name == domain.as_str())
-        };
-        let used = !entry.queues.is_empty()
-            || !entry.jobs.is_empty()
-            || entry.asking.is_some()
-            || entry.is_fresh(now)
-            || ruled();
-        if !used {
-            self.count_domain(entry.site(), None);
-            self.domains.remove(domain);
+        let mut rules = self.config.sites.rules.iter().map(|rule| rule.name.as_str());
+        let mut orders = self.orders.throttles().iter().map(|order| order.site.as_str());
+        let ruled =
+            rules.any(|name| name == domain.as_str()) || orders.any(|name| name == domain.as_str());
+        let Some(entry) = self.domains.get_mut(&domain) else { return };
+        if !entry.queues.is_empty() {
+            // It comes back with the end of its last queue.
+            entry.listed = false;
+        } else if ruled || !entry.jobs.is_empty() || entry.asking.is_some() || entry.is_fresh(now) {
+            self.rounds.add_domain(domain, now);
+        } else {
+            let site = entry.site();
+            self.count_domain(site, None);
+            self.domains.remove(&domain);
         }
-        !used
     }
 
     /// A domain is no longer at one site, but at the other.

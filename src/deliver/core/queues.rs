@@ -19,6 +19,9 @@ use std::time::Duration;
 /// before.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 
+/// A queue that seemed to have mail past its time, and had none, is looked at again after this.
+const FRUITLESS: Duration = Duration::from_secs(600);
+
 /// One scheduled queue.
 pub(super) struct Queue {
     pub(super) backlog: QueueBacklog,
@@ -33,7 +36,7 @@ pub(super) struct Queue {
     paused_until: Timestamp,
     /// Its alarm, so that there is only one.
     alarm_at: Option<Timestamp>,
-    /// Looked over for expired mail not before this.
+    /// When it is looked at for mail past its time.
     sweep_at: Timestamp,
     /// The operator wants it not to be sent now.
     pub(super) suspended: bool,
@@ -73,12 +76,19 @@ impl Core {
     pub(super) fn queue_changed(&mut self, backlog: QueueBacklog, now: Timestamp) {
         let id = backlog.id;
         let total = backlog.waiting() + backlog.leased + backlog.held;
+        let expire = self.expire(backlog.key.lane);
         match self.queues.get_mut(&id) {
             Some(queue) => {
                 // New mail, or an earlier time: worth asking at once.
                 if backlog.next_due < queue.backlog.next_due || backlog.ready > queue.backlog.ready
                 {
                     queue.paused_until = Timestamp(0);
+                }
+                let ends = backlog.oldest.after(expire);
+                if backlog.oldest < queue.backlog.oldest && ends < queue.sweep_at {
+                    self.rounds.drop_queue(id, queue.sweep_at);
+                    self.rounds.add_queue(id, ends);
+                    queue.sweep_at = ends;
                 }
                 queue.backlog = backlog;
             }
@@ -90,6 +100,7 @@ impl Core {
                 if let Some(entry) = self.domains.get_mut(&domain) {
                     entry.queues.insert(id);
                 }
+                let sweep_at = backlog.oldest.after(expire);
                 let queue = Queue {
                     backlog,
                     promised: 0,
@@ -98,31 +109,30 @@ impl Core {
                     in_line: false,
                     paused_until: Timestamp(0),
                     alarm_at: None,
-                    sweep_at: now,
+                    sweep_at,
                     suspended: false,
                 };
                 self.queues.insert(id, queue);
-                self.rounds.add_queue(id);
+                self.rounds.add_queue(id, sweep_at);
                 self.join_site(&place, id);
             }
         }
         if total == 0 && self.queues.get(&id).is_some_and(|q| q.promised == 0) {
-            self.drop_queue(id);
+            self.drop_queue(id, now);
         } else {
             self.queue_due(id, now);
         }
     }
 
-    fn drop_queue(&mut self, id: QueueId) {
+    fn drop_queue(&mut self, id: QueueId, now: Timestamp) {
         let Some(place) = self.queues.get(&id).map(|queue| queue.place.clone()) else { return };
         self.leave_site(&place, id);
         let Some(queue) = self.queues.remove(&id) else { return };
+        self.rounds.drop_queue(id, queue.sweep_at);
         if let Some(at) = queue.alarm_at {
             self.alarms.remove(&(at, Alarm::Queue(id)));
         }
-        if let Some(entry) = self.domains.get_mut(&queue.backlog.key.domain) {
-            entry.queues.remove(&id);
-        }
+        self.leave_domain(&queue.backlog.key.domain, id, now);
     }
 
     /// The queue's domain was placed, perhaps elsewhere than before.
@@ -215,7 +225,7 @@ impl Core {
             let Some(queue) = self.queues.get(&id) else { continue };
             let empty = queue.backlog.waiting() + queue.backlog.leased + queue.backlog.held == 0;
             if empty && queue.promised == 0 {
-                self.drop_queue(id);
+                self.drop_queue(id, now);
             } else {
                 self.queue_due(id, now);
             }
@@ -223,19 +233,22 @@ impl Core {
     }
 
     /// Gives up mail that no connection came for in its time: held, throttled, behind a shut gate.
+    /// Called when it may be time.
     pub(super) fn sweep_queue(&mut self, id: QueueId, now: Timestamp) {
-        let Some(queue) = self.queues.get(&id).filter(|_| !self.draining) else { return };
-        let expire = self.expire(queue.backlog.key.lane);
-        if queue.sweep_at > now || now.since(queue.backlog.oldest) < expire {
-            return;
-        }
-        let why = self.why_waiting(id);
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get(&id) else { return };
+        let ends = queue.backlog.oldest.after(self.expire(queue.backlog.key.lane));
         // The oldest time may be earlier than the truth: a fruitless look is not repeated soon.
-        queue.sweep_at = now.after(Duration::from_secs(600));
-        let mut claim = claim(vec![(id, u32::MAX)], BATCH, now);
-        claim.expired_at = Some(now);
-        self.commands.push(Command::GiveUp(claim, past_its_time(&why)));
+        let again = if ends > now { ends } else { now.after(FRUITLESS) };
+        let why = self.why_waiting(id);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.sweep_at = again;
+        }
+        self.rounds.add_queue(id, again);
+        if ends <= now && !self.draining {
+            let mut claim = claim(vec![(id, u32::MAX)], BATCH, now);
+            claim.expired_at = Some(now);
+            self.commands.push(Command::GiveUp(claim, past_its_time(&why)));
+        }
     }
 
     /// Why mail in a queue was not tried.

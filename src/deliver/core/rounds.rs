@@ -1,61 +1,64 @@
-//! Looks everything over once a minute, a slice at a time: mail past its time, and state that
-//! nothing needs any more. With a million queues, all at once would take longer than a login code
-//! may wait.
+//! Looks, when it is time, at mail past its end and at state that nothing needs any more: each
+//! queue when its oldest mail ends, each domain a while after its last use.
 
 use super::{Alarm, Core};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// How often each is looked at.
+/// How often it is looked whether something is due, and what is unused is forgotten after this.
 const ROUND: Duration = Duration::from_secs(60);
-/// Slices in a round, where there is more than one slice of work.
-const SLICES: u32 = 60;
-/// The least work that is cut.
-const SLICE_MIN: usize = 1_000;
+/// Looks in one go, and the pause before the next: a login code may come in between.
+const LOOKS: usize = 2_000;
+const PAUSE: Duration = Duration::from_millis(20);
 
-/// Everything in the order of its next look.
+/// What is to be looked at, the next first.
 #[derive(Default)]
 pub(super) struct Rounds {
-    queues: VecDeque<QueueId>,
-    domains: VecDeque<Domain>,
+    /// When their oldest mail ends.
+    queues: BTreeSet<(Timestamp, QueueId)>,
+    /// Unused since a round before that time.
+    domains: VecDeque<(Timestamp, Domain)>,
     sites_at: Timestamp,
 }
 
 impl Rounds {
-    pub(super) fn add_queue(&mut self, queue: QueueId) {
-        self.queues.push_back(queue);
+    pub(super) fn add_queue(&mut self, queue: QueueId, at: Timestamp) {
+        self.queues.insert((at, queue));
     }
 
-    pub(super) fn add_domain(&mut self, domain: Domain) {
-        self.domains.push_back(domain);
+    pub(super) fn drop_queue(&mut self, queue: QueueId, at: Timestamp) {
+        self.queues.remove(&(at, queue));
+    }
+
+    pub(super) fn add_domain(&mut self, domain: Domain, now: Timestamp) {
+        self.domains.push_back((now.after(ROUND), domain));
     }
 }
 
 impl Core {
-    /// Looks at what has waited longest for a look.
+    /// Looks at what is due for it.
     pub(super) fn sweep(&mut self, now: Timestamp) {
-        let all = self.rounds.queues.len().max(self.rounds.domains.len());
-        let slices = if all > SLICE_MIN { SLICES } else { 1 };
-        self.alarm(now.after(ROUND / slices), Alarm::Sweep);
-        for _ in 0..self.rounds.queues.len().div_ceil(slices as usize) {
-            let Some(id) = self.rounds.queues.pop_front() else { break };
-            if self.queues.contains_key(&id) {
-                self.rounds.queues.push_back(id);
-                self.sweep_queue(id, now);
-            }
+        let mut looks = 0..LOOKS;
+        while self.rounds.queues.first().is_some_and(|(at, _)| *at <= now)
+            && looks.next().is_some()
+            && let Some((_, id)) = self.rounds.queues.pop_first()
+        {
+            self.sweep_queue(id, now);
         }
-        for _ in 0..self.rounds.domains.len().div_ceil(slices as usize) {
-            let Some(domain) = self.rounds.domains.pop_front() else { break };
-            if !self.forget_domain(&domain, now) {
-                self.rounds.domains.push_back(domain);
-            }
+        while self.rounds.domains.front().is_some_and(|(at, _)| *at <= now)
+            && looks.next().is_some()
+            && let Some((_, domain)) = self.rounds.domains.pop_front()
+        {
+            self.sweep_domain(domain, now);
         }
         if self.rounds.sites_at <= now {
             self.rounds.sites_at = now.after(ROUND);
             self.sweep_sites(now);
         }
+        let pause = if looks.is_empty() { PAUSE } else { ROUND };
+        self.alarm(now.after(pause), Alarm::Sweep);
     }
 }
