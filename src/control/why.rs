@@ -97,9 +97,11 @@ impl Facts<'_> {
             }
             State::Ready | State::Deferred => {
                 self.place(&mut found, (domain, lane, tenant), place);
+                let name = (domain, lane, tenant, head.origin.campaign.as_str());
                 match record.due_at.filter(|due| *due > self.now) {
+                    _ if self.is_suspended(&mut found, name) => {}
                     Some(due) => self.not_due(&mut found, record, due),
-                    None => self.due(&mut found, (domain, lane, tenant, &head.origin.campaign)),
+                    None => self.due(&mut found, (domain, lane, tenant)),
                 }
             }
         }
@@ -186,6 +188,9 @@ impl Facts<'_> {
         let key = &queue.key;
         if self.backlog.all_held {
             found.say("An operator holds everything.", "bulkhead queue release --all ends that");
+        } else if self
+            .is_suspended(&mut found, (key.domain.as_str(), lane, &key.tenant, &key.campaign))
+        {
         } else if queue.next_due > self.now {
             let wait = human(queue.next_due.since(self.now));
             self.site_links(&mut found, key.domain.as_str(), lane);
@@ -194,7 +199,7 @@ impl Facts<'_> {
                 "bulkhead queue retry makes it due now",
             );
         } else {
-            self.due(&mut found, (key.domain.as_str(), lane, &key.tenant, &key.campaign));
+            self.due(&mut found, (key.domain.as_str(), lane, &key.tenant));
         }
         Some(found)
     }
@@ -219,27 +224,33 @@ impl Facts<'_> {
         }
     }
 
-    /// What is due and not on a connection waits for this.
-    fn due(
+    /// True where an operator suspended mail of this name; then that is the answer.
+    fn is_suspended(
         &self,
         found: &mut Explanation,
         (domain, lane, tenant, campaign): (&str, Lane, &str, &str),
-    ) {
-        if !self.running {
-            return found.say("No node runs, so nothing is sent.", "bulkhead serve");
-        }
+    ) -> bool {
         let site = self.status(domain).map(|status| status.site.as_str());
         let is_site = |name: &str| name == domain || site == Some(name);
         let orders = self.orders;
-        if let Some(order) = orders.suspension_of(is_site, tenant, campaign, lane, self.now) {
+        let order = orders.suspension_of(is_site, tenant, campaign, lane, self.now);
+        if let Some(order) = order {
             let until = match order.until {
                 Some(until) => format!("for another {}", human(until.since(self.now))),
                 None => "until that is ended".into(),
             };
-            return found.say(
+            found.say(
                 format!("An operator suspended it ({}), {until}: {}.", order.scope, order.reason),
                 "bulkhead resume ends that",
             );
+        }
+        order.is_some()
+    }
+
+    /// What is due and not on a connection waits for this.
+    fn due(&self, found: &mut Explanation, (domain, lane, tenant): (&str, Lane, &str)) {
+        if !self.running {
+            return found.say("No node runs, so nothing is sent.", "bulkhead serve");
         }
         let Some(status) = self.status(domain) else {
             return found.say(format!("DNS was not asked yet where mail to {domain} goes."), "");
@@ -499,6 +510,7 @@ mod tests {
         let suspended = "An operator suspended it (site=mx.example), for another 30m: asked by its \
                          postmaster.";
         assert_eq!(said(&world, State::Ready, 0, NOW), suspended);
+        assert_eq!(said(&world, State::Ready, 0, minutes(5)), suspended, "whenever it is due");
         world.orders = Orders::default();
         world.statuses[0].gate = Gate::Broken;
         let broken = "mx.example takes no mail now: connect: timed out.";
