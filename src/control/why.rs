@@ -188,10 +188,13 @@ impl Facts<'_> {
         let key = &queue.key;
         if self.backlog.all_held {
             found.say("An operator holds everything.", "bulkhead queue release --all ends that");
-        } else if self
-            .is_suspended(&mut found, (key.domain.as_str(), lane, &key.tenant, &key.campaign))
-        {
-        } else if queue.next_due > self.now {
+            return Some(found);
+        }
+        let name = (key.domain.as_str(), lane, key.tenant.as_str(), key.campaign.as_str());
+        if self.is_suspended(&mut found, name) {
+            return Some(found);
+        }
+        if queue.next_due > self.now {
             let wait = human(queue.next_due.since(self.now));
             self.site_links(&mut found, key.domain.as_str(), lane);
             found.say(
