@@ -4,6 +4,7 @@
 //! opened read-only. So there is one way that questions are answered.
 
 use super::Failure;
+use super::args::Common;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
 use crate::control::api::no_sites;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 /// Longest wait for a line of an answer; work that takes longer shows progress in between.
@@ -36,6 +38,14 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::Usage(error.to_string())
     }
+}
+
+/// What a verb that talks to a node begins with.
+pub(super) fn begin(common: &Common) -> Result<(Config, Runtime), Failure> {
+    let config = common.load().map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let failed = |error| Failure::Trouble(format!("cannot start: {error}"));
+    runtime.map(|runtime| (config, runtime)).map_err(failed)
 }
 
 /// The node that runs on this configuration.

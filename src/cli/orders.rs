@@ -25,9 +25,7 @@ pub(super) enum Order<'a> {
 }
 
 pub(super) fn run(common: &Common, order: &Order<'_>, out: &mut impl Write) -> Result<(), Failure> {
-    let config = common.load().map_err(|errors| Failure::Usage(errors.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Trouble(format!("cannot start: {error}")))?;
+    let (config, runtime) = connect::begin(common)?;
     let mut printer = Printer { out, json: common.json, clock: Clock::system() };
     runtime.block_on(verb(&config, order, &mut printer))
 }

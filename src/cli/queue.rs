@@ -11,7 +11,6 @@ use crate::control::protocol::{Action, DeliveryView, MessageView, Request, Respo
 use crate::mail::message::Lane;
 use serde::Serialize;
 use std::io::Write;
-use tokio::runtime::Runtime;
 
 /// Sites that people are shown unless they ask for another number.
 const SITES_SHOWN: usize = 50;
@@ -55,23 +54,16 @@ fn is_printable(c: char) -> bool {
 }
 
 pub(super) fn run(common: &Common, queue: &Queue, out: &mut impl Write) -> Result<(), Failure> {
-    let (config, runtime) = begin(common)?;
+    let (config, runtime) = connect::begin(common)?;
     let mut printer = Printer { out, json: common.json, clock: Clock::system() };
     runtime.block_on(verb(&config, queue, &mut printer))
 }
 
 /// `bulkhead why`: where mail is, and what would change that.
 pub(super) fn why(common: &Common, what: &str, out: &mut impl Write) -> Result<(), Failure> {
-    let (config, runtime) = begin(common)?;
+    let (config, runtime) = connect::begin(common)?;
     let mut printer = Printer { out, json: common.json, clock: Clock::system() };
     runtime.block_on(explain(&config, what, &mut printer))
-}
-
-fn begin(common: &Common) -> Result<(Config, Runtime), Failure> {
-    let config = common.load().map_err(|errors| Failure::Usage(errors.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let failed = |error| Failure::Trouble(format!("cannot start: {error}"));
-    runtime.map(|runtime| (config, runtime)).map_err(failed)
 }
 
 pub(super) async fn explain(

@@ -1,6 +1,6 @@
 //! Limits and orders as text for people.
 
-use super::{Column, Left, clock, gate, grouped, line, safe, titles, widths};
+use super::{Column, Left, clock, gate, grouped, safe, table};
 use crate::base::time::Timestamp;
 use crate::policy::orders::{Suspension, ThrottleOrder};
 use crate::policy::site::{Lessons, SiteLimits};
@@ -25,12 +25,6 @@ const SUSPENSIONS: [Column; 4] = [
     Column("SINCE", 20, Left),
     Column("REASON", 0, Left),
 ];
-
-fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
-    let widths = widths(columns, rows);
-    let rows = rows.iter().map(|row| line(columns, &widths, row));
-    std::iter::once(line(columns, &widths, &titles(columns))).chain(rows).collect()
-}
 
 /// How a site does, and each of its limits with its source.
 pub(in crate::cli) fn limits(limits: &SiteLimits) -> String {
