@@ -32,6 +32,7 @@ pub use crate::policy::site::Sites;
 
 use crate::base::address::Domain;
 use crate::base::network::Networks;
+use crate::mail::message::ByLane;
 use crate::policy::classify::Rules;
 use crate::policy::retry::Schedule;
 use crate::policy::rules::Rules as ReplyRules;
@@ -380,14 +381,9 @@ pub enum Tls {
     Opportunistic,
 }
 
-/// `[retry.direct]`, `[retry.bulk]`
-#[derive(Clone, Debug)]
-pub struct Retry {
-    /// Direct mail: 30 s, 2, 5, 10, 20, 40 min, then 1 h; given up after 5 d.
-    pub direct: Schedule,
-    /// Bulk mail: 10, 20, 40 min, 1, 2, 4 h; given up after 2 d.
-    pub bulk: Schedule,
-}
+/// `[retry.direct]`, `[retry.bulk]`. Direct mail: 30 s, 2, 5, 10, 20, 40 min, then 1 h; given up after
+/// 5 d. Bulk mail: 10, 20, 40 min, 1, 2, 4 h; given up after 2 d.
+pub type Retry = ByLane<Schedule>;
 
 /// `[control]`
 #[derive(Clone, Debug, Default)]

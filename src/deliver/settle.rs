@@ -10,7 +10,7 @@ use crate::base::random::Rng;
 use crate::base::time::Timestamp;
 use crate::config::Retry;
 use crate::mail::dsn::{self, Action, Report, Reported};
-use crate::mail::message::{Lane, NewMessage};
+use crate::mail::message::NewMessage;
 use crate::policy::retry::Schedule;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
@@ -58,7 +58,7 @@ pub fn conclude(
     ids: &mut IdGenerator,
 ) -> Concluded {
     let head = &transaction.head;
-    let schedule = schedule(rules.retry, head.origin.lane);
+    let schedule = rules.retry.of(head.origin.lane);
     let mut concluded = Concluded {
         settlement: Settlement { at: now, ..Settlement::default() },
         reports: Vec::new(),
@@ -103,13 +103,6 @@ pub fn conclude(
     concluded
 }
 
-fn schedule(retry: &Retry, lane: Lane) -> &Schedule {
-    match lane {
-        Lane::Direct => &retry.direct,
-        Lane::Bulk => &retry.bulk,
-    }
-}
-
 fn outcome(
     schedule: &Schedule,
     delivery: &Delivery,
@@ -130,11 +123,11 @@ fn outcome(
     }
     let late = schedule.delay_notice.is_some_and(|after| now.since(accepted_at) >= after);
     let asked = delivery.recipient.notify.is_some_and(|n| n.delay);
-    let next = schedule.next(delivery.attempts + steps, now, expires_at, rng);
-    Outcome::Deferred {
-        due_at: verdict.retry_at.map_or(next, |at| at.max(now).min(expires_at)),
-        delay_notified: delivery.delay_notified || (late && asked),
-    }
+    let due_at = match verdict.retry_at {
+        Some(at) => at.max(now).min(expires_at),
+        None => schedule.next(delivery.attempts + steps, now, expires_at, rng),
+    };
+    Outcome::Deferred { due_at, delay_notified: delivery.delay_notified || (late && asked) }
 }
 
 /// The text that goes on record: of mail past its time, the last reply says more than its age.
@@ -189,7 +182,7 @@ mod tests {
     use crate::base::id::QueueId;
     use crate::base::random::from_seed;
     use crate::mail::envelope::{Envelope, Notify, Recipient};
-    use crate::mail::message::Origin;
+    use crate::mail::message::{Lane, Origin};
     use crate::policy::verdict::judge;
     use crate::smtp::client::{Attempt, Stage};
     use crate::smtp::reply::Reply;

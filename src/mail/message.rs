@@ -30,6 +30,39 @@ impl Lane {
     }
 }
 
+/// One for each lane.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ByLane<T> {
+    /// Of direct mail.
+    pub direct: T,
+    /// Of bulk mail.
+    pub bulk: T,
+}
+
+impl<T> ByLane<T> {
+    /// That of a lane.
+    #[must_use]
+    pub fn of(&self, lane: Lane) -> &T {
+        match lane {
+            Lane::Direct => &self.direct,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
+    /// That of a lane, to be changed.
+    pub fn of_mut(&mut self, lane: Lane) -> &mut T {
+        match lane {
+            Lane::Direct => &mut self.direct,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+
+    /// Both, direct mail's first.
+    pub fn iter(&self) -> impl Iterator<Item = (Lane, &T)> {
+        [(Lane::Direct, &self.direct), (Lane::Bulk, &self.bulk)].into_iter()
+    }
+}
+
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

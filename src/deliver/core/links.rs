@@ -1,7 +1,7 @@
 //! Connections as the dispatcher sees them: opening, busy in a lane, or idle.
 
 use super::queues::{Place, claim, is_direct};
-use super::sites::{Lines, Site};
+use super::sites::Site;
 use super::{BATCH, Command, Core, LinkId};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
@@ -190,14 +190,12 @@ impl Core {
             return None;
         }
         let site = self.sites.get(&id)?;
-        let has_mail = |lines: &Lines| match lane {
-            Lane::Direct => !lines.direct.is_empty(),
-            Lane::Bulk => !lines.bulk.is_empty(),
-        };
         let mut keys: Vec<Vec<IpAddr>> = site
             .routes
             .iter()
-            .filter(|(key, lines)| has_mail(lines) && key.binary_search(&address).is_ok())
+            .filter(|(key, lines)| {
+                !lines.turns.of(lane).is_empty() && key.binary_search(&address).is_ok()
+            })
             .map(|(key, _)| key.clone())
             .collect();
         // What the connection was opened for goes first.
@@ -216,10 +214,7 @@ impl Core {
             };
             let site = self.sites.get_mut(&id)?;
             let lines = site.routes.get_mut(&key)?;
-            let (turns, shares) = match lane {
-                Lane::Direct => (&mut lines.direct, &mut site.shares.direct),
-                Lane::Bulk => (&mut lines.bulk, &mut site.shares.bulk),
-            };
+            let (turns, shares) = (lines.turns.of_mut(lane), site.shares.of_mut(lane));
             let Planned { plan, gone } = turns.plan(room, due, may, shares);
             for queue in gone {
                 if let Some(q) = self.queues.get_mut(&queue)

@@ -50,7 +50,7 @@ use crate::base::id::QueueId;
 use crate::base::random::Rng;
 use crate::base::time::Timestamp;
 use crate::config::Config;
-use crate::mail::message::Lane;
+use crate::mail::message::{ByLane, Lane};
 use crate::policy::feedback::Complaint;
 use crate::policy::feedback::learned::Learned;
 use crate::policy::orders::Orders;
@@ -229,8 +229,7 @@ pub struct Core {
     /// Sites that something happened to.
     touched: InOrder<SiteId>,
     /// Sites that could not open a connection because there are too many in all.
-    starved_of_direct: InOrder<SiteId>,
-    starved_of_bulk: InOrder<SiteId>,
+    starved: ByLane<InOrder<SiteId>>,
     rounds: Rounds,
     /// Queues to be looked at in the next step: their claims were carried out, or a hold has ended.
     to_recheck: Vec<QueueId>,
@@ -261,8 +260,7 @@ impl Core {
             waiting: HashMap::new(),
             alarms: BTreeSet::new(),
             touched: InOrder::default(),
-            starved_of_direct: InOrder::default(),
-            starved_of_bulk: InOrder::default(),
+            starved: ByLane::default(),
             rounds: Rounds::default(),
             to_recheck: Vec::new(),
             commands: Vec::new(),
@@ -371,9 +369,6 @@ impl Core {
     }
 
     fn expire(&self, lane: Lane) -> Duration {
-        match lane {
-            Lane::Direct => self.config.retry.direct.expire,
-            Lane::Bulk => self.config.retry.bulk.expire,
-        }
+        self.config.retry.of(lane).expire
     }
 }

@@ -41,8 +41,8 @@ impl Core {
         let Some(lines) = site.routes.get(route).filter(|_| self.limits_tenants(site)) else {
             return HashMap::new();
         };
-        let turns = if lane == Lane::Direct { &lines.direct } else { &lines.bulk };
-        let allowed = turns.tenants().map(|t| (t.to_string(), self.allowance(site, t, lane, now)));
+        let tenants = lines.turns.of(lane).tenants();
+        let allowed = tenants.map(|t| (t.to_string(), self.allowance(site, t, lane, now)));
         allowed.filter(|(_, allowed)| *allowed < u32::MAX).collect()
     }
 
@@ -68,9 +68,7 @@ impl Core {
         };
         let (mut here, mut anywhere) = (Timestamp::NEVER, Vec::new());
         for lines in site.routes.values() {
-            let lanes = [(Lane::Direct, &lines.direct), (Lane::Bulk, &lines.bulk)];
-            for (lane, tenant) in lanes.iter().flat_map(|(lane, t)| t.tenants().map(|t| (*lane, t)))
-            {
+            for (lane, tenant) in lines.in_line() {
                 if let Some((until, _)) = site.line.waits(tenant, now) {
                     here = here.min(until);
                 } else if self.tenants.available(tenant, lane, now) == 0 {
@@ -101,7 +99,7 @@ impl Core {
         }
     }
 
-    /// Sites that wait for a tenant's rate.
+    /// The site waits for no tenant any more.
     pub(super) fn forget_waiting(&mut self, site: SiteId) {
         self.waiting.retain(|_, sites: &mut BTreeSet<SiteId>| {
             sites.remove(&site);

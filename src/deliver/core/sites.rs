@@ -3,7 +3,6 @@
 mod status;
 
 use self::status::Meter;
-use super::in_order::InOrder;
 use super::links::LinkState;
 use super::queues::{Place, is_direct};
 use super::waits::Waits;
@@ -12,7 +11,7 @@ use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Job, Line};
-use crate::mail::message::Lane;
+use crate::mail::message::{ByLane, Lane};
 use crate::policy::feedback::Feedback;
 use crate::policy::schedule::Turns;
 use crate::policy::shares::Shares;
@@ -60,22 +59,15 @@ pub(super) struct Site {
     pub(super) why: String,
     /// What mail waits for.
     pub(super) waits: Waits,
-    pub(super) shares: SharesOfLanes,
+    /// What tenants had of it.
+    pub(super) shares: ByLane<Shares>,
     pub(super) meter: Meter,
-}
-
-/// What tenants had of the site, in each lane.
-#[derive(Default)]
-pub(super) struct SharesOfLanes {
-    pub(super) direct: Shares,
-    pub(super) bulk: Shares,
 }
 
 /// Domains with the same addresses: any connection to one of them serves all of these.
 pub(super) struct Lines {
     route: Arc<Route>,
-    pub(super) direct: Turns,
-    pub(super) bulk: Turns,
+    pub(super) turns: ByLane<Turns>,
     queues: BTreeSet<QueueId>,
     pub(super) fresh: Fresh,
     /// Bulk queues whose mail still gathers.
@@ -88,13 +80,17 @@ impl Lines {
     fn new(route: Arc<Route>) -> Self {
         Self {
             route,
-            direct: Turns::default(),
-            bulk: Turns::default(),
+            turns: ByLane::default(),
             queues: BTreeSet::new(),
             fresh: Fresh::default(),
             gathering: BTreeSet::new(),
             pressed: None,
         }
+    }
+
+    /// Tenants with a queue in line, by lane.
+    pub(super) fn in_line(&self) -> impl Iterator<Item = (Lane, &str)> {
+        self.turns.iter().flat_map(|(lane, turns)| turns.tenants().map(move |t| (lane, t)))
     }
 }
 
@@ -129,7 +125,7 @@ impl Core {
                 crowded_until: Timestamp(0),
                 why: String::new(),
                 waits: Waits::default(),
-                shares: SharesOfLanes::default(),
+                shares: ByLane::default(),
                 meter: Meter::default(),
             };
             self.sites.insert(placed.site, site);
@@ -197,8 +193,8 @@ impl Core {
                 lines.fresh.count(&queue.backlog.key.tenant, queue.counted, 0);
             }
             if lines.queues.is_empty() {
-                lines.direct.clear(&mut site.shares.direct);
-                lines.bulk.clear(&mut site.shares.bulk);
+                lines.turns.direct.clear(&mut site.shares.direct);
+                lines.turns.bulk.clear(&mut site.shares.bulk);
                 site.routes.remove(&route.addresses);
             }
         }
@@ -239,11 +235,7 @@ impl Core {
             let direct = is_direct(queue);
             if queue.due(now, if direct { Duration::ZERO } else { early }) > 0 {
                 let key = &queue.backlog.key;
-                let (turns, shares) = if direct {
-                    (&mut lines.direct, &mut site.shares.direct)
-                } else {
-                    (&mut lines.bulk, &mut site.shares.bulk)
-                };
+                let (turns, shares) = (lines.turns.of_mut(key.lane), site.shares.of_mut(key.lane));
                 if turns.is_empty() {
                     lines.pressed = None;
                 }
@@ -288,10 +280,11 @@ impl Core {
         let Some(site) = self.sites.get(&id) else { return };
         let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
         let lines = site.routes.values().filter(|lines| {
-            lines.direct.tenants().any(|t| self.allowance(site, t, Lane::Direct, now) > 0)
+            lines.turns.direct.tenants().any(|t| self.allowance(site, t, Lane::Direct, now) > 0)
         });
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
-        let none_may = wanted.is_empty() && site.routes.values().any(|l| !l.direct.is_empty());
+        let none_may =
+            wanted.is_empty() && site.routes.values().any(|l| !l.turns.direct.is_empty());
         let mut waits = none_may.then_some((Limit::Tenant, None));
         let at = site.line.next_at(Lane::Direct, now).before(AHEAD);
         if at > now {
@@ -316,7 +309,7 @@ impl Core {
     fn open_for_bulk(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
         if let Some((at, _)) = site.line.binding(now) {
-            let waits = site.routes.values().any(|r| !r.bulk.is_empty());
+            let waits = site.routes.values().any(|r| !r.turns.bulk.is_empty());
             if waits {
                 self.alarm(at, Alarm::Site(id));
             }
@@ -332,10 +325,10 @@ impl Core {
         }
         let several = site.routes.len() > 1 && self.has_room_for_bulk(site);
         let (mut wanted, mut waits) = (Vec::new(), None);
-        for lines in site.routes.values().filter(|lines| !lines.bulk.is_empty()) {
+        for lines in site.routes.values().filter(|lines| !lines.turns.bulk.is_empty()) {
             let mail = self.fresh(site, lines, now);
             let at_it = at_it.get(&*lines.route.addresses).copied().unwrap_or(0);
-            if mail > 0 || self.may_any(site, &lines.bulk, Lane::Bulk, now) {
+            if mail > 0 || self.may_any(site, &lines.turns.bulk, Lane::Bulk, now) {
                 waits = Some((Limit::Turn, None));
                 let wants = mail.div_ceil(worth).max(1);
                 let stands = if several { self.stands(site, lines, now) } else { 0 };
@@ -372,13 +365,14 @@ impl Core {
         let lines = site.routes.get(&route.addresses).filter(|_| site.routes.len() > 1);
         let (Some(lines), Some(least)) = (lines, site.shares.bulk.least()) else { return false };
         let much = Shares::worth(u64::from(AHEAD_MAX));
-        !lines.bulk.is_empty() && self.stands(site, lines, now) > least + much
+        !lines.turns.bulk.is_empty() && self.stands(site, lines, now) > least + much
     }
 
     /// Where the tenant stands that had least of the site's bulk turns, of those with mail for a
     /// route.
     fn stands(&self, site: &Site, lines: &Lines, now: Timestamp) -> u64 {
-        let may = lines.bulk.tenants().filter(|t| self.allowance(site, t, Lane::Bulk, now) > 0);
+        let may =
+            lines.turns.bulk.tenants().filter(|t| self.allowance(site, t, Lane::Bulk, now) > 0);
         may.map(|tenant| site.shares.bulk.of(tenant)).min().unwrap_or(u64::MAX)
     }
 
@@ -429,7 +423,7 @@ impl Core {
             return Err(reached);
         }
         if self.links.len() >= self.most_in_all(lane) {
-            self.starved(lane).insert(id);
+            self.starved.of_mut(lane).insert(id);
             return Err((Limit::AllConnections, None));
         }
         if let Err(at) = site.line.begin_open(lane, now) {
@@ -454,22 +448,15 @@ impl Core {
         if lane == Lane::Bulk { in_all - in_all / RESERVED_IN_ALL } else { in_all }
     }
 
-    fn starved(&mut self, lane: Lane) -> &mut InOrder<SiteId> {
-        match lane {
-            Lane::Direct => &mut self.starved_of_direct,
-            Lane::Bulk => &mut self.starved_of_bulk,
-        }
-    }
-
     /// Looks at sites that wait for a connection to become free anywhere, in turn, as long as one
     /// is.
     pub(super) fn feed_starved(&mut self, now: Timestamp) {
         for lane in [Lane::Direct, Lane::Bulk] {
-            for _ in 0..self.starved(lane).len() {
+            for _ in 0..self.starved.of_mut(lane).len() {
                 if self.links.len() >= self.most_in_all(lane) {
                     break;
                 }
-                if let Some(site) = self.starved(lane).pop() {
+                if let Some(site) = self.starved.of_mut(lane).pop() {
                     self.find_work(site, now);
                 }
             }

@@ -4,7 +4,7 @@
 use super::Core;
 use super::sites::Site;
 use crate::base::time::Timestamp;
-use crate::mail::message::Lane;
+use crate::mail::message::{ByLane, Lane};
 use crate::policy::site::{Limit, SiteId, Waiting};
 
 /// The reason, and since when it is this one.
@@ -16,20 +16,7 @@ pub(super) struct Wait {
 }
 
 /// For each lane with mail that waits.
-#[derive(Debug, Default)]
-pub(super) struct Waits {
-    direct: Option<Wait>,
-    bulk: Option<Wait>,
-}
-
-impl Waits {
-    fn of(&mut self, lane: Lane) -> &mut Option<Wait> {
-        match lane {
-            Lane::Direct => &mut self.direct,
-            Lane::Bulk => &mut self.bulk,
-        }
-    }
-}
+pub(super) type Waits = ByLane<Option<Wait>>;
 
 impl Core {
     /// The lane's mail waits for this at the site; `None`: nothing waits.
@@ -41,7 +28,7 @@ impl Core {
         now: Timestamp,
     ) {
         let Some(site) = self.sites.get_mut(&id) else { return };
-        let noted = site.waits.of(lane);
+        let noted = site.waits.of_mut(lane);
         *noted = why.map(|(limit, until)| {
             let same = noted.filter(|before| before.limit == limit);
             Wait { limit, since: same.map_or(now, |before| before.since), until }
@@ -52,14 +39,13 @@ impl Core {
 impl Site {
     /// For people and programs.
     pub(super) fn waiting(&self, now: Timestamp) -> Vec<Waiting> {
-        let lanes = [(Lane::Direct, self.waits.direct), (Lane::Bulk, self.waits.bulk)];
-        let told = |(lane, wait): (Lane, Option<Wait>)| {
-            let Wait { limit, since, until } = wait?;
+        let told = |(lane, wait): (Lane, &Option<Wait>)| {
+            let Wait { limit, since, until } = (*wait)?;
             // What was waited for is over: the next look says what it is then.
             let until = until.filter(|until| *until > now);
             Some(Waiting { lane, limit, since, until, text: self.told(lane, limit, now) })
         };
-        lanes.into_iter().filter_map(told).collect()
+        self.waits.iter().filter_map(told).collect()
     }
 
     fn told(&self, lane: Lane, limit: Limit, now: Timestamp) -> String {

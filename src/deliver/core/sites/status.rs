@@ -43,14 +43,7 @@ impl Meter {
 impl Site {
     /// Tenants in line that may not send now.
     fn resting(&self, tenants: &Tenants, now: Timestamp) -> Vec<Resting> {
-        let in_line: BTreeSet<(Lane, &str)> = self
-            .routes
-            .values()
-            .flat_map(|lines| {
-                let direct = lines.direct.tenants().map(|tenant| (Lane::Direct, tenant));
-                direct.chain(lines.bulk.tenants().map(|tenant| (Lane::Bulk, tenant)))
-            })
-            .collect();
+        let in_line: BTreeSet<_> = self.routes.values().flat_map(Lines::in_line).collect();
         let rests = |(lane, tenant): (Lane, &str)| {
             let (until, why) = match (self.line.waits(tenant, now), tenants.binding(tenant, now)) {
                 (Some(here), _) => here,
@@ -90,7 +83,7 @@ impl Site {
         if let Some(binding) = self.line.binding(now) {
             return used("messages", binding);
         }
-        let waits = |lines: &Lines| !lines.direct.is_empty() || !lines.bulk.is_empty();
+        let waits = |lines: &Lines| lines.in_line().next().is_some();
         let waits = !self.line.is_empty() || self.routes.values().any(waits);
         if let Some(binding) = self.line.opens_binding(now).filter(|_| waits) {
             return used("new connections", binding);
