@@ -73,11 +73,11 @@ impl Job {
     }
 }
 
-/// The shared part of a site.
-#[derive(Debug)]
+/// The shared part of a site; at first an empty line without a pace.
+#[derive(Debug, Default)]
 pub struct Line(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     direct: VecDeque<Job>,
     pace: Pace,
@@ -89,19 +89,7 @@ struct State {
 }
 
 impl Line {
-    /// An empty line with this pace, of messages and of new connections.
-    #[must_use]
-    pub fn new(rates: &[Rate], connection_rates: &[Rate]) -> Self {
-        Self(Mutex::new(State {
-            direct: VecDeque::new(),
-            pace: Pace::new(rates),
-            opens: Pace::new(connection_rates),
-            tenants: Scoped::default(),
-            senders: Scoped::default(),
-        }))
-    }
-
-    /// Changes the pace; what went out before still counts.
+    /// Changes the pace of messages and of new connections; what went out before still counts.
     pub fn retune(&self, rates: &[Rate], connection_rates: &[Rate]) {
         let state = &mut *self.lock();
         state.pace.retune(rates);

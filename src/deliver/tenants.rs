@@ -11,7 +11,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The tenants that the configuration names.
 #[derive(Debug, Default)]
-pub struct Tenants(HashMap<String, Tenant>);
+pub struct Tenants {
+    named: HashMap<String, Tenant>,
+    /// Some of them has a rate.
+    limited: bool,
+}
 
 #[derive(Debug)]
 struct Tenant {
@@ -28,19 +32,20 @@ impl Tenants {
             let pace = (!rule.rates.is_empty()).then(|| Mutex::new(Pace::new(&rule.rates)));
             (rule.name.clone(), Tenant { weight: rule.weight, pace })
         };
-        Self(rules.iter().map(tenant).collect())
+        let limited = rules.iter().any(|rule| !rule.rates.is_empty());
+        Self { named: rules.iter().map(tenant).collect(), limited }
     }
 
     /// Its share against other tenants.
     #[must_use]
     pub fn weight(&self, tenant: &str) -> u32 {
-        self.0.get(tenant).map_or(1, |tenant| tenant.weight)
+        self.named.get(tenant).map_or(1, |tenant| tenant.weight)
     }
 
     /// True where some tenant has a rate.
     #[must_use]
     pub fn are_limited(&self) -> bool {
-        self.0.values().any(|tenant| tenant.pace.is_some())
+        self.limited
     }
 
     /// How many messages of the lane its rate lets go now; [`u32::MAX`] where it has none.
@@ -71,7 +76,7 @@ impl Tenants {
 
     /// A pace cannot be left half changed, so a panic elsewhere does not spoil it.
     fn pace(&self, tenant: &str) -> Option<MutexGuard<'_, Pace>> {
-        let pace = self.0.get(tenant)?.pace.as_ref()?;
+        let pace = self.named.get(tenant)?.pace.as_ref()?;
         Some(pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

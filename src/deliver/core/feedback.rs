@@ -1,6 +1,6 @@
 //! What connections report of a site, and what follows: its window, its gate, its rates.
 
-use super::links::LinkState;
+use super::links::{Link, LinkState};
 use super::sites::{Site, shut};
 use super::{Alarm, Command, Core, LinkId};
 use crate::base::time::Timestamp;
@@ -25,11 +25,16 @@ const ALIVE: Duration = Duration::from_secs(5);
 const RATE_MIN: u64 = 60;
 
 impl Core {
+    /// Connections that the receiver counts for sure: neither being opened nor about to end.
+    fn standing(&self, site: &Site) -> u32 {
+        let stands = |link: &Link| !matches!(link.state, LinkState::Opening | LinkState::Ending);
+        u32::try_from(self.count_links(site, stands)).unwrap_or(u32::MAX)
+    }
+
     /// A connection was refused or lost before it delivered anything.
     pub(super) fn trouble(&mut self, id: SiteId, why: String, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        let others =
-            self.count_links(site, |l| !matches!(l.state, LinkState::Opening | LinkState::Ending));
+        let others = self.standing(site);
         // Other attempts are under way; or it took mail a moment ago, and may still count the
         // connections that have just ended.
         let is_alive = site.succeeded_at <= now && now.since(site.succeeded_at) < ALIVE;
@@ -41,7 +46,6 @@ impl Core {
             site.crowded_until = now.after(CROWDED);
             site.why = why;
         } else if others > 0 {
-            let others = u32::try_from(others).unwrap_or(u32::MAX);
             if !site.feedback.window.refused(others, now) {
                 site.crowded_until = now.after(CROWDED);
             }
@@ -65,10 +69,10 @@ impl Core {
         if self.count_links(site, |l| l.state == LinkState::Opening) > 0 {
             return;
         }
-        let stand = self.count_links(site, |l| l.state != LinkState::Ending);
+        let stand = self.standing(site);
         let Some(site) = self.sites.get_mut(&id) else { return };
         site.refused_beside = false;
-        site.feedback.window.refused(u32::try_from(stand).unwrap_or(u32::MAX), now);
+        site.feedback.window.refused(stand, now);
     }
 
     /// Nothing goes to the site before `until`; direct mail in hand is deferred.
@@ -85,15 +89,13 @@ impl Core {
     /// Deliveries were done.
     pub(super) fn success(&mut self, id: SiteId, count: u32, now: Timestamp) {
         let Some(site) = self.sites.get(&id).filter(|_| count > 0) else { return };
-        let used =
-            self.count_links(site, |l| !matches!(l.state, LinkState::Opening | LinkState::Ending));
+        let used = self.standing(site);
         let Some(site) = self.sites.get_mut(&id) else { return };
         site.meter.add(u64::from(count), now);
         site.succeeded_at = now;
         if let Some(since) = site.failing_since.take() {
             self.commands.push(Command::Recovered(Arc::clone(&site.name), now.since(since)));
         }
-        let used = u32::try_from(used).unwrap_or(u32::MAX);
         if site.feedback.window.delivered(used, site.limits.connections, now) {
             self.touched.insert(id);
         }
@@ -159,22 +161,25 @@ impl Core {
     pub(super) fn retune(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get_mut(&id) else { return };
         site.line.retune(&site.rates(now), &site.limits.connection_rates);
-        let brake = site.feedback.brake.as_ref();
-        site.retune_at = brake.map(|brake| brake.next_change(now));
-        if brake.is_some_and(|brake| brake.per_hour(now).is_none()) {
-            (site.feedback.brake, site.retune_at) = (None, None);
-        }
-        if let Some(at) = site.retune_at {
-            self.alarm(at, Alarm::Site(id));
+        site.retune_at = site.forced(now).map(|(_, until)| until);
+        match site.retune_at {
+            Some(at) => self.alarm(at, Alarm::Site(id)),
+            None => site.feedback.brake = None,
         }
     }
 }
 
 impl Site {
+    /// The rate that a complaint forces, and when that changes.
+    pub(super) fn forced(&self, now: Timestamp) -> Option<(Rate, Timestamp)> {
+        let brake = self.feedback.brake.as_ref()?;
+        Some((brake.rate(now)?, brake.next_change(now)))
+    }
+
     /// The configured rates, and the one that a complaint forces.
     fn rates(&self, now: Timestamp) -> Vec<Rate> {
         let mut rates = self.limits.rates.clone();
-        if let Some(forced) = self.feedback.brake.as_ref().and_then(|brake| brake.rate(now)) {
+        if let Some((forced, _)) = self.forced(now) {
             match rates.iter_mut().find(|rate| rate.per == forced.per) {
                 Some(rate) => rate.count = rate.count.min(forced.count),
                 None => rates.push(forced),

@@ -11,10 +11,11 @@ use super::{Alarm, Command, Core, LinkId, Turn};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
+use crate::deliver::line::Job;
 use crate::mail::message::Lane;
 use crate::policy::orders::Orders;
 use crate::policy::site::SiteId;
-use crate::store::QueueKey;
+use crate::policy::site::route::Route;
 
 impl Core {
     /// Puts these orders in place of those before. To be followed by [`Core::step`]. The sites that
@@ -27,26 +28,30 @@ impl Core {
         orders.expire(now);
         let named = orders.throttles().iter().filter_map(|order| Domain::parse(&order.site).ok());
         named.for_each(|domain| self.look_up(domain, Turn::Direct, now));
-        self.orders = orders;
-        self.follow_orders(now);
+        let before = std::mem::replace(&mut self.orders, orders);
+        let suspensions = before.suspensions() != self.orders.suspensions();
+        self.follow_orders(suspensions, now);
     }
 
     /// Orders whose end has come count no more, and are told of.
     pub(super) fn end_orders(&mut self, now: Timestamp) {
         let ended = self.orders.expire(now);
         if !ended.is_empty() {
+            let suspensions = !ended.suspensions().is_empty();
             self.commands.push(Command::Expired(ended));
-            self.follow_orders(now);
+            self.follow_orders(suspensions, now);
         }
     }
 
-    /// Brings all sites' limits up to date with the orders.
-    fn follow_orders(&mut self, now: Timestamp) {
+    /// Brings all sites' limits up to date with the orders; and all queues, where suspensions came
+    /// or went.
+    fn follow_orders(&mut self, suspensions: bool, now: Timestamp) {
         if let Some(at) = self.orders.next_expiry() {
             self.alarm(at, Alarm::Orders);
         }
-        // Suspensions came or went.
-        self.to_recheck.extend(self.queues.keys());
+        if suspensions {
+            self.to_recheck.extend(self.queues.keys());
+        }
         let places = super::domains::places(&self.domains);
         for id in self.directory.overrule(self.orders.throttles(), places) {
             let Some(known) = self.directory.get(id) else { continue };
@@ -61,7 +66,13 @@ impl Core {
     /// Notes whether a queue is suspended.
     pub(super) fn mind_suspensions(&mut self, id: QueueId, now: Timestamp) {
         let Some(queue) = self.queues.get(&id) else { return };
-        let suspended = self.is_suspended(&queue.place, &queue.backlog.key, now);
+        let key = &*queue.backlog.key;
+        let at = match &queue.place {
+            Place::At(site, route) => Some((*site, &**route)),
+            Place::Unknown(_) | Place::Dead(_) => None,
+        };
+        let mail = (key.lane, key.tenant.as_str(), key.campaign.as_str());
+        let suspended = self.is_suspended(mail, Some(&key.domain), at, now);
         if suspended != queue.suspended {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.suspended = suspended;
@@ -70,18 +81,28 @@ impl Core {
         }
     }
 
-    /// True where mail of this queue's name at this place is not to be sent now.
-    pub(super) fn is_suspended(&self, place: &Place, key: &QueueKey, now: Timestamp) -> bool {
-        if self.orders.suspensions().is_empty() {
-            return false;
-        }
-        let domain = key.domain.as_str();
-        let is_site = |name: &str| match place {
-            Place::At(site, route) => self.directory.is_called(*site, name, domain, route),
-            Place::Unknown(_) | Place::Dead(_) => name == domain,
+    /// True where a direct job is not to be sent to this site now.
+    pub(super) fn is_job_suspended(&self, job: &Job, at: (SiteId, &Route), now: Timestamp) -> bool {
+        let origin = &job.transaction.head.origin;
+        let domain = job.transaction.deliveries.first().and_then(|d| d.recipient.mailbox.domain());
+        let mail = (origin.lane, origin.tenant.as_str(), origin.campaign.as_str());
+        self.is_suspended(mail, domain, Some(at), now)
+    }
+
+    /// True where mail of this lane, tenant and campaign to this domain is not to be sent now.
+    fn is_suspended(
+        &self,
+        (lane, tenant, campaign): (Lane, &str, &str),
+        domain: Option<&Domain>,
+        at: Option<(SiteId, &Route)>,
+        now: Timestamp,
+    ) -> bool {
+        let domain = domain.unwrap_or(&self.config.hostname).as_str();
+        let is_site = |name: &str| match at {
+            Some((site, route)) => self.directory.is_called(site, name, domain, route),
+            None => name == domain,
         };
-        let QueueKey { tenant, campaign, lane, .. } = key;
-        self.orders.suspension_of(is_site, tenant, campaign, *lane, now).is_some()
+        self.orders.suspension_of(is_site, tenant, campaign, lane, now).is_some()
     }
 
     /// Ends the connections of a site that are more than its limits allow: those that idle or open

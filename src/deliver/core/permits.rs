@@ -5,7 +5,6 @@ use super::sites::{Lines, Site};
 use super::{Alarm, Core};
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::schedule::Turns;
 use crate::policy::site::SiteId;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -55,9 +54,9 @@ impl Core {
         lines.fresh.by_tenant.iter().map(|(tenant, count)| (*count).min(may(tenant))).sum()
     }
 
-    /// True where one of those in line may send.
-    pub(super) fn may_any(&self, site: &Site, turns: &Turns, lane: Lane, now: Timestamp) -> bool {
-        turns.tenants().any(|tenant| self.allowance(site, tenant, lane, now) > 0)
+    /// True where one of those in line at a route may send.
+    pub(super) fn may_any(&self, site: &Site, lines: &Lines, lane: Lane, now: Timestamp) -> bool {
+        lines.turns.of(lane).tenants().any(|tenant| self.allowance(site, tenant, lane, now) > 0)
     }
 
     /// Sees to it that the site is looked at when a tenant that stands in line there may send

@@ -19,7 +19,6 @@ use crate::policy::site::route::{Route, hops};
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
-use crate::store::{Delivery, QueueKey};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -107,12 +106,11 @@ impl Core {
                 self.retune(placed.site, now);
             }
         } else {
-            let line = Arc::new(Line::new(&limits.rates, &limits.connection_rates));
             let feedback = self.learned.take(&name);
             let site = Site {
                 name,
                 limits,
-                line,
+                line: Arc::default(),
                 feedback,
                 retune_at: None,
                 routes: BTreeMap::new(),
@@ -150,16 +148,7 @@ impl Core {
             let verdict = shut(&site.why);
             return self.commands.push(Command::Conclude(job, verdict));
         }
-        let origin = &job.transaction.head.origin;
-        let domain = |d: &Delivery| d.recipient.mailbox.domain().cloned();
-        let domain = job.transaction.deliveries.first().and_then(domain);
-        let key = QueueKey {
-            lane: origin.lane,
-            tenant: origin.tenant.clone(),
-            campaign: origin.campaign.clone(),
-            domain: domain.unwrap_or_else(|| self.config.hostname.clone()),
-        };
-        if self.is_suspended(&Place::At(id, Arc::clone(&route)), &key, now) {
+        if self.is_job_suspended(&job, (id, &route), now) {
             return self.commands.push(Command::Release(job.transaction.leases()));
         }
         let Some(site) = self.sites.get(&id) else { return };
@@ -279,9 +268,8 @@ impl Core {
     fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
         let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
-        let lines = site.routes.values().filter(|lines| {
-            lines.turns.direct.tenants().any(|t| self.allowance(site, t, Lane::Direct, now) > 0)
-        });
+        let may = |lines: &&Lines| self.may_any(site, lines, Lane::Direct, now);
+        let lines = site.routes.values().filter(may);
         wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
         let none_may =
             wanted.is_empty() && site.routes.values().any(|l| !l.turns.direct.is_empty());
@@ -328,7 +316,7 @@ impl Core {
         for lines in site.routes.values().filter(|lines| !lines.turns.bulk.is_empty()) {
             let mail = self.fresh(site, lines, now);
             let at_it = at_it.get(&*lines.route.addresses).copied().unwrap_or(0);
-            if mail > 0 || self.may_any(site, &lines.turns.bulk, Lane::Bulk, now) {
+            if mail > 0 || self.may_any(site, lines, Lane::Bulk, now) {
                 waits = Some((Limit::Turn, None));
                 let wants = mail.div_ceil(worth).max(1);
                 let stands = if several { self.stands(site, lines, now) } else { 0 };

@@ -6,6 +6,7 @@
 //!
 //! Pure: the rate at any moment follows from the last complaint.
 
+use super::is_same_complaint;
 use crate::base::time::Timestamp;
 use crate::policy::site::Rate;
 use serde::{Deserialize, Serialize};
@@ -13,8 +14,6 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Connections that hear the same complaint within this time tell of one thing.
-const ONE_COMPLAINT: Duration = Duration::from_secs(10);
 /// A step lasts this share of the time that the rate was held, within these bounds.
 const STEP_SHARE: u32 = 2;
 const STEP_MIN: Duration = MINUTE;
@@ -46,9 +45,7 @@ impl Brake {
         now: Timestamp,
     ) -> Self {
         let before = before.filter(|brake| brake.per_hour(now).is_some());
-        if let Some(same) =
-            before.filter(|b| b.slowed_at <= now && now.since(b.slowed_at) < ONE_COMPLAINT)
-        {
+        if let Some(same) = before.filter(|brake| is_same_complaint(brake.slowed_at, now)) {
             return same.clone();
         }
         let sent = per_minute.saturating_mul(60).max(1);

@@ -14,6 +14,8 @@ use crate::base::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// Connections that hear the same complaint within this time tell of one thing.
+const ONE_COMPLAINT: Duration = Duration::from_secs(10);
 /// A site that ends connections after so many deliveries is believed for so long.
 const BELIEVED: Duration = Duration::from_secs(86_400);
 
@@ -46,6 +48,11 @@ pub struct Complaint {
     pub whose: Whose,
     /// The reply, for people.
     pub why: String,
+}
+
+/// True where a complaint at `now` says what one at `before` said.
+fn is_same_complaint(before: Timestamp, now: Timestamp) -> bool {
+    before <= now && now.since(before) < ONE_COMPLAINT
 }
 
 /// All of it.

@@ -11,6 +11,7 @@
 //! * Nothing but success makes it grow, and not beyond what is in use (`prop_growth_is_earned`).
 //! * After a refusal it is what stands (`a_refusal_tells_the_number`).
 
+use super::is_same_complaint;
 use crate::base::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -25,8 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
 /// So many refusals in a row at a number that was welcome before are believed.
 const DOUBTS: u32 = 3;
-/// Connections that hear the same complaint within this time tell of one thing.
-const ONE_COMPLAINT: Duration = Duration::from_secs(10);
 
 /// Of the sizes within this time the last one is kept, and so many in all.
 const CURVE_STEP: Duration = Duration::from_secs(60);
@@ -126,7 +125,7 @@ impl Window {
     /// The site asked for less: half of the `used` connections, and no growth for `hold`. True
     /// where that is news.
     pub fn slowed(&mut self, used: u32, hold: Duration, now: Timestamp) -> bool {
-        if now.since(self.slowed_at) < ONE_COMPLAINT && self.slowed_at <= now {
+        if is_same_complaint(self.slowed_at, now) {
             return false;
         }
         self.set((self.size.min(used.max(1)) / 2).max(1), now);

@@ -4,7 +4,6 @@ use super::{Lines, Site};
 use crate::base::address::Domain;
 use crate::base::time::Timestamp;
 use crate::deliver::core::Core;
-use crate::deliver::core::domains::places;
 use crate::deliver::core::queues::Place;
 use crate::deliver::tenants::Tenants;
 use crate::mail::message::Lane;
@@ -61,12 +60,12 @@ impl Site {
     }
 
     fn lessons(&self, now: Timestamp) -> Lessons {
-        let brake = self.feedback.brake.as_ref().filter(|brake| brake.rate(now).is_some());
+        let forced = self.forced(now);
         Lessons {
             window: self.window(),
             curve: self.feedback.window.curve().collect(),
-            rate: brake.and_then(|brake| brake.rate(now)),
-            rate_until: brake.map(|brake| brake.next_change(now)),
+            rate: forced.map(|(rate, _)| rate),
+            rate_until: forced.map(|(_, until)| until),
             deliveries_per_connection: self.feedback.spent.most(now),
         }
     }
@@ -88,10 +87,7 @@ impl Site {
         if let Some(binding) = self.line.opens_binding(now).filter(|_| waits) {
             return used("new connections", binding);
         }
-        if let Some(brake) = &self.feedback.brake
-            && let Some(rate) = brake.rate(now)
-        {
-            let next = brake.next_change(now);
+        if let Some((rate, next)) = self.forced(now) {
             return (Gate::Throttled, format!("{why} (slowed to {rate}; more from {next})"));
         }
         let window = &self.feedback.window;
@@ -171,7 +167,7 @@ impl Core {
         SiteLimits {
             site: status.site,
             in_use: true,
-            domains: places(&self.domains).filter(|(_, site, _)| *site == id).count(),
+            domains: self.sites.get(&id).map_or(0, |site| site.domains),
             limits: self.directory.explain(id),
             connections: status.connections,
             rate_per_minute: status.rate_per_minute,
