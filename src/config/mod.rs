@@ -381,8 +381,8 @@ pub enum Tls {
     Opportunistic,
 }
 
-/// `[retry.direct]`, `[retry.bulk]`. Direct mail: 30 s, 2, 5, 10, 20, 40 min, then 1 h; given up after
-/// 5 d. Bulk mail: 10, 20, 40 min, 1, 2, 4 h; given up after 2 d.
+/// `[retry.direct]`, `[retry.bulk]`. Direct mail: 30 s, 2, 5, 10, 20, 40 min, then 1 h; given up
+/// after 5 d. Bulk mail: 10, 20, 40 min, 1, 2, 4 h; given up after 2 d.
 pub type Retry = ByLane<Schedule>;
 
 /// `[control]`

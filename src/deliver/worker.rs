@@ -424,19 +424,24 @@ impl<S: Store> Worker<S> {
     /// its tenant's rates let it go.
     fn may_ride(&mut self) -> bool {
         let Some(next) = self.jobs.pop_front() else { return false };
-        let (lane, now) = (next.lane(), self.shared.clock.now());
-        let rides = !self.quit
-            && !self.shared.is_short(next.trusted_until)
-            // It goes with the last dot, some time from now: where the pace leaves more than one.
-            && self.transmit <= self.opening.line.slack()
-            && self.opening.line.available(lane, now, 2) > 1
-            && (self.has_paid(lane) || self.opening.line.begin(lane, now).is_ok())
-            && {
-                self.paid = Some((lane, now));
-                matches!(self.permit(&next.transaction), Permit::Given)
-            };
+        let rides = self.may_ride_now(&next);
         self.jobs.push_front(next);
         rides
+    }
+
+    fn may_ride_now(&mut self, next: &Job) -> bool {
+        let (lane, now) = (next.lane(), self.shared.clock.now());
+        let line = &self.opening.line;
+        // It goes with the last dot, some time from now: where the pace leaves more than one.
+        let is_loose = self.transmit <= line.slack() && line.available(lane, now, 2) > 1;
+        if self.quit || self.shared.is_short(next.trusted_until) || !is_loose {
+            return false;
+        }
+        if !self.has_paid(lane) && self.opening.line.begin(lane, now).is_err() {
+            return false;
+        }
+        self.paid = Some((lane, now));
+        matches!(self.permit(&next.transaction), Permit::Given)
     }
 
     /// Uses what its tenant may send, at this site and in all, and its sender's domain, for one

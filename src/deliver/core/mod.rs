@@ -30,6 +30,7 @@ mod extent;
 mod feedback;
 mod in_order;
 mod links;
+mod opens;
 mod orders;
 mod permits;
 mod queues;

@@ -1,12 +1,11 @@
-//! Sites: the lines at each, its gate, and how many connections its mail deserves.
+//! Sites: the lines at each, who stands in them, and what happens next.
 
 mod status;
 
 use self::status::Meter;
-use super::links::LinkState;
 use super::queues::{Place, is_direct};
 use super::waits::Waits;
-use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
+use super::{Alarm, Command, Core};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
@@ -15,7 +14,7 @@ use crate::mail::message::{ByLane, Lane};
 use crate::policy::feedback::Feedback;
 use crate::policy::schedule::Turns;
 use crate::policy::shares::Shares;
-use crate::policy::site::route::{Route, hops};
+use crate::policy::site::route::Route;
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
@@ -24,14 +23,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Deliveries that a tenant may be ahead of another at the same site, whose mail goes to other
-/// hosts.
-const AHEAD_MAX: u32 = 2 * BATCH;
 /// Direct jobs in one line; more would hold the memory that other sites' mail needs.
 const LINE_MAX: usize = 500;
-/// Share of all connections that bulk mail never takes.
-const RESERVED_IN_ALL: usize = 10;
-
 /// One site.
 pub(super) struct Site {
     pub(super) name: Arc<str>,
@@ -65,14 +58,14 @@ pub(super) struct Site {
 
 /// Domains with the same addresses: any connection to one of them serves all of these.
 pub(super) struct Lines {
-    route: Arc<Route>,
+    pub(super) route: Arc<Route>,
     pub(super) turns: ByLane<Turns>,
     queues: BTreeSet<QueueId>,
     pub(super) fresh: Fresh,
     /// Bulk queues whose mail still gathers.
     gathering: BTreeSet<QueueId>,
     /// Since when mail has waited although connections are at it.
-    pressed: Option<Timestamp>,
+    pub(super) pressed: Option<Timestamp>,
 }
 
 impl Lines {
@@ -264,199 +257,6 @@ impl Core {
         self.open_for_bulk(id, now);
     }
 
-    /// One connection for each waiting direct job or queue that no opening one is meant for.
-    fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
-        let Some(site) = self.sites.get(&id) else { return };
-        let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
-        let may = |lines: &&Lines| self.may_any(site, lines, Lane::Direct, now);
-        let lines = site.routes.values().filter(may);
-        wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
-        let none_may =
-            wanted.is_empty() && site.routes.values().any(|l| !l.turns.direct.is_empty());
-        let mut waits = none_may.then_some((Limit::Tenant, None));
-        let at = site.line.next_at(Lane::Direct, now).before(AHEAD);
-        if at > now {
-            if !wanted.is_empty() {
-                waits = Some((Limit::Rate, Some(at.after(AHEAD))));
-                self.alarm(at, Alarm::Site(id));
-            }
-            return self.waits_for(id, Lane::Direct, waits, now);
-        }
-        let opening =
-            self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
-        for route in wanted.into_iter().skip(opening) {
-            if let Err(limit) = self.open(id, &route, Lane::Direct, now) {
-                waits = Some(limit);
-                break;
-            }
-        }
-        self.waits_for(id, Lane::Direct, waits, now);
-    }
-
-    /// One connection for each connection's worth, less those that are at it.
-    fn open_for_bulk(&mut self, id: SiteId, now: Timestamp) {
-        let Some(site) = self.sites.get(&id) else { return };
-        if let Some((at, _)) = site.line.binding(now) {
-            let waits = site.routes.values().any(|r| !r.turns.bulk.is_empty());
-            if waits {
-                self.alarm(at, Alarm::Site(id));
-            }
-            let waits = waits.then_some((Limit::Rate, Some(at)));
-            return self.waits_for(id, Lane::Bulk, waits, now);
-        }
-        let worth = u64::from(site.limits.deliveries_per_connection);
-        let mut at_it: HashMap<&[IpAddr], u64> = HashMap::new();
-        for link in site.links.iter().filter_map(|link| self.links.get(link)) {
-            if link.lane == Lane::Bulk && link.state != LinkState::Idle {
-                *at_it.entry(&link.route.addresses).or_default() += 1;
-            }
-        }
-        let several = site.routes.len() > 1 && self.has_room_for_bulk(site);
-        let (mut wanted, mut waits) = (Vec::new(), None);
-        for lines in site.routes.values().filter(|lines| !lines.turns.bulk.is_empty()) {
-            let mail = self.fresh(site, lines, now);
-            let at_it = at_it.get(&*lines.route.addresses).copied().unwrap_or(0);
-            if mail > 0 || self.may_any(site, lines, Lane::Bulk, now) {
-                waits = Some((Limit::Turn, None));
-                let wants = mail.div_ceil(worth).max(1);
-                let stands = if several { self.stands(site, lines, now) } else { 0 };
-                wanted.push((stands, at_it, wants, Arc::clone(&lines.route)));
-            } else {
-                waits = waits.or(Some((Limit::Tenant, None)));
-            }
-        }
-        for (_, at_it, count, route) in &mut wanted {
-            if at_it >= count {
-                *count = *at_it + self.press(id, route, now);
-            }
-        }
-        // To the route with the tenant that had least; among its equals, to the one that has
-        // fewest: none waits until another has all it wants.
-        while let Some((stands, at_it, _, route)) = wanted
-            .iter_mut()
-            .filter(|(_, at_it, count, _)| at_it < count)
-            .min_by_key(|(stands, at_it, ..)| (*stands, *at_it))
-        {
-            if let Err(limit) = self.open(id, route, Lane::Bulk, now) {
-                waits = Some(limit);
-                break;
-            }
-            *at_it += 1;
-            *stands = stands.saturating_add(Shares::worth(worth));
-        }
-        self.waits_for(id, Lane::Bulk, waits, now);
-    }
-
-    /// True where all who have mail for this route had so much more of the site than somebody with
-    /// mail for another that a connection makes room for that one.
-    pub(super) fn is_ahead(&self, site: &Site, route: &Route, now: Timestamp) -> bool {
-        let lines = site.routes.get(&route.addresses).filter(|_| site.routes.len() > 1);
-        let (Some(lines), Some(least)) = (lines, site.shares.bulk.least()) else { return false };
-        let much = Shares::worth(u64::from(AHEAD_MAX));
-        !lines.turns.bulk.is_empty() && self.stands(site, lines, now) > least + much
-    }
-
-    /// Where the tenant stands that had least of the site's bulk turns, of those with mail for a
-    /// route.
-    fn stands(&self, site: &Site, lines: &Lines, now: Timestamp) -> u64 {
-        let may =
-            lines.turns.bulk.tenants().filter(|t| self.allowance(site, t, Lane::Bulk, now) > 0);
-        may.map(|tenant| site.shares.bulk.of(tenant)).min().unwrap_or(u64::MAX)
-    }
-
-    /// 1 where a route's mail has waited for a while although connections are at it.
-    fn press(&mut self, id: SiteId, route: &Route, now: Timestamp) -> u64 {
-        let lines = self.sites.get_mut(&id).and_then(|s| s.routes.get_mut(&route.addresses));
-        let Some(lines) = lines else { return 0 };
-        let since = *lines.pressed.get_or_insert(now);
-        let enough = now.since(since) >= PRESSED;
-        if enough {
-            lines.pressed = Some(now);
-        }
-        let next = if enough { now } else { since }.after(PRESSED);
-        self.alarm(next, Alarm::Site(id));
-        u64::from(enough)
-    }
-
-    /// Opens a connection.
-    ///
-    /// # Errors
-    /// The limit that says no, and until when where that is known.
-    fn open(
-        &mut self,
-        id: SiteId,
-        route: &Arc<Route>,
-        lane: Lane,
-        now: Timestamp,
-    ) -> Result<(), (Limit, Option<Timestamp>)> {
-        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
-        if site.crowded_until > now {
-            let until = site.crowded_until;
-            self.alarm(until, Alarm::Site(id));
-            return Err((Limit::Connections, Some(until)));
-        }
-        let reached = if site.is_window_the_limit(lane) {
-            (Limit::Window, site.feedback.window.retry_at(now))
-        } else {
-            (Limit::Connections, None)
-        };
-        if lane == Lane::Bulk && !self.has_room_for_bulk(site) {
-            return Err(reached);
-        }
-        if site.links.len() >= site.most(lane) as usize {
-            // One that idles, to addresses that are no use here, makes room.
-            if let Some(link) = site.links.iter().copied().find(|l| self.is_idle_link(*l)) {
-                self.quit(link);
-            }
-            return Err(reached);
-        }
-        if self.links.len() >= self.most_in_all(lane) {
-            self.starved.of_mut(lane).insert(id);
-            return Err((Limit::AllConnections, None));
-        }
-        if let Err(at) = site.line.begin_open(lane, now) {
-            self.alarm(at, Alarm::Site(id));
-            return Err((Limit::ConnectionRate, Some(at)));
-        }
-        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
-        let hops = hops(&route.hosts, self.config.delivery.hosts_max, &mut self.rng);
-        let (site_name, mut limits, line) =
-            (Arc::clone(&site.name), site.limits.clone(), Arc::clone(&site.line));
-        let most = site.feedback.spent.most(now).unwrap_or(u32::MAX);
-        limits.deliveries_per_connection = limits.deliveries_per_connection.min(most);
-        let link = self.add_link(id, Arc::clone(route), lane, limits.deliveries_per_connection);
-        let site = site_name;
-        self.commands.push(Command::Open(Opening { link, site, limits, lane, hops, line }));
-        Ok(())
-    }
-
-    /// Connections to all sites together.
-    fn most_in_all(&self, lane: Lane) -> usize {
-        let in_all = self.config.delivery.connections;
-        if lane == Lane::Bulk { in_all - in_all / RESERVED_IN_ALL } else { in_all }
-    }
-
-    /// Looks at sites that wait for a connection to become free anywhere, in turn, as long as one
-    /// is.
-    pub(super) fn feed_starved(&mut self, now: Timestamp) {
-        for lane in [Lane::Direct, Lane::Bulk] {
-            for _ in 0..self.starved.of_mut(lane).len() {
-                if self.links.len() >= self.most_in_all(lane) {
-                    break;
-                }
-                if let Some(site) = self.starved.of_mut(lane).pop() {
-                    self.find_work(site, now);
-                }
-            }
-        }
-    }
-
-    /// How many connections may be busy with bulk mail, and whether one more may be.
-    pub(super) fn has_room_for_bulk(&self, site: &Site) -> bool {
-        let busy = self.count_links(site, |l| l.lane == Lane::Bulk && l.state != LinkState::Idle);
-        busy < site.most_for_bulk() as usize
-    }
-
     /// How far ahead of its due time a route's gathering mail may be taken.
     pub(super) fn early_at(&self, site: &Site, key: &[IpAddr]) -> Duration {
         let gather = self.config.lanes.gather;
@@ -491,47 +291,6 @@ impl Core {
             self.directory.forget(id);
         }
         self.learned.sweep(now);
-    }
-}
-
-impl Site {
-    /// Connections that the site welcomes. Of a site that failed, one, until something was
-    /// delivered.
-    pub(super) fn window(&self) -> u32 {
-        let most = if self.failing_since.is_some() { 1 } else { self.limits.connections };
-        self.feedback.window.size(1, most)
-    }
-
-    /// Connections that may stand, so that one of the lane may be opened: direct mail does not wait
-    /// until a window has opened for newsletters.
-    fn most(&self, lane: Lane) -> u32 {
-        match lane {
-            Lane::Bulk => self.window(),
-            Lane::Direct if self.failing_since.is_some() => 1,
-            Lane::Direct => {
-                let reserved = self.limits.reserved_for_direct;
-                self.window().saturating_add(reserved).min(self.limits.connections)
-            }
-        }
-    }
-
-    /// Connections that the configuration lets newsletters take.
-    pub(super) fn bulk_connections(&self) -> u32 {
-        let Limits { connections, reserved_for_direct, .. } = self.limits;
-        connections.saturating_sub(reserved_for_direct).max(1)
-    }
-
-    /// True where what was learned keeps the lane below what the configuration allows.
-    fn is_window_the_limit(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Bulk => self.window() < self.bulk_connections(),
-            Lane::Direct => self.most(lane) < self.limits.connections,
-        }
-    }
-
-    /// Connections that may be busy with newsletters.
-    fn most_for_bulk(&self) -> u32 {
-        self.window().min(self.bulk_connections())
     }
 }
 
