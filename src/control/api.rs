@@ -8,7 +8,7 @@ use super::why::{Facts, Place};
 use crate::base::id::MessageId;
 use crate::base::time::{Clock, Timestamp};
 use crate::policy::orders::Orders;
-use crate::policy::site::SiteStatus;
+use crate::policy::site::{SiteStatus, by_domain};
 use crate::store::{Backlog, Change, DeliveryRecord, Filter, Revision, State, Store, StoreError};
 use std::collections::HashSet;
 use std::future::Future;
@@ -65,7 +65,8 @@ struct View {
 impl View {
     fn facts(&self, running: bool, now: Timestamp) -> Facts<'_> {
         let Self { backlog, statuses, outlook, orders } = self;
-        Facts { backlog, statuses, outlook, orders, running, now }
+        let site_of = by_domain(statuses);
+        Facts { backlog, statuses, site_of, outlook, orders, running, now }
     }
 }
 
@@ -219,19 +220,25 @@ impl<S: Store> Api<S> {
     /// Says why, of each delivery of a message, of each to or from an address, or of all mail to a
     /// domain or of a tenant.
     async fn why(&self, what: &str, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+        let (now, running, tenant) = (self.clock.now(), !self.node.is_empty(), what.to_string());
+        let mut records = self.meant(what).await?;
+        let count = records.len();
+        records.truncate(EXPLAINED_MAX);
+        let mut deliveries = Vec::new();
+        for record in records {
+            let place = self.place(&record, now).await?;
+            deliveries.push((record, place));
+        }
         let view = self.view().await?;
-        let facts = view.facts(!self.node.is_empty(), self.clock.now());
-        let records = self.meant(what).await?;
-        let mut found = Vec::new();
-        for record in records.iter().take(EXPLAINED_MAX) {
-            let place = self.place(record, facts.now).await?;
-            found.push(facts.delivery(record, place));
-        }
-        if records.is_empty() {
-            let name = what.to_lowercase();
-            found = [facts.to(&name), facts.of(what)].concat();
-        }
-        let counts = Counts { count: records.len().max(found.len()) as u64, leased: 0 };
+        let work = tokio::task::spawn_blocking(move || {
+            let facts = view.facts(running, now);
+            if deliveries.is_empty() {
+                return [facts.to(&tenant.to_lowercase()), facts.of(&tenant)].concat();
+            }
+            deliveries.iter().map(|(record, place)| facts.delivery(record, *place)).collect()
+        });
+        let found = work.await.map_err(|error| Stop::Error(format!("why failed: {error}")))?;
+        let counts = Counts { count: count.max(found.len()) as u64, leased: 0 };
         for explanation in found {
             out.send(&Response::Why(Box::new(explanation))).await?;
         }

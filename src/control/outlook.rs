@@ -3,7 +3,7 @@
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::forecast::{Forecast, Load, Pace, forecast};
-use crate::policy::site::{Gate, SiteId, SiteStatus};
+use crate::policy::site::{Gate, SiteStatus, by_domain};
 use crate::store::Backlog;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -76,20 +76,16 @@ pub fn outlook(
     if backlog.all_held {
         return Outlook::default();
     }
-    let numbered = || statuses.iter().zip(0..).map(|(status, n)| (SiteId(n), status));
-    let paces = numbered().map(|(site, status)| {
-        let open = status.gate != Gate::Broken;
-        (site, Pace { per_minute: status.rate_per_minute, open })
+    let paces = statuses.iter().map(|status| Pace {
+        per_minute: status.rate_per_minute,
+        open: status.gate != Gate::Broken,
     });
-    let paces: HashMap<SiteId, Pace> = paces.collect();
-    let site_of: HashMap<&str, SiteId> = numbered()
-        .flat_map(|(site, s)| s.domains.iter().map(move |d| (d.as_str(), site)))
-        .collect();
+    let paces: Vec<Pace> = paces.collect();
+    let site_of = by_domain(statuses);
     let bulk = backlog.queues.iter().filter(|queue| queue.key.lane == Lane::Bulk);
     let loads: Vec<Load<'_>> = bulk
         .map(|queue| Load {
-            // Where it goes is not known yet: with the long tail.
-            site: site_of.get(queue.key.domain.as_str()).copied().unwrap_or(SiteId(u32::MAX)),
+            site: site_of.get(queue.key.domain.as_str()).copied(),
             tenant: &queue.key.tenant,
             weight: weights.get(&queue.key.tenant).copied().unwrap_or(1),
             campaign: &queue.key.campaign,
@@ -158,6 +154,7 @@ mod tests {
             window: 3,
             waiting: Vec::new(),
             resting: Vec::new(),
+            also_called: Default::default(),
         };
         let statuses =
             [status("a", "a.test", 60, Gate::Open), status("b", "b.test", 0, Gate::Broken)];

@@ -4,7 +4,7 @@ use super::outlook::Outlook;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::orders::Suspension;
-use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting};
+use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting, by_domain};
 use crate::store::{Backlog, Health, QueueBacklog};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -123,8 +123,7 @@ pub fn summarise(
     statuses: &[SiteStatus],
     question: Question,
 ) -> Summary {
-    let site_of: HashMap<&str, &SiteStatus> =
-        statuses.iter().flat_map(|s| s.domains.iter().map(move |d| (d.as_str(), s))).collect();
+    let site_of = by_domain(statuses);
     let mut sites: HashMap<&str, SiteSummary> = HashMap::new();
     for status in statuses.iter().filter(|status| is_busy(status)) {
         sites.insert(&status.site, SiteSummary::new(&status.site, Some(status)));
@@ -136,7 +135,7 @@ pub fn summarise(
             continue;
         }
         let domain = queue.key.domain.as_str();
-        let status = site_of.get(domain).copied();
+        let status = site_of.get(domain).map(|site| &statuses[*site]);
         let name = status.map_or(domain, |status| status.site.as_str());
         let site = sites.entry(name).or_insert_with(|| SiteSummary::new(name, status));
         site.total.add(queue, backlog.all_held, question.now);
@@ -230,6 +229,7 @@ mod tests {
             window: 3,
             waiting: Vec::new(),
             resting: Vec::new(),
+            also_called: Default::default(),
         }
     }
 

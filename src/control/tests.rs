@@ -234,6 +234,7 @@ fn site() -> SiteStatus {
         window: 3,
         waiting: Vec::new(),
         resting: Vec::new(),
+        also_called: Default::default(),
     }
 }
 

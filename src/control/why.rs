@@ -3,12 +3,12 @@
 
 use super::outlook::Outlook;
 use crate::base::time::{Timestamp, human};
-use crate::mail::message::Lane;
-use crate::policy::orders::Orders;
+use crate::mail::message::{Lane, Origin};
+use crate::policy::orders::{Orders, Suspension};
 use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting};
-use crate::store::{Backlog, DeliveryRecord, QueueBacklog, State};
+use crate::store::{Backlog, DeliveryRecord, QueueBacklog, QueueKey, State};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// An answer about one delivery, or about all mail to a domain or of a tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub backlog: &'a Backlog,
     /// What the dispatcher knows of the sites.
     pub statuses: &'a [SiteStatus],
+    /// The place of each domain's among them.
+    pub site_of: HashMap<&'a str, usize>,
     /// When newsletters will be done.
     pub outlook: &'a Outlook,
     /// What the operator ordered.
@@ -47,6 +49,15 @@ pub struct Facts<'a> {
     pub running: bool,
     /// The time.
     pub now: Timestamp,
+}
+
+/// Which mail.
+#[derive(Clone, Copy)]
+struct Mail<'a> {
+    domain: &'a str,
+    lane: Lane,
+    tenant: &'a str,
+    campaign: &'a str,
 }
 
 /// Deliveries before this one: of its own campaign to its domain.
@@ -63,7 +74,7 @@ impl Facts<'_> {
     #[must_use]
     pub fn delivery(&self, record: &DeliveryRecord, place: Option<Place>) -> Explanation {
         let head = &record.head;
-        let (lane, tenant) = (head.origin.lane, head.origin.tenant.as_str());
+        let Origin { lane, reason, tenant, campaign, .. } = &head.origin;
         let recipient = record.recipient.mailbox.to_string();
         let mut found = Explanation {
             about: format!("{} to <{recipient}>", head.id),
@@ -71,13 +82,14 @@ impl Facts<'_> {
         };
         let age = human(self.now.since(head.accepted_at));
         found.link("message", format!("accepted {age} ago for tenant {tenant}"));
-        found.link("lane", format!("{lane}, since: {}", head.origin.reason, lane = lane.as_str()));
+        found.link("lane", format!("{lane}, since: {reason}"));
         if record.attempts > 0 {
             let when = record.last_at.map(|at| format!(" at {at}")).unwrap_or_default();
             let tries = record.attempts;
             found.link("last reply", format!("{} (attempt {tries}{when})", record.last_reply));
         }
         let domain = record.recipient.mailbox.domain().map_or("", |domain| domain.as_str());
+        let mail = Mail { domain, lane: *lane, tenant, campaign };
         let id = head.id;
         match record.state {
             State::Delivered => found.say(format!("It was delivered: {}.", record.last_reply), ""),
@@ -87,22 +99,15 @@ impl Facts<'_> {
             State::Expired => found.say(format!("Its time was over: {}.", record.last_reply), ""),
             State::Deleted => found.say("An operator deleted it.", ""),
             State::Leased => {
-                self.site_links(&mut found, domain, lane);
+                self.site_links(&mut found, mail);
                 found.say("It is on a connection, or on its way to one, right now.", "");
             }
             State::Held => found
                 .say("An operator holds it.", format!("bulkhead queue release --id {id} sends it")),
-            State::Ready | State::Deferred if self.backlog.all_held => {
-                found.say("An operator holds everything.", "bulkhead queue release --all ends that")
-            }
             State::Ready | State::Deferred => {
-                self.place(&mut found, (domain, lane, tenant), place);
-                let name = (domain, lane, tenant, head.origin.campaign.as_str());
-                match record.due_at.filter(|due| *due > self.now) {
-                    _ if self.is_suspended(&mut found, name) => {}
-                    Some(due) => self.not_due(&mut found, record, due),
-                    None => self.due(&mut found, (domain, lane, tenant)),
-                }
+                self.place(&mut found, mail, place);
+                let due = record.due_at.unwrap_or(self.now);
+                self.waits(&mut found, mail, due, |found| self.not_due(found, record, due));
             }
         }
         found
@@ -111,10 +116,9 @@ impl Facts<'_> {
     /// About all mail to a domain, or to a site of that name; one answer for each lane.
     #[must_use]
     pub fn to(&self, name: &str) -> Vec<Explanation> {
-        let at_site = self.statuses.iter().find(|status| status.site == name);
         let is_meant = |queue: &&QueueBacklog| {
             let domain = queue.key.domain.as_str();
-            domain == name || at_site.is_some_and(|s| s.domains.iter().any(|d| d == domain))
+            domain == name || self.status(domain).is_some_and(|status| status.site == name)
         };
         let queues: Vec<&QueueBacklog> = self.backlog.queues.iter().filter(is_meant).collect();
         let lanes = [Lane::Direct, Lane::Bulk].into_iter();
@@ -185,30 +189,56 @@ impl Facts<'_> {
             let sites = by_site.values().filter(|(waiting, _)| *waiting > 0).count();
             found.link("most", format!("{waiting} of it to {site}, of {sites} sites"));
         }
-        let key = &queue.key;
-        if self.backlog.all_held {
-            found.say("An operator holds everything.", "bulkhead queue release --all ends that");
-            return Some(found);
-        }
-        let name = (key.domain.as_str(), lane, key.tenant.as_str(), key.campaign.as_str());
-        if self.is_suspended(&mut found, name) {
-            return Some(found);
-        }
-        if queue.next_due > self.now {
+        let QueueKey { tenant, campaign, domain, .. } = &*queue.key;
+        let mail = Mail { domain: domain.as_str(), lane, tenant, campaign };
+        self.waits(&mut found, mail, queue.next_due, |found| {
             let wait = human(queue.next_due.since(self.now));
-            self.site_links(&mut found, key.domain.as_str(), lane);
+            self.site_links(found, mail);
             found.say(
                 format!("It is not due yet: the next is in {wait}."),
                 "bulkhead queue retry makes it due now",
             );
-        } else {
-            self.due(&mut found, (key.domain.as_str(), lane, &key.tenant));
-        }
+        });
         Some(found)
     }
 
     fn status(&self, domain: &str) -> Option<&SiteStatus> {
-        self.statuses.iter().find(|status| status.domains.iter().any(|d| d == domain))
+        self.site_of.get(domain).and_then(|site| self.statuses.get(*site))
+    }
+
+    /// What mail that is due then and not on a connection waits for; `not_due` tells of it where
+    /// that is all.
+    fn waits(
+        &self,
+        found: &mut Explanation,
+        mail: Mail<'_>,
+        due: Timestamp,
+        not_due: impl FnOnce(&mut Explanation),
+    ) {
+        if self.backlog.all_held {
+            found.say("An operator holds everything.", "bulkhead queue release --all ends that");
+        } else if let Some(order) = self.suspension(mail) {
+            let until = match order.until {
+                Some(until) => format!("for another {}", human(until.since(self.now))),
+                None => "until that is ended".into(),
+            };
+            found.say(
+                format!("An operator suspended it ({}), {until}: {}.", order.scope, order.reason),
+                "bulkhead resume ends that",
+            );
+        } else if due > self.now {
+            not_due(found);
+        } else {
+            self.due(found, mail);
+        }
+    }
+
+    fn suspension(&self, mail: Mail<'_>) -> Option<&Suspension> {
+        let Mail { domain, lane, tenant, campaign } = mail;
+        let status = self.status(domain);
+        let is_site =
+            |name: &str| status.map_or(name == domain, |status| status.is_called(name, domain));
+        self.orders.suspension_of(is_site, tenant, campaign, lane, self.now)
     }
 
     fn not_due(&self, found: &mut Explanation, record: &DeliveryRecord, due: Timestamp) {
@@ -227,38 +257,16 @@ impl Facts<'_> {
         }
     }
 
-    /// True where an operator suspended mail of this name; then that is the answer.
-    fn is_suspended(
-        &self,
-        found: &mut Explanation,
-        (domain, lane, tenant, campaign): (&str, Lane, &str, &str),
-    ) -> bool {
-        let site = self.status(domain).map(|status| status.site.as_str());
-        let is_site = |name: &str| name == domain || site == Some(name);
-        let orders = self.orders;
-        let order = orders.suspension_of(is_site, tenant, campaign, lane, self.now);
-        if let Some(order) = order {
-            let until = match order.until {
-                Some(until) => format!("for another {}", human(until.since(self.now))),
-                None => "until that is ended".into(),
-            };
-            found.say(
-                format!("An operator suspended it ({}), {until}: {}.", order.scope, order.reason),
-                "bulkhead resume ends that",
-            );
-        }
-        order.is_some()
-    }
-
     /// What is due and not on a connection waits for this.
-    fn due(&self, found: &mut Explanation, (domain, lane, tenant): (&str, Lane, &str)) {
+    fn due(&self, found: &mut Explanation, mail: Mail<'_>) {
+        let Mail { domain, lane, tenant, .. } = mail;
         if !self.running {
             return found.say("No node runs, so nothing is sent.", "bulkhead serve");
         }
         let Some(status) = self.status(domain) else {
             return found.say(format!("DNS was not asked yet where mail to {domain} goes."), "");
         };
-        self.site_links(found, domain, lane);
+        self.site_links(found, mail);
         let site = &status.site;
         if status.gate == Gate::Broken {
             return found.say(
@@ -304,8 +312,9 @@ impl Facts<'_> {
         found.say(sentence, remedy);
     }
 
-    fn site_links(&self, found: &mut Explanation, domain: &str, lane: Lane) {
-        let Some(status) = self.status(domain) else { return };
+    fn site_links(&self, found: &mut Explanation, mail: Mail<'_>) {
+        let here = self.site_of.get(mail.domain);
+        let Some(status) = here.and_then(|site| self.statuses.get(*site)) else { return };
         let SiteStatus { site, connections, connections_max, window, rate_per_minute, .. } = status;
         found.link(
             "site",
@@ -314,13 +323,12 @@ impl Facts<'_> {
                  {connections_max} allowed, {rate_per_minute} deliveries in the last minute"
             ),
         );
-        let here = |queue: &&QueueBacklog| {
-            queue.key.lane == lane
-                && status.domains.iter().any(|d| *d == *queue.key.domain.as_str())
+        let is_in_line = |queue: &&QueueBacklog| {
+            let QueueKey { lane, domain, .. } = &*queue.key;
+            *lane == mail.lane && queue.waiting() > 0 && self.site_of.get(domain.as_str()) == here
         };
-        let queues = self.backlog.queues.iter().filter(here).filter(|queue| queue.waiting() > 0);
         let mut tenants: BTreeMap<&str, u64> = BTreeMap::new();
-        for queue in queues {
+        for queue in self.backlog.queues.iter().filter(is_in_line) {
             *tenants.entry(&queue.key.tenant).or_default() += queue.waiting();
         }
         let (all, count) = (tenants.values().sum::<u64>(), tenants.len());
@@ -330,12 +338,8 @@ impl Facts<'_> {
         }
     }
 
-    fn place(
-        &self,
-        found: &mut Explanation,
-        (domain, lane, tenant): (&str, Lane, &str),
-        place: Option<Place>,
-    ) {
+    fn place(&self, found: &mut Explanation, mail: Mail<'_>, place: Option<Place>) {
+        let Mail { domain, lane, tenant, .. } = mail;
         let Some(Place { before, at_least }) = place else { return };
         let own = |queue: &&QueueBacklog| {
             let key = &queue.key;
@@ -358,9 +362,10 @@ mod tests {
     use crate::base::address::{Domain, Mailbox, ReversePath};
     use crate::base::id::{IdGenerator, QueueId};
     use crate::mail::envelope::{Envelope, Recipient};
-    use crate::mail::message::{MessageHead, Origin};
-    use crate::policy::orders::{Scope, Suspension};
-    use crate::store::{QueueKey, Revision};
+    use crate::mail::message::MessageHead;
+    use crate::policy::orders::Scope;
+    use crate::policy::site::by_domain;
+    use crate::store::Revision;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -403,6 +408,7 @@ mod tests {
             window: 4,
             waiting: waiting.into_iter().collect(),
             resting: Vec::new(),
+            also_called: BTreeMap::new(),
         }
     }
 
@@ -452,8 +458,8 @@ mod tests {
         fn with<T>(&self, ask: impl Fn(&Facts<'_>) -> T) -> T {
             let (outlook, running) = (&Outlook::default(), self.running);
             let Self { backlog, statuses, .. } = self;
-            let orders = &self.orders;
-            ask(&Facts { backlog, statuses, outlook, orders, running, now: NOW })
+            let (orders, site_of) = (&self.orders, by_domain(statuses));
+            ask(&Facts { backlog, statuses, site_of, outlook, orders, running, now: NOW })
         }
 
         fn delivery(&self, state: State, attempts: u32, due_at: Timestamp) -> Explanation {
@@ -506,11 +512,15 @@ mod tests {
         let rests = "Its tenant shop may send more to mx.example in 3m: its rate of 20/h messages \
                      to all sites is used up.";
         assert_eq!(said(&world, State::Ready, 0, NOW), rests);
-        let scope = Scope { site: Some("mx.example".into()), ..Scope::default() };
+        // By a name that the planner alone knows the site by.
+        let scope = Scope { site: Some("example".into()), ..Scope::default() };
         let (reason, since) = ("asked by its postmaster".to_string(), NOW);
         let order = Suspension { scope, reason, since, until: Some(minutes(30)) };
         world.orders.suspend(order).unwrap();
-        let suspended = "An operator suspended it (site=mx.example), for another 30m: asked by its \
+        assert_eq!(said(&world, State::Ready, 0, NOW), rests, "another site's");
+        let meant = [("example".into(), ["a.example".into()].into())];
+        world.statuses[0].also_called = meant.into();
+        let suspended = "An operator suspended it (site=example), for another 30m: asked by its \
                          postmaster.";
         assert_eq!(said(&world, State::Ready, 0, NOW), suspended);
         assert_eq!(said(&world, State::Ready, 0, minutes(5)), suspended, "whenever it is due");

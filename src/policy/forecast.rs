@@ -12,7 +12,6 @@
 //! are the long tail, each done in a moment once its turn has come. The pool moves at the rate of
 //! those that finish within a minute.
 
-use super::site::SiteId;
 use crate::base::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -32,8 +31,9 @@ pub struct Pace {
 /// What waits of one campaign at one site.
 #[derive(Clone, Debug)]
 pub struct Load<'a> {
-    /// The site, by any number that is its own.
-    pub site: SiteId,
+    /// The site, by its place among the paces; `None` while it is not known where it goes: with
+    /// the long tail.
+    pub site: Option<usize>,
     /// Whose.
     pub tenant: &'a str,
     /// Share against others.
@@ -69,27 +69,26 @@ impl Forecast {
 #[must_use]
 pub fn forecast<'a>(
     loads: &[Load<'a>],
-    paces: &HashMap<SiteId, Pace>,
+    paces: &[Pace],
     now: Timestamp,
 ) -> BTreeMap<(&'a str, &'a str), Forecast> {
-    let mut by_site: HashMap<SiteId, Vec<&Load<'a>>> = HashMap::new();
+    let mut by_site: HashMap<Option<usize>, Vec<&Load<'a>>> = HashMap::new();
     for load in loads.iter().filter(|load| load.waiting > 0) {
         by_site.entry(load.site).or_default().push(load);
     }
-    let waits = |site: &SiteId| -> u64 {
-        by_site.get(site).map_or(0, |loads| loads.iter().map(|load| load.waiting).sum())
+    let waits = |site: usize| -> u64 {
+        by_site.get(&Some(site)).map_or(0, |loads| loads.iter().map(|load| load.waiting).sum())
     };
-    let quick = paces.iter().filter(|(site, pace)| waits(site) < pace.per_minute);
+    let quick = paces.iter().enumerate().filter(|(site, pace)| waits(*site) < pace.per_minute);
     let tail = quick.map(|(_, pace)| pace.per_minute).sum();
 
     let mut found: BTreeMap<(&str, &str), Forecast> = BTreeMap::new();
     let mut pooled = Vec::new();
     for (site, loads) in by_site {
-        match paces.get(&site) {
-            Some(Pace { per_minute: rate @ 1.., .. }) => {
-                Site::new(&loads, *rate).tell(now, &mut found);
+        match site.and_then(|site| paces.get(site)) {
+            Some(pace) if pace.per_minute > 0 || !pace.open => {
+                Site::new(&loads, pace.per_minute).tell(now, &mut found);
             }
-            Some(Pace { open: false, .. }) => Site::new(&loads, 0).tell(now, &mut found),
             _ => pooled.extend(loads),
         }
     }
@@ -188,16 +187,17 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
-    fn load<'a>(site: u32, tenant: &'a str, campaign: &'a str, waiting: u64) -> Load<'a> {
-        let site = SiteId(site);
+    fn load<'a>(site: usize, tenant: &'a str, campaign: &'a str, waiting: u64) -> Load<'a> {
+        let site = Some(site);
         Load { site, tenant, weight: 1, campaign, waiting, next_due: NOW }
     }
 
-    fn paces(rates: &[(u32, u64, bool)]) -> HashMap<SiteId, Pace> {
-        let pace = |(site, per_minute, open): &(u32, u64, bool)| {
-            (SiteId(*site), Pace { per_minute: *per_minute, open: *open })
-        };
-        rates.iter().map(pace).collect()
+    fn paces(rates: &[(usize, u64, bool)]) -> Vec<Pace> {
+        let mut all = vec![Pace { per_minute: 0, open: true }; 110];
+        for (site, per_minute, open) in rates {
+            all[*site] = Pace { per_minute: *per_minute, open: *open };
+        }
+        all
     }
 
     fn minutes(n: u64) -> Option<Timestamp> {

@@ -18,6 +18,7 @@ pub use rate::Rate;
 use self::setting::LimitKey;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// `[sites.*]` of the configuration.
@@ -168,6 +169,26 @@ pub struct SiteStatus {
     pub waiting: Vec<Waiting>,
     /// Tenants with mail here that may not send.
     pub resting: Vec<Resting>,
+    /// Names by which suspensions mean domains of this site, beside their own names and the site's:
+    /// a provider's, a suffix of MX hosts' names.
+    #[serde(default)]
+    pub also_called: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl SiteStatus {
+    /// True where an order for the site `name` means mail to this domain of this site.
+    #[must_use]
+    pub fn is_called(&self, name: &str, domain: &str) -> bool {
+        let also = || self.also_called.get(name).is_some_and(|meant| meant.contains(domain));
+        name == domain || name == self.site || also()
+    }
+}
+
+/// The site of each domain that has mail queued, by its place among `statuses`.
+#[must_use]
+pub fn by_domain(statuses: &[SiteStatus]) -> HashMap<&str, usize> {
+    let places = statuses.iter().enumerate();
+    places.flat_map(|(n, status)| status.domains.iter().map(move |d| (d.as_str(), n))).collect()
 }
 
 /// What holds for a site and how it does, as an operator sees it.

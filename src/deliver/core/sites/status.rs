@@ -8,7 +8,7 @@ use crate::deliver::core::queues::Place;
 use crate::deliver::tenants::Tenants;
 use crate::mail::message::Lane;
 use crate::policy::site::{Gate, Lessons, Rate, Resting, SiteId, SiteLimits, SiteStatus};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Deliveries per minute, from two counting minutes.
 #[derive(Default)]
@@ -122,10 +122,30 @@ impl Core {
                 window: 0,
                 waiting: Vec::new(),
                 resting: Vec::new(),
+                also_called: BTreeMap::new(),
             });
         }
         all.sort_by(|a, b| a.site.cmp(&b.site));
         all
+    }
+
+    /// The names in suspensions that mean domains with mail at this site.
+    fn also_called(&self, id: SiteId) -> BTreeMap<String, BTreeSet<String>> {
+        let scopes = self.orders.suspensions().iter().map(|order| &order.scope);
+        let names: BTreeSet<&String> = scopes.filter_map(|scope| scope.site.as_ref()).collect();
+        let Some(site) = self.sites.get(&id).filter(|_| !names.is_empty()) else {
+            return BTreeMap::new();
+        };
+        let mut called: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let queues = site.routes.values().flat_map(|lines| &lines.queues);
+        for queue in queues.filter_map(|queue| self.queues.get(queue)) {
+            let Place::At(_, route) = &queue.place else { continue };
+            let domain = queue.backlog.key.domain.as_str();
+            for name in names.iter().filter(|n| self.directory.is_called(id, n, domain, route)) {
+                called.entry((*name).clone()).or_default().insert(domain.to_string());
+            }
+        }
+        called
     }
 
     fn status_of(&mut self, id: SiteId, now: Timestamp) -> Option<SiteStatus> {
@@ -148,6 +168,7 @@ impl Core {
             window: site.window(),
             waiting: site.waiting(now),
             resting,
+            also_called: self.also_called(id),
         })
     }
 

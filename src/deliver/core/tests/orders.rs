@@ -109,6 +109,26 @@ fn suspended_mail_waits_and_other_mail_goes_on() {
 }
 
 #[test]
+fn a_suspension_says_which_domains_its_name_means() {
+    let mut world = World::new(config(4, 1, 100), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 1, START);
+    let mut orders = Orders::default();
+    for site in ["shared.test", "elsewhere.test"] {
+        let scope = Scope { site: Some(site.to_string()), ..Scope::default() };
+        let (reason, since, until) = ("full".to_string(), START, None);
+        orders.suspend(Suspension { scope, reason, since, until }).unwrap();
+    }
+    world.core.set_orders(orders, START);
+    world.settle();
+    let statuses = world.core.site_status(START);
+    let [status] = &statuses[..] else { panic!("{statuses:?}") };
+    assert!(status.is_called("shared.test", "a.test"), "a suffix of its MX hosts' names");
+    assert!(!status.is_called("shared.test", "b.test"), "not seen there");
+    assert!(!status.is_called("elsewhere.test", "a.test"));
+    assert!(world.links.is_empty());
+}
+
+#[test]
 fn where_limits_fall_connections_end() {
     let mut world = World::new(config(6, 1, 1_000), 1);
     for queue in 1..=5 {
