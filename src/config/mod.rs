@@ -345,6 +345,10 @@ pub struct Delivery {
     pub allow_private: bool,
     /// Connections in all. Default 1,000.
     pub connections: usize,
+    /// What is learned of a site leaves it so many. Default 1.
+    pub learned_connections_min: u32,
+    /// A complaint does not force a rate below this. Default 60/h.
+    pub learned_rate_min: Option<Rate>,
     /// Wait for TCP. Default 30 s.
     pub connect_timeout: Duration,
     /// Wait for the greeting (RFC 5321 §4.5.3.2.1). Default 5 min.

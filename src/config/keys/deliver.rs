@@ -4,8 +4,8 @@ use super::parse::{domain_name, socket, waits};
 use super::{Fallback::Inherited, Fallback::Is, Section, Shape, key, last, set};
 use crate::config::Tls;
 use crate::config::value::Value;
-use crate::policy::site::SiteRule;
 use crate::policy::site::setting::range;
+use crate::policy::site::{Rate, SiteRule};
 
 pub(super) const DNS: Section = Section {
     name: "dns",
@@ -72,6 +72,20 @@ pub(super) const DELIVERY: Section = Section {
             Is("1000"),
             "Connections open at once, to all receivers together.",
             |c, v| set(&mut c.delivery.connections, v.count(1..=50_000)),
+        ),
+        key(
+            "learned_connections_min",
+            Is("1"),
+            "What receivers' refusals teach us never leaves a site fewer connections than these; \
+             its own `connections` are the most.",
+            |c, v| set(&mut c.delivery.learned_connections_min, v.count(1..=1_000)),
+        ),
+        key(
+            "learned_rate_min",
+            Is("\"60/h\""),
+            "A receiver's complaint never slows a site below this rate, or \"none\". Where it \
+             asks us to stop, we stop.",
+            |c, v| set(&mut c.delivery.learned_rate_min, v.parsed("\"60/h\"", Rate::parse)),
         ),
         key("hosts_max", Is("20"), "Addresses tried in one attempt.", |c, v| {
             set(&mut c.delivery.hosts_max, v.count(1..=100))

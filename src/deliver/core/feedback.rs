@@ -21,8 +21,6 @@ const SHUT_MAX: Duration = Duration::from_secs(300);
 const CROWDED: Duration = Duration::from_secs(1);
 /// A site that took mail so short a time ago is not given up for one refusal.
 const ALIVE: Duration = Duration::from_secs(5);
-/// A complaint does not force a rate below this, in messages per hour.
-const RATE_MIN: u64 = 60;
 
 impl Core {
     /// Connections that the receiver counts for sure: neither being opened nor about to end.
@@ -109,16 +107,17 @@ impl Core {
         let Some(id) = self.links.get(&link).map(|link| link.site) else { return };
         let Some(site) = self.sites.get_mut(&id) else { return };
         let per_minute = site.meter.per_minute(now);
+        let floor = self.config.delivery.learned_rate_min.map_or(1, Rate::per_hour);
         self.touched.insert(id);
         if complaint.whose != Whose::Everyones {
-            return site.line.complain(&complaint, per_minute, RATE_MIN, now);
+            return site.line.complain(&complaint, per_minute, floor, now);
         }
         match complaint.ask {
             Ask::Slower(hold) => {
                 let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);
                 site.feedback.window.slowed(used, hold, now);
                 let before = site.feedback.brake.take();
-                let brake = Brake::after(before.as_ref(), per_minute, RATE_MIN, hold, now);
+                let brake = Brake::after(before.as_ref(), per_minute, floor, hold, now);
                 site.feedback.brake = Some(brake);
                 site.why = complaint.why;
                 self.retune(id, now);

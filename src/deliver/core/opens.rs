@@ -228,7 +228,7 @@ impl Site {
     /// delivered.
     pub(super) fn window(&self) -> u32 {
         let most = if self.failing_since.is_some() { 1 } else { self.limits.connections };
-        self.feedback.window.size(1, most)
+        self.feedback.window.size(self.window_min, most)
     }
 
     /// Connections that may stand, so that one of the lane may be opened: direct mail does not wait

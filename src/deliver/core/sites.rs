@@ -29,6 +29,8 @@ const LINE_MAX: usize = 500;
 pub(super) struct Site {
     pub(super) name: Arc<str>,
     pub(super) limits: Limits,
+    /// Fewest connections that it is taken to welcome.
+    pub(super) window_min: u32,
     pub(super) line: Arc<Line>,
     pub(super) feedback: Feedback,
     /// When a forced rate changes.
@@ -103,6 +105,7 @@ impl Core {
             let site = Site {
                 name,
                 limits,
+                window_min: self.config.delivery.learned_connections_min,
                 line: Arc::default(),
                 feedback,
                 retune_at: None,

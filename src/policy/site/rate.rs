@@ -49,6 +49,12 @@ impl Rate {
         }
     }
 
+    /// Messages in an hour at this rate; at least 1.
+    #[must_use]
+    pub fn per_hour(self) -> u64 {
+        (u64::from(self.count) * 3_600 / self.per.as_secs().max(1)).max(1)
+    }
+
     /// Parses several, apart by commas (`100/s,50000/d`), or `none`.
     ///
     /// # Errors

@@ -103,6 +103,27 @@ fn a_complaint_slows_the_site_down_and_the_pace_climbs_back() {
 }
 
 #[test]
+fn what_is_learned_goes_no_lower_than_the_configuration_says() {
+    let mut config = config(8, 2, 1_000);
+    config.delivery.learned_connections_min = 4;
+    config.delivery.learned_rate_min = Some(Rate { count: 100, per: MINUTE });
+    let mut world = World::new(config, 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(MINUTE * 2);
+    // Each halves what holds: without floors, a connection and a few messages would be left.
+    for _ in 0..6 {
+        world.complain(Ask::Slower(MINUTE * 10), None);
+        world.deliver(MINUTE);
+    }
+    assert_eq!(world.core.status(world.now)[0].window, 4);
+    let before = world.delivered(1);
+    world.deliver(MINUTE * 5);
+    let delivered = world.delivered(1) - before;
+    // Less the tenth that is direct mail's, and a twentieth for what arrives late.
+    assert!((400..=450).contains(&delivered), "{delivered} in five minutes at 100/min");
+}
+
+#[test]
 fn a_site_that_wants_nothing_for_a_while_gets_nothing() {
     let mut world = World::new(config(8, 2, 1_000), 1);
     world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
