@@ -22,8 +22,8 @@ pub(super) struct Link {
     /// What it is busy with, or opened for.
     pub(super) lane: Lane,
     pub(super) state: LinkState,
-    /// Deliveries it may still take.
-    room: u32,
+    /// Deliveries it may still take, beside those that it has.
+    pub(super) room: u32,
     /// It has delivered something.
     useful: bool,
 }
@@ -166,6 +166,9 @@ impl Core {
                 self.promise(&claim.queues);
                 // It may still have newsletters, which count until they are gone.
                 self.set_busy(id, if was_bulk { Lane::Bulk } else { lane });
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.room = link.room.saturating_sub(planned);
+                }
                 return self.commands.push(Command::Claim(id, claim));
             }
         }

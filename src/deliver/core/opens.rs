@@ -61,7 +61,7 @@ impl Core {
         self.waits_for(id, Lane::Direct, waits, now);
     }
 
-    /// One connection for each connection's worth, less those that are at it.
+    /// One connection for each connection's worth that those at it will not take any more.
     pub(super) fn open_for_bulk(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
         if let Some((at, _)) = site.line.binding(now) {
@@ -73,10 +73,13 @@ impl Core {
             return self.waits_for(id, Lane::Bulk, waits, now);
         }
         let worth = u64::from(site.limits.deliveries_per_connection);
-        let mut at_it: HashMap<&[IpAddr], u64> = HashMap::new();
+        // How many, and what they will take beside what they have.
+        let mut at_it: HashMap<&[IpAddr], (u64, u64)> = HashMap::new();
         for link in site.links.iter().filter_map(|link| self.links.get(link)) {
             if link.lane == Lane::Bulk && link.state != LinkState::Idle {
-                *at_it.entry(&link.route.addresses).or_default() += 1;
+                let (count, room) = at_it.entry(&link.route.addresses).or_default();
+                *count += 1;
+                *room += u64::from(link.room);
             }
         }
         let several = site.routes.len() > 1 && self.has_room_for_bulk(site);
@@ -88,10 +91,11 @@ impl Core {
                 continue;
             }
             waits = Some((Limit::Turn, None));
+            let (at_it, room) = at_it.get(&*lines.route.addresses).copied().unwrap_or_default();
             wants.push(Want {
                 stands: if several { self.stands(site, lines, now) } else { 0 },
-                at_it: at_it.get(&*lines.route.addresses).copied().unwrap_or(0),
-                count: mail.div_ceil(worth).max(1),
+                at_it,
+                count: (at_it + mail.saturating_sub(room).div_ceil(worth)).max(1),
                 route: Arc::clone(&lines.route),
             });
         }
