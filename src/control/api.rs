@@ -150,8 +150,7 @@ impl<S: Store> Api<S> {
                     return Err(Stop::Error("no node runs: nobody takes orders".to_string()));
                 };
                 // On a thread of its own: it waits for the disk.
-                let work = tokio::task::spawn_blocking(move || desk.answer(request, user));
-                let work = work.await.map_err(|e| Stop::Error(format!("order failed: {e}")))?;
+                let work = aside("order failed", move || desk.answer(request, user)).await?;
                 let answer = work.map_err(Stop::Error)?;
                 for response in &answer {
                     out.send(response).await?;
@@ -163,25 +162,25 @@ impl<S: Store> Api<S> {
 
     async fn summary(&self, question: Question) -> Result<Summary, Stop> {
         let (view, api) = (self.view().await?, self.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        aside("summary failed", move || {
             let summary = summarise(&api.node, &view.backlog, &view.statuses, question);
             let suspensions = view.orders.suspensions().to_vec();
             Summary { store: api.store.health(), outlook: view.outlook, suspensions, ..summary }
-        });
-        work.await.map_err(|error| Stop::Error(format!("summary failed: {error}")))
+        })
+        .await
     }
 
     /// The queue and the sites just now. On a thread of its own: with millions of domains this
     /// takes a while.
     async fn view(&self) -> Result<View, Stop> {
         let api = self.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        aside("cannot look at the queue", move || {
             let (backlog, statuses) = (api.store.backlog(Revision::START), (api.sites)());
             let outlook = outlook(&backlog, &statuses, &api.weights, api.clock.now());
             let orders = api.desk.as_ref().map(|desk| desk.orders()).unwrap_or_default();
             View { backlog, statuses, outlook, orders }
-        });
-        work.await.map_err(|error| Stop::Error(format!("cannot look at the queue: {error}")))
+        })
+        .await
     }
 
     async fn list(&self, filter: Filter, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
@@ -220,7 +219,7 @@ impl<S: Store> Api<S> {
     /// Says why, of each delivery of a message, of each to or from an address, or of all mail to a
     /// domain or of a tenant.
     async fn why(&self, what: &str, out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
-        let (now, running, tenant) = (self.clock.now(), !self.node.is_empty(), what.to_string());
+        let (now, running, name) = (self.clock.now(), !self.node.is_empty(), what.to_string());
         let mut records = self.meant(what).await?;
         let count = records.len();
         records.truncate(EXPLAINED_MAX);
@@ -230,14 +229,14 @@ impl<S: Store> Api<S> {
             deliveries.push((record, place));
         }
         let view = self.view().await?;
-        let work = tokio::task::spawn_blocking(move || {
+        let found = aside("why failed", move || {
             let facts = view.facts(running, now);
             if deliveries.is_empty() {
-                return [facts.to(&tenant.to_lowercase()), facts.of(&tenant)].concat();
+                return [facts.to(&name.to_lowercase()), facts.of(&name)].concat();
             }
             deliveries.iter().map(|(record, place)| facts.delivery(record, *place)).collect()
-        });
-        let found = work.await.map_err(|error| Stop::Error(format!("why failed: {error}")))?;
+        })
+        .await?;
         let counts = Counts { count: count.max(found.len()) as u64, leased: 0 };
         for explanation in found {
             out.send(&Response::Why(Box::new(explanation))).await?;
@@ -347,6 +346,15 @@ impl<S: Store> Api<S> {
         }
         Ok((!filter.domains.is_empty()).then_some(filter))
     }
+}
+
+/// Does work that takes a while, or waits for the disk, on a thread of its own.
+async fn aside<T: Send + 'static>(
+    failed: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Stop> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Stop::Error(format!("{failed}: {error}")))
 }
 
 /// The domains that the summary counts under `site`.

@@ -129,20 +129,18 @@ impl Core {
         all
     }
 
-    /// The names in suspensions that mean domains with mail at this site.
+    /// The names in suspensions that mean domains with suspended mail at this site.
     fn also_called(&self, id: SiteId) -> BTreeMap<String, BTreeSet<String>> {
-        let scopes = self.orders.suspensions().iter().map(|order| &order.scope);
-        let names: BTreeSet<&String> = scopes.filter_map(|scope| scope.site.as_ref()).collect();
-        let Some(site) = self.sites.get(&id).filter(|_| !names.is_empty()) else {
-            return BTreeMap::new();
-        };
         let mut called: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let queues = site.routes.values().flat_map(|lines| &lines.queues);
-        for queue in queues.filter_map(|queue| self.queues.get(queue)) {
+        let queues = self.sites.get(&id).into_iter().flat_map(|site| site.routes.values());
+        let queues = queues.flat_map(|r| &r.queues).filter_map(|q| self.queues.get(q));
+        for queue in queues.filter(|queue| queue.suspended) {
             let Place::At(_, route) = &queue.place else { continue };
             let domain = queue.backlog.key.domain.as_str();
-            for name in names.iter().filter(|n| self.directory.is_called(id, n, domain, route)) {
-                called.entry((*name).clone()).or_default().insert(domain.to_string());
+            let scopes = self.orders.suspensions().iter().map(|order| &order.scope);
+            let names = scopes.filter_map(|scope| scope.site.as_ref());
+            for name in names.filter(|n| self.directory.is_called(id, n, domain, route)) {
+                called.entry(name.clone()).or_default().insert(domain.to_string());
             }
         }
         called
