@@ -88,11 +88,14 @@ fn world(domains: usize) -> World<Stock> {
     config.lanes.gather = Duration::ZERO;
     config.sites.default = Limits {
         connections: 5,
+        connections_per_source: 5,
         reserved_for_direct: 1,
         deliveries_per_connection: 100,
         recipients_per_transaction: 100,
         rates: Vec::new(),
+        rates_per_source: Vec::new(),
         connection_rates: Vec::new(),
+        connection_rates_per_source: Vec::new(),
     };
     config.tenants = (0..TENANTS)
         .map(|n| TenantRule {
@@ -101,6 +104,7 @@ fn world(domains: usize) -> World<Stock> {
             networks: Default::default(),
             sender_domains: Vec::new(),
             weight: 1,
+            sources: Vec::new(),
         })
         .collect();
     let operator = |n: u8| {

@@ -20,12 +20,13 @@ use crate::net::dial::Dialer;
 use crate::net::dns::Resolver;
 use crate::observe::node as tell;
 use crate::policy::feedback::learned::Learned;
+use crate::policy::source::Source;
 use crate::receive::Ingress;
 use crate::store::embedded::{EmbeddedStore, Options};
 use crate::store::memory::MemoryStore;
 use crate::store::{Handoff, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub async fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
     let _ignoring = ignore_signals().map_err(|error| format!("cannot take signals: {error}"))?;
     take_all_files(&config);
+    config.sources.iter().try_for_each(|source| has_addresses(source))?;
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| format!("cannot create {}: {error}", config.data_dir.display()))?;
     // Before the listeners: whoever finds the node listening can ask it things.
@@ -82,6 +84,21 @@ pub async fn run(config: Config) -> Result<(), String> {
             serve(config, store, clock, listeners, socket).await
         }
     }
+}
+
+/// A source can be used where its addresses are this machine's.
+fn has_addresses(source: &Source) -> Result<(), String> {
+    source.addresses.iter().try_for_each(|address| {
+        // Of no use, but for the system's word that it may be had.
+        let socket = UdpSocket::bind((*address, 0));
+        socket.map(|_| ()).map_err(|error| {
+            format!(
+                "cannot send from {address} ([sources.{}]): {}; is it an address of this machine?",
+                source.name,
+                error.kind()
+            )
+        })
+    })
 }
 
 /// Takes as many file descriptors as the system lets us have, and tells where that is too few.

@@ -201,6 +201,18 @@ fn what(found: Option<&Found<'_>>, reply: &Reply) -> String {
             let whose = whose(scope);
             format!("no mail {whose} is sent for {time}, and this delivery tried again after that")
         }
+        Action::FewerConnections(_) => {
+            let again = asked.unwrap_or_else(|| "by the schedule".to_string());
+            format!(
+                "half as many connections to this site are kept for {time}, and this delivery \
+                 tried again {again}"
+            )
+        }
+        Action::TryOtherSource(_) => format!(
+            "no mail {} is sent for {time}; this delivery is tried again at once from another \
+             source that it may use, else after that",
+            whose(Scope::Source)
+        ),
         Action::RetryAfter(_) => {
             let why = if asked.is_some() { ", as the reply asks" } else { "" };
             format!("this delivery is tried again in {time}{why}; other mail is not concerned")
@@ -215,6 +227,7 @@ fn what(found: Option<&Found<'_>>, reply: &Reply) -> String {
 fn whose(scope: Scope) -> &'static str {
     match scope {
         Scope::Site => "to this site",
+        Scope::Source => "from the same source to this site",
         Scope::Tenant => "of this tenant to this site",
         Scope::SenderDomain => "from this sender's domain to this site",
     }

@@ -339,7 +339,7 @@ fn a_reply_is_tried_at_one_receiver_or_at_all() {
     );
     let (text, _) = test("--json 554 5.7.1 192.0.2.7 is blacklisted");
     let answer = &json(&text)["answers"][0];
-    assert_eq!((&answer["rule"], &answer["scope"]), (&"listed".into(), &"site".into()));
+    assert_eq!((&answer["rule"], &answer["scope"]), (&"listed".into(), &"source".into()));
     let what = answer["what"].as_str().unwrap();
     assert!(what.ends_with(", though the reply is permanent"), "{what}");
     let (text, done) = test("550 5.1.1 No such user");

@@ -1,6 +1,7 @@
 //! What no key can tell alone: values that must fit each other.
 
 use super::Config;
+use crate::mail::message::Lane;
 use crate::policy::retry::Schedule;
 use crate::policy::site::Limits;
 use std::os::unix::ffi::OsStrExt;
@@ -26,6 +27,8 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
     let mut found = Vec::new();
     listeners(config, &mut found);
     tenants(config, &mut found);
+    sources(config, &mut found);
+    pools(config, &mut found);
     sites(config, &mut found);
     retry("retry.direct", &config.retry.direct, &mut found);
     retry("retry.bulk", &config.retry.bulk, &mut found);
@@ -70,6 +73,52 @@ fn tenants(config: &Config, found: &mut Vec<Misfit>) {
         if earlier.any(|other| other.name == tenant.name) {
             let text = format!("= {:?} is there twice; a tenant has one [[tenants]]", tenant.name);
             found.push(Misfit { section: "tenants", number, keys: &["name"], text });
+        }
+    }
+}
+
+/// At most one address of each family, and each address once: limits by source are limits by
+/// address.
+fn sources(config: &Config, found: &mut Vec<Misfit>) {
+    for (number, rule) in config.source_rules.iter().enumerate() {
+        let mut misfit = |text: String| {
+            found.push(Misfit { section: "sources", number, keys: &["addresses"], text });
+        };
+        let of_family = |v4| rule.addresses.iter().filter(|a| a.is_ipv4() == v4).count();
+        if rule.addresses.is_empty() || of_family(true) > 1 || of_family(false) > 1 {
+            misfit(
+                "must be one address, or one of each family; others are sources of their own"
+                    .into(),
+            );
+        }
+        for (n, address) in rule.addresses.iter().enumerate() {
+            let earlier =
+                config.source_rules.iter().take(number).find(|s| s.addresses.contains(address));
+            if let Some(other) = earlier {
+                misfit(format!("{address} is that of source {:?} already; remove one", other.name));
+            } else if rule.addresses.iter().take(n).any(|a| a == address) {
+                misfit(format!("{address} is there twice; remove one"));
+            }
+        }
+    }
+}
+
+/// Mail is sent from sources that there are.
+fn pools(config: &Config, found: &mut Vec<Misfit>) {
+    let lanes = [("lanes.direct", Lane::Direct), ("lanes.bulk", Lane::Bulk)];
+    let of_lanes = lanes.map(|(section, lane)| (section, 0, config.lanes.sources.of(lane)));
+    let of_tenants = config.tenants.iter().enumerate().map(|(n, t)| ("tenants", n, &t.sources));
+    for (section, number, names) in of_lanes.into_iter().chain(of_tenants) {
+        let is_known = |name: &&String| config.source_rules.iter().any(|rule| rule.name == **name);
+        for name in names.iter().filter(|name| !is_known(name)) {
+            let known = config.source_rules.iter().map(|rule| rule.name.as_str());
+            let known: Vec<&str> = known.collect();
+            let text = if known.is_empty() {
+                format!("names {name:?}, and there is no [sources.{name}]")
+            } else {
+                format!("names {name:?}, which is no source; there are {}", known.join(", "))
+            };
+            found.push(Misfit { section, number, keys: &["sources"], text });
         }
     }
 }

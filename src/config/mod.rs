@@ -38,6 +38,7 @@ use crate::policy::retry::Schedule;
 use crate::policy::rules::Rules as ReplyRules;
 use crate::policy::site::setting::LimitKey;
 use crate::policy::site::{Limits, Rate};
+use crate::policy::source::{SourceRule, Sources};
 use crate::policy::tenant::TenantRule;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -65,6 +66,10 @@ pub struct Config {
     pub dns: Dns,
     /// The delivering side.
     pub delivery: Delivery,
+    /// Addresses that mail is sent from, and which mail may use which.
+    pub sources: Sources,
+    /// `[sources]` as the file has them, which `sources` is made of.
+    source_rules: Vec<SourceRule>,
     /// Limits of sites.
     pub sites: Sites,
     /// `[[rules]]` and the built-in ones: what receivers' refusals lead to.
@@ -139,6 +144,8 @@ impl Config {
             delay_notice: None,
         };
         Self {
+            sources: Sources::new(&[], &ByLane::default(), &[], &hostname),
+            source_rules: Vec::new(),
             hostname,
             data_dir: PathBuf::new(),
             listen: Vec::new(),
@@ -152,10 +159,13 @@ impl Config {
                 default: Limits {
                     connections: 0,
                     reserved_for_direct: 0,
+                    connections_per_source: 0,
                     deliveries_per_connection: 0,
                     recipients_per_transaction: 0,
                     rates: Vec::new(),
+                    rates_per_source: Vec::new(),
                     connection_rates: Vec::new(),
+                    connection_rates_per_source: Vec::new(),
                 },
                 default_lines: Vec::new(),
                 rules: Vec::new(),
@@ -180,8 +190,10 @@ impl Config {
         self.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.weight)).collect()
     }
 
-    /// Resolves paths, and fits defaults that depend on what the file says.
+    /// Resolves paths, and fits what depends on several keys of the file.
     fn fit(&mut self, blocks: &[read::Block], dir: &Path) {
+        let Self { source_rules, lanes, tenants, hostname, .. } = self;
+        self.sources = Sources::new(source_rules, &lanes.sources, tenants, hostname);
         self.data_dir = dir.join(&self.data_dir);
         self.control.socket = self.data_dir.join(&self.control.socket);
         let mut given =
@@ -318,6 +330,8 @@ pub struct Lanes {
     pub rules: Rules,
     /// `[lanes.bulk] gather`: how long a newsletter message may wait for company. Default 30 s.
     pub gather: Duration,
+    /// Names of the sources that mail of a lane may use; none: all. Default none.
+    pub sources: ByLane<Vec<String>>,
 }
 
 /// `[dns]`

@@ -22,6 +22,8 @@ pub(in crate::config) struct Draft {
 pub(in crate::config) enum Verb {
     SlowDown,
     Suspend,
+    FewerConnections,
+    TryOtherSource,
     RetryAfter,
     Fail,
     #[default]
@@ -35,12 +37,15 @@ impl Draft {
         let action = match self.verb {
             Verb::SlowDown => Action::SlowDown { scope, time: time(30) },
             Verb::Suspend => Action::Suspend { scope, time: time(60) },
+            Verb::FewerConnections => Action::FewerConnections(time(15)),
+            Verb::TryOtherSource => Action::TryOtherSource(time(60)),
             Verb::RetryAfter => Action::RetryAfter(time(5)),
             Verb::Fail => Action::Fail,
             Verb::Ignore => Action::Ignore,
         };
         let word = action.as_str();
-        if self.scope.is_some() && action.scope().is_none() {
+        let takes_scope = matches!(self.verb, Verb::SlowDown | Verb::Suspend);
+        if self.scope.is_some() && !takes_scope {
             return Err((&["scope"], format!("has no meaning for {word:?}; remove it")));
         }
         if self.time.is_some() && action.time().is_none() {

@@ -1,6 +1,7 @@
 //! Whole files: what they give, and every kind of mistake with its exact message.
 
 use super::*;
+use crate::mail::message::Lane;
 use crate::policy::rules::{Action, Scope};
 use crate::smtp::reply::Reply;
 use proptest::prelude::*;
@@ -187,6 +188,48 @@ fn all_problems_are_told_at_once_with_place_and_remedy() {
 }
 
 #[test]
+fn sources_are_read_and_what_does_not_fit_is_refused() {
+    let config = read(
+        r#"
+        hostname = "relay.test"
+        [lanes.bulk]
+        sources = ["b"]
+        [sources.a]
+        addresses = ["192.0.2.1", "2001:db8::1"]
+        [sources.b]
+        addresses = ["192.0.2.2"]
+        hostname = "B.relay.test"
+        [[tenants]]
+        name = "t"
+        sources = ["a"]
+        "#,
+    );
+    let names = |lane, tenant| {
+        let pool = config.sources.pool(lane, tenant);
+        let named = config.sources.of(pool).map(|s| format!("{}={}", s.name, s.hostname));
+        named.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(Lane::Direct, "x"), "a=relay.test b=b.relay.test");
+    assert_eq!(names(Lane::Bulk, "x"), "b=b.relay.test");
+    assert_eq!(names(Lane::Bulk, "t"), "a=relay.test");
+    let one = "[sources.a]\naddresses = [\"192.0.2.1\"]\n";
+    for (text, part) in [
+        ("[sources.a]\n", "addresses"),
+        ("[sources.\"a b\"]\naddresses = [\"192.0.2.1\"]", "is not a source's name"),
+        ("[sources.a]\naddresses = [\"0.0.0.0\"]", "is not an address to send from"),
+        ("[sources.a]\naddresses = [\"192.0.2.1\", \"192.0.2.2\"]", "or one of each family"),
+        ("[sources.a]\naddresses = []", "or one of each family"),
+        (&format!("{one}[sources.b]\naddresses = [\"192.0.2.1\"]"), "that of source \"a\" already"),
+        (&format!("{one}[lanes.direct]\nsources = [\"b\"]"), "no source; there are a"),
+        ("[lanes.direct]\nsources = [\"b\"]", "there is no [sources.b]"),
+        ("[[tenants]]\nname = \"t\"\nsources = [\"b\"]", "there is no [sources.b]"),
+    ] {
+        let error = Config::parse(text, &place()).expect_err(text).to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
 fn unknown_keys_get_the_best_suggestion_there_is() {
     check("hostnam = \"x\"", &["1:1: unknown key `hostnam` at the top; did you mean `hostname`?"]);
     check("[retry.bulc]", &["1:8: unknown key `bulc` in [retry]; did you mean `bulk`?"]);
@@ -200,7 +243,7 @@ fn unknown_keys_get_the_best_suggestion_there_is() {
     check("[relay]\nxyz = 1", &["2:1: unknown key `xyz` in [relay]; known here: networks"]);
     check(
         "[lanes.direct]\nxyz = 1",
-        &["2:1: unknown key `xyz` in [lanes.direct]; nothing can be set here"],
+        &["2:1: unknown key `xyz` in [lanes.direct]; known here: sources"],
     );
     check(
         "[limits]\nxyz = 1",

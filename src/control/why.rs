@@ -301,6 +301,7 @@ impl Facts<'_> {
             Limit::Connections => {
                 "more `connections` for this site, where its receiver permits that"
             }
+            Limit::Source => "another source ([sources]), or that the receiver forgives this one",
             Limit::AllConnections => "more `connections` in [delivery]",
             Limit::Tenant => "a higher `rate` for the tenants that wait",
             Limit::Window | Limit::Gate | Limit::Turn => "nothing is needed: it goes by itself",

@@ -1,11 +1,15 @@
-//! Connections per receiver address, across sites, and addresses that did not answer.
+//! Connections per receiver address, across sites, in all and from each source; and addresses that
+//! did not answer.
 //!
 //! Some receivers give every domain an MX name of its own on the same few hosts: a limit by name
 //! alone would open over a thousand connections to two addresses.
 
 use crate::base::time::Timestamp;
+use crate::policy::site::Limits;
 use crate::policy::site::route::Hop;
-use std::collections::HashMap;
+use crate::policy::source::SourceId;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +26,8 @@ pub struct Addresses(Mutex<HashMap<IpAddr, Use>>);
 
 #[derive(Debug, Default)]
 struct Use {
-    open: u32,
+    /// In the order of their sources.
+    open: BTreeMap<SourceId, u32>,
     dead_until: Timestamp,
 }
 
@@ -31,19 +36,27 @@ struct Use {
 pub struct Slot {
     addresses: Arc<Addresses>,
     address: IpAddr,
+    source: SourceId,
 }
 
 impl Addresses {
-    /// A place at `address`, unless `most` are taken.
+    /// A place at `address` from this source, unless as many are taken as the limits allow.
     #[must_use]
-    pub fn take(self: &Arc<Self>, address: IpAddr, most: u32) -> Option<Slot> {
+    pub fn take(
+        self: &Arc<Self>,
+        address: IpAddr,
+        source: SourceId,
+        limits: &Limits,
+    ) -> Option<Slot> {
         let mut all = self.lock();
         let used = all.entry(address).or_default();
-        if used.open >= most {
+        let from_here = used.open.get(&source).copied().unwrap_or(0);
+        let in_all: u32 = used.open.values().sum();
+        if in_all >= limits.connections || from_here >= limits.connections_per_source {
             return None;
         }
-        used.open += 1;
-        Some(Slot { addresses: Arc::clone(self), address })
+        used.open.insert(source, from_here + 1);
+        Some(Slot { addresses: Arc::clone(self), address, source })
     }
 
     /// Notes whether the address could be connected to.
@@ -53,7 +66,7 @@ impl Addresses {
             used.dead_until = if ok { Timestamp(0) } else { now.after(DEAD) };
         }
         if all.len() > REMEMBERED {
-            all.retain(|_, used| used.open > 0 || used.dead_until > now);
+            all.retain(|_, used| !used.open.is_empty() || used.dead_until > now);
         }
     }
 
@@ -77,8 +90,13 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut all = self.addresses.lock();
         let Some(used) = all.get_mut(&self.address) else { return };
-        used.open = used.open.saturating_sub(1);
-        if used.open == 0 && used.dead_until == Timestamp(0) {
+        if let Entry::Occupied(mut open) = used.open.entry(self.source) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+        if used.open.is_empty() && used.dead_until == Timestamp(0) {
             all.remove(&self.address);
         }
     }
@@ -87,19 +105,28 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::site::sites;
 
     fn ip(n: u8) -> IpAddr {
         [192, 0, 2, n].into()
     }
 
+    fn limits(connections: u32, connections_per_source: u32) -> Limits {
+        Limits { connections, connections_per_source, ..sites(1, &[]).default }
+    }
+
     #[test]
-    fn the_limit_holds_until_a_place_is_free_again() {
+    fn the_limits_hold_until_a_place_is_free_again() {
         let addresses = Arc::new(Addresses::default());
-        let first = addresses.take(ip(1), 1);
-        assert!(first.is_some() && addresses.take(ip(1), 1).is_none());
-        assert!(addresses.take(ip(2), 1).is_some());
+        let limits = limits(3, 2);
+        let take = |address, source| addresses.take(ip(address), SourceId(source), &limits);
+        let (first, _second) = (take(1, 0), take(1, 0));
+        assert!(first.is_some() && take(1, 0).is_none(), "from one source");
+        let _third = take(1, 1);
+        assert!(_third.is_some() && take(1, 1).is_none(), "in all");
+        assert!(take(2, 0).is_some());
         drop(first);
-        assert!(addresses.take(ip(1), 1).is_some());
+        assert!(take(1, 1).is_some());
     }
 
     #[test]
@@ -107,7 +134,7 @@ mod tests {
         let addresses = Arc::new(Addresses::default());
         let hops: Vec<Hop> = [1, 2].map(|n| Hop { host: format!("mx{n}"), address: ip(n) }).into();
         let first = |at| addresses.order(hops.clone(), Timestamp(at))[0].address;
-        let slot = addresses.take(ip(1), 1);
+        let slot = addresses.take(ip(1), SourceId(0), &limits(1, 1));
         addresses.answered(ip(1), false, Timestamp(0));
         assert_eq!(first(59_000), ip(2));
         assert_eq!(first(60_000), ip(1));

@@ -9,6 +9,7 @@ use crate::base::time::{Clock, human};
 use crate::mail::envelope::Recipient;
 use crate::mail::message::MessageHead;
 use crate::net::dial::{Dialer, Stream};
+use crate::policy::source::Source;
 use crate::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
 use crate::smtp::reply::Reply;
 use crate::store::{Delivery, Lease};
@@ -34,6 +35,8 @@ pub struct Target {
     pub host: String,
     /// Its address.
     pub address: SocketAddr,
+    /// Where to connect from, and under which name.
+    pub source: Arc<Source>,
 }
 
 /// A message on its way to some of its recipients.
@@ -120,8 +123,10 @@ impl Connection {
         want_tls: bool,
     ) -> Result<Self, NotOpened> {
         let failed = |stage| move |why| NotOpened { stage, why, reply: None };
-        let stream = dialer.connect(target.address).await.map_err(failed(Stage::Connect))?;
-        let name = dialer.hostname().as_str();
+        let from = target.source.address_for(target.address.ip());
+        let stream = dialer.connect(from, target.address).await;
+        let stream = stream.map_err(|(stage, why)| failed(stage)(why))?;
+        let name = target.source.hostname.as_str();
         let mut connection = Self {
             stream: Stream::Plain(stream),
             conversation: Conversation::new(name, want_tls),
@@ -238,7 +243,7 @@ impl Connection {
         let stage = self.conversation.stage();
         let config = self.dialer.config();
         let patience = match stage {
-            Stage::Connect | Stage::Tls => config.connect_timeout,
+            Stage::Bind | Stage::Connect | Stage::Tls => config.connect_timeout,
             Stage::Greeting => config.greeting_timeout,
             Stage::Ehlo | Stage::Mail | Stage::Rcpt | Stage::Idle => config.command_timeout,
             Stage::Data => config.data_timeout,

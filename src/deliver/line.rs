@@ -1,4 +1,4 @@
-//! What a site's connections share: the line of direct mail that is next, and the pace.
+//! What a site's connections share: the line of direct mail that is next, and the paces.
 //!
 //! A direct message is taken by whichever connection comes first to the end of its transaction; so
 //! the line is shared, while all other work is given to one connection.
@@ -6,16 +6,43 @@
 use super::connection::Transaction;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::feedback::scoped::Scoped;
+use crate::policy::feedback::scoped::{Scoped, Standing};
 use crate::policy::feedback::{Complaint, Whose};
-use crate::policy::site::Rate;
+use crate::policy::paces::{Paces, What};
 use crate::policy::site::route::Route;
-use crate::policy::throttle::Pace;
+use crate::policy::site::{Limit, Limits, Rate};
+use crate::policy::source::{Pool, Source, SourceId};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
+
+/// See [`Way::key`].
+pub type WayKey = (Arc<[IpAddr]>, Pool);
+
+/// How mail gets to its receiver: to one of these addresses, from one of these sources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Where to.
+    pub route: Arc<Route>,
+    /// Where from.
+    pub pool: Pool,
+}
+
+impl Way {
+    /// Mail of equal ones stands in one line: for the same addresses, from the same sources.
+    #[must_use]
+    pub fn key(&self) -> WayKey {
+        (Arc::clone(&self.route.addresses), self.pool.clone())
+    }
+
+    /// True where its mail may go over a connection from `source` to `address`.
+    #[must_use]
+    pub fn serves(&self, source: SourceId, address: IpAddr) -> bool {
+        self.pool.has(source) && self.route.serves(address)
+    }
+}
 
 /// One transaction to be sent, and what its log line needs.
 #[derive(Debug)]
@@ -24,8 +51,8 @@ pub struct Job {
     pub transaction: Transaction,
     /// How long the client took to hand it over; `None` where it came from the store.
     pub receive: Option<Duration>,
-    /// Its way, for direct mail: whoever cannot send it puts it back in line.
-    pub route: Option<Arc<Route>>,
+    /// For direct mail: whoever cannot send it puts it back in line.
+    pub way: Option<Way>,
     /// When its leases end.
     pub trusted_until: Timestamp,
     /// Room in memory, given back when the last holder is dropped.
@@ -52,7 +79,7 @@ impl Job {
             parts.push(Self {
                 transaction: Transaction { head, body, deliveries },
                 receive: self.receive,
-                route: self.route.clone(),
+                way: self.way.clone(),
                 trusted_until: self.trusted_until,
                 room: Arc::clone(&self.room),
             });
@@ -61,9 +88,10 @@ impl Job {
         parts
     }
 
-    /// True where it may go over a connection to `address` that takes `room` more recipients.
-    fn fits(&self, address: IpAddr, room: u32) -> bool {
-        self.count() <= room && self.route.as_ref().is_some_and(|route| route.serves(address))
+    /// True where it may go over a connection from `source` to `address` that takes `room` more
+    /// recipients.
+    fn fits(&self, source: SourceId, address: IpAddr, room: u32) -> bool {
+        self.count() <= room && self.way.as_ref().is_some_and(|way| way.serves(source, address))
     }
 
     /// Number of recipients.
@@ -80,20 +108,17 @@ pub struct Line(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     direct: VecDeque<Job>,
-    pace: Pace,
-    /// Of new connections.
-    opens: Pace,
-    /// Whose mail the site complained about: tenants, and senders' domains.
+    paces: Paces,
+    /// What the site complained about: tenants, senders' domains, sources.
     tenants: Scoped,
     senders: Scoped,
+    sources: Scoped,
 }
 
 impl Line {
-    /// Changes the pace of messages and of new connections; what went out before still counts.
-    pub fn retune(&self, rates: &[Rate], connection_rates: &[Rate]) {
-        let state = &mut *self.lock();
-        state.pace.retune(rates);
-        state.opens.retune(connection_rates);
+    /// See [`Paces::retune`].
+    pub fn retune(&self, limits: &Limits, rates: &[Rate]) {
+        self.lock().paces.retune(limits, rates);
     }
 
     /// Puts a direct job at the end of the line.
@@ -106,17 +131,29 @@ impl Line {
         self.lock().direct.push_front(job);
     }
 
-    /// The first direct job that may go over a connection to `address` that takes `room` more
-    /// recipients.
-    pub fn pop(&self, address: IpAddr, room: u32) -> Option<Job> {
+    /// The first direct job that may go over a connection from `source` to `address` that takes
+    /// `room` more recipients.
+    pub fn pop(&self, source: &Source, address: IpAddr, room: u32, now: Timestamp) -> Option<Job> {
         let mut state = self.lock();
-        let at = state.direct.iter().position(|job| job.fits(address, room))?;
+        if state.sources.stopped(&source.name, now).is_some() {
+            return None;
+        }
+        let at = state.direct.iter().position(|job| job.fits(source.id, address, room))?;
         state.direct.remove(at)
     }
 
     /// Takes everything out.
     pub fn clear(&self) -> Vec<Job> {
         self.lock().direct.drain(..).collect()
+    }
+
+    /// Takes out the jobs of these ways.
+    pub fn take_out(&self, of: impl Fn(&Way) -> bool) -> Vec<Job> {
+        let line = &mut self.lock().direct;
+        let meant = |job: &Job| job.way.as_ref().is_some_and(&of);
+        let (out, kept): (Vec<Job>, Vec<Job>) = line.drain(..).partition(meant);
+        line.extend(kept);
+        out
     }
 
     /// Length of the line.
@@ -131,69 +168,92 @@ impl Line {
         self.len() == 0
     }
 
-    /// The routes of the first `most` waiting jobs.
+    /// The ways of the first `most` waiting jobs.
     #[must_use]
-    pub fn routes(&self, most: usize) -> Vec<Arc<Route>> {
-        self.lock().direct.iter().take(most).filter_map(|job| job.route.clone()).collect()
+    pub fn ways(&self, most: usize) -> Vec<Way> {
+        self.lock().direct.iter().take(most).filter_map(|job| job.way.clone()).collect()
     }
 
-    /// True where a waiting job may go over a connection to `address` that takes `room` more
-    /// recipients.
+    /// True where a waiting job may go over a connection from `source` to `address` that takes
+    /// `room` more recipients.
     #[must_use]
-    pub fn serves(&self, address: IpAddr, room: u32) -> bool {
-        self.lock().direct.iter().any(|job| job.fits(address, room))
+    pub fn serves(&self, source: SourceId, address: IpAddr, room: u32) -> bool {
+        self.lock().direct.iter().any(|job| job.fits(source, address, room))
     }
 
-    /// How many messages of the lane may begin now, up to `wanted`.
+    /// How many messages of the lane may begin now from this source, up to `wanted`.
     #[must_use]
-    pub fn available(&self, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
-        self.lock().pace.available(lane, now, wanted)
+    pub fn available(&self, source: &Source, lane: Lane, now: Timestamp, wanted: u32) -> u32 {
+        let state = &mut *self.lock();
+        let wanted = state.sources.available(&source.name, now).min(wanted);
+        state.paces.available(source.id, lane, now, wanted)
     }
 
-    /// Uses the pace for one message that begins now.
+    /// Uses the paces for one message that begins now from this source.
     ///
     /// # Errors
     /// When to ask again.
-    pub fn begin(&self, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
-        self.lock().pace.begin(lane, now)
+    pub fn begin(&self, source: &Source, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
+        let state = &mut *self.lock();
+        if let Some((at, _)) = state.sources.waits(&source.name, now) {
+            return Err(at);
+        }
+        state.paces.begin(What::Message, source.id, lane, now)?;
+        state.sources.take(&source.name, now);
+        Ok(())
     }
 
-    /// See [`Pace::slack`].
+    /// See [`Paces::slack`].
     #[must_use]
     pub fn slack(&self) -> Duration {
-        self.lock().pace.slack()
+        self.lock().paces.slack()
     }
 
-    /// When a message of the lane may begin.
+    /// When a message of the lane may begin, from whichever source.
     #[must_use]
     pub fn next_at(&self, lane: Lane, now: Timestamp) -> Timestamp {
-        self.lock().pace.next_at(lane, now)
+        self.lock().paces.next_at(lane, now)
     }
 
-    /// True where the pace is as if new, and no complaint stands.
+    /// True where the paces are as if new, and no complaint stands.
     #[must_use]
     pub fn is_rested(&self, now: Timestamp) -> bool {
-        let mut state = self.lock();
-        state.tenants.sweep(now);
-        state.senders.sweep(now);
-        state.tenants.is_empty()
-            && state.senders.is_empty()
-            && state.pace.is_rested(now)
-            && state.opens.is_rested(now)
+        let state = &mut *self.lock();
+        let mut scoped = [&mut state.tenants, &mut state.senders, &mut state.sources];
+        scoped.iter_mut().for_each(|scoped| scoped.sweep(now));
+        scoped.iter().all(|scoped| scoped.is_empty()) && state.paces.is_rested(now)
     }
 
-    /// Uses the pace for one new connection: for each address that is tried.
+    /// Uses the paces for one new connection from this source: for each address that is tried.
     ///
     /// # Errors
     /// When to ask again.
-    pub fn begin_open(&self, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
-        self.lock().opens.begin(lane, now)
+    pub fn begin_open(&self, source: &Source, lane: Lane, now: Timestamp) -> Result<(), Timestamp> {
+        self.lock().paces.begin(What::Connection, source.id, lane, now)
     }
 
-    /// The rate of new connections that newsletters wait for, and until when.
+    /// Until when no mail of the lane, or no new connection for it, may go from this source, for
+    /// its own sake, and what it waits for.
     #[must_use]
-    pub fn opens_binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
-        self.lock().opens.binding(now)
+    pub fn rests(&self, source: &Source, lane: Lane, now: Timestamp) -> Option<(Timestamp, Limit)> {
+        let state = &mut *self.lock();
+        let told = state.sources.waits(&source.name, now).map(|(at, _)| (at, Limit::Source));
+        let next = |what| state.paces.next_from(what, source.id, lane, now);
+        let paced =
+            [(next(What::Message), Limit::Rate), (next(What::Connection), Limit::ConnectionRate)];
+        told.into_iter().chain(paced).filter(|(at, _)| *at > now).max_by_key(|(at, _)| *at)
+    }
+
+    /// What the site wants of this source, where it complained about it.
+    #[must_use]
+    pub fn standing(&self, source: &Source, now: Timestamp) -> Option<Standing> {
+        self.lock().sources.standing(&source.name, now)
+    }
+
+    /// Until when it wants nothing from this source, and why.
+    #[must_use]
+    pub fn stopped(&self, source: &Source, now: Timestamp) -> Option<(Timestamp, String)> {
+        self.lock().sources.stopped(&source.name, now)
     }
 
     /// The site complained about some of the mail; see [`Scoped::complain`].
@@ -203,6 +263,7 @@ impl Line {
             Whose::Everyones => return,
             Whose::Tenants(name) => (&mut state.tenants, name),
             Whose::Senders(name) => (&mut state.senders, name),
+            Whose::Sources(name) => (&mut state.sources, name),
         };
         scoped.complain(name, complaint, per_minute, floor, now);
     }
@@ -241,10 +302,10 @@ impl Line {
         }
     }
 
-    /// The rate that newsletters wait for, and until when.
+    /// The rate over all sources that newsletters wait for, and until when.
     #[must_use]
-    pub fn binding(&self, now: Timestamp) -> Option<(Timestamp, Rate)> {
-        self.lock().pace.binding(now)
+    pub fn binding(&self, what: What, now: Timestamp) -> Option<(Timestamp, Rate)> {
+        self.lock().paces.binding(what, now)
     }
 
     /// Nothing in here can be left half done, so a panic elsewhere does not spoil it.

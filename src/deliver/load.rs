@@ -79,7 +79,7 @@ async fn send_window<S: Store>(
         let whole = Job {
             transaction: Transaction { head, body, deliveries },
             receive: None,
-            route: None,
+            way: None,
             trusted_until,
             room: Arc::clone(&room),
         };

@@ -11,7 +11,7 @@
 //!   store.
 
 use super::addresses::Slot;
-use super::connection::{Connection, Target, Transaction};
+use super::connection::{Connection, NotOpened, Target, Transaction};
 use super::core::{AHEAD, Event, Opening};
 use super::line::Job;
 use super::load::load;
@@ -20,8 +20,9 @@ use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, MessageHead};
 use crate::observe::delivery::{self as tell, Over};
 use crate::policy::feedback::{Ask, Complaint, Whose};
-use crate::policy::rules::{complaint, ruled};
+use crate::policy::rules::{Parties, complaint, ruled};
 use crate::policy::site::route::Hop;
+use crate::policy::source::Source;
 use crate::policy::verdict::{Blame, Ruling, Verdict, judge};
 use crate::smtp::client::{Attempt, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};
@@ -37,6 +38,9 @@ use tokio::sync::mpsc;
 const TELL: Duration = Duration::from_millis(250);
 /// Jobs that a connection has ready; with fewer, and no more to come, it asks for more.
 const AT_HAND: usize = 8;
+
+/// A source whose address we do not have is tried again after so long.
+const UNUSABLE: Duration = Duration::from_secs(60);
 
 /// What the dispatcher tells a connection.
 #[derive(Debug)]
@@ -110,26 +114,34 @@ async fn open<S: Store>(
     opening: &Opening,
 ) -> Result<(Connection, Hop, Slot, Duration), (String, Option<Complaint>)> {
     let begun = shared.clock.now();
-    let (mut why, mut asked) = (String::new(), None);
+    let (mut why, mut asked, source) = (String::new(), None, &opening.source);
     for hop in shared.addresses.order(opening.hops.clone(), begun) {
-        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
-            continue;
-        };
+        let place = shared.addresses.take(hop.address, source.id, &opening.limits);
+        let Some(slot) = place else { continue };
         // The first was counted by whoever decided to open one.
         let again = !why.is_empty();
-        if again && opening.line.begin_open(opening.lane, shared.clock.now()).is_err() {
+        let now = shared.clock.now();
+        if again && opening.line.begin_open(source, opening.lane, now).is_err() {
             break;
         }
         let target = Target {
             host: hop.host.clone(),
             address: SocketAddr::new(hop.address, shared.config.delivery.port),
+            source: Arc::clone(source),
         };
         let opened = Connection::open(&shared.dialer, &shared.clock, &target).await;
         let now = shared.clock.now();
-        shared.addresses.answered(hop.address, opened.is_ok(), now);
         match opened {
-            Ok(connection) => return Ok((connection, hop, slot, now.since(begun))),
+            Ok(connection) => {
+                shared.addresses.answered(hop.address, true, now);
+                return Ok((connection, hop, slot, now.since(begun)));
+            }
+            // The receiver was not asked: it is we who cannot send from there.
+            Err(NotOpened { stage: Stage::Bind, why, .. }) => {
+                return Err((String::new(), Some(unusable(&opening.site, source, why))));
+            }
             Err(error) => {
+                shared.addresses.answered(hop.address, false, now);
                 why = format!("{}[{}] {error}", hop.host, target.address);
                 let reply = error.reply.as_ref();
                 asked = reply.and_then(|reply| asked_at_the_door(shared, opening, &hop, reply));
@@ -137,6 +149,14 @@ async fn open<S: Store>(
         }
     }
     Err((why, asked))
+}
+
+/// We have an address of the source no more: others are used, and it is tried again after a while.
+fn unusable(site: &str, source: &Source, error: String) -> Complaint {
+    let why = format!("cannot send from source {}: {error}", source.name);
+    tell::source_unusable(site, &source.name, &why);
+    let whose = Whose::Sources(source.name.clone());
+    Complaint { ask: Ask::Stop(UNUSABLE), whose, why }
 }
 
 /// A receiver that wants nothing for a while may say so before it knows whose mail it is. That it
@@ -148,8 +168,13 @@ fn asked_at_the_door<S: Store>(
     reply: &Reply,
 ) -> Option<Complaint> {
     let found = shared.config.rules.find(&hop.host, reply)?;
-    let asked = complaint(&found, "", None, &reply.to_string())?;
-    let asked = Complaint { whose: Whose::Everyones, ..asked };
+    let parties = Parties { tenant: "", sender: None, source: &opening.source.name };
+    let asked = complaint(&found, parties, &reply.to_string())?;
+    let whose = match asked.whose {
+        source @ Whose::Sources(_) => source,
+        _ => Whose::Everyones,
+    };
+    let asked = Complaint { whose, ..asked };
     matches!(asked.ask, Ask::Stop(_)).then(|| {
         tell::complaint(&opening.site, &hop.host, found.rule, &asked);
         asked
@@ -252,7 +277,7 @@ impl<S: Store> Worker<S> {
         let is_direct = |job: Option<&Job>| job.is_some_and(|job| job.lane() == Lane::Direct);
         if self.room() > 0
             && !is_direct(self.jobs.get(at))
-            && let Some(job) = self.opening.line.pop(self.hop.address, self.room())
+            && let Some(job) = self.pop_direct()
         {
             self.jobs.insert(at, job);
         }
@@ -275,6 +300,11 @@ impl<S: Store> Worker<S> {
                 None => (self.loading, self.claimed) = (None, 0),
             }
         }
+    }
+
+    fn pop_direct(&self) -> Option<Job> {
+        let Opening { line, source, .. } = &self.opening;
+        line.pop(source, self.hop.address, self.room(), self.shared.clock.now())
     }
 
     /// Before this connection runs out of work, so that the next can ride on the last dot.
@@ -320,7 +350,8 @@ impl<S: Store> Worker<S> {
     /// Waits until the site's pace lets a message go. False where that takes longer than an idle
     /// connection stands.
     async fn pace(&self, lane: Lane) -> bool {
-        while let Err(at) = self.opening.line.begin(lane, self.shared.clock.now()) {
+        let Opening { line, source, .. } = &self.opening;
+        while let Err(at) = line.begin(source, lane, self.shared.clock.now()) {
             let wait = at.since(self.shared.clock.now()).max(Duration::from_millis(1));
             if wait > self.shared.config.delivery.idle_timeout.max(AHEAD) {
                 return false;
@@ -379,6 +410,7 @@ impl<S: Store> Worker<S> {
         self.done += u32::try_from(delivered).unwrap_or(u32::MAX);
         let over = Over {
             site: &self.opening.site,
+            source: &self.opening.source.name,
             host: &self.hop.host,
             address: self.hop.address,
             tls: self.connection.tls().unwrap_or("none"),
@@ -431,13 +463,14 @@ impl<S: Store> Worker<S> {
 
     fn may_ride_now(&mut self, next: &Job) -> bool {
         let (lane, now) = (next.lane(), self.shared.clock.now());
-        let line = &self.opening.line;
+        let Opening { line, source, .. } = &self.opening;
         // It goes with the last dot, some time from now: where the pace leaves more than one.
-        let is_loose = self.transmit <= line.slack() && line.available(lane, now, 2) > 1;
+        let is_loose = self.transmit <= line.slack() && line.available(source, lane, now, 2) > 1;
         if self.quit || self.shared.is_short(next.trusted_until) || !is_loose {
             return false;
         }
-        if !self.has_paid(lane) && self.opening.line.begin(lane, now).is_err() {
+        let (line, source) = (Arc::clone(line), Arc::clone(source));
+        if !self.has_paid(lane) && line.begin(&source, lane, now).is_err() {
             return false;
         }
         self.paid = Some((lane, now));
@@ -488,7 +521,12 @@ impl<S: Store> Worker<S> {
             let Attempt::Reply { reply, .. } = attempt else { continue };
             let Some(found) = self.shared.config.rules.find(host, reply) else { continue };
             *verdict = ruled(&found, verdict.clone(), now);
-            let asks = complaint(&found, &head.origin.tenant, sender(head), &verdict.text);
+            let parties = Parties {
+                tenant: &head.origin.tenant,
+                sender: sender(head),
+                source: &self.opening.source.name,
+            };
+            let asks = complaint(&found, parties, &verdict.text);
             if let Some(complaint) = asks.filter(|complaint| !asked.contains(complaint)) {
                 tell::complaint(&self.opening.site, host, found.rule, &complaint);
                 asked.push(complaint);
@@ -501,7 +539,7 @@ impl<S: Store> Worker<S> {
 
     /// A job that was not tried: the connection was gone before it began.
     async fn put_back(&mut self, job: Job) {
-        if job.route.is_some() && !self.quit {
+        if job.way.is_some() && !self.quit {
             self.opening.line.push_front(job);
         } else {
             self.shared.release(job.transaction.leases()).await;

@@ -1,9 +1,9 @@
 //! Connections to receiving hosts: TCP, and TLS on top where both sides want it.
 
 use super::tls;
-use crate::base::address::Domain;
 use crate::base::time::{Timestamp, human};
 use crate::config::{Config, Delivery, Tls};
+use crate::smtp::client::Stage;
 use rustls::ProtocolVersion;
 use rustls_pki_types::ServerName;
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -117,29 +117,39 @@ impl Dialer {
         &self.config.delivery
     }
 
-    /// Our name in EHLO.
-    #[must_use]
-    pub fn hostname(&self) -> &Domain {
-        &self.config.hostname
-    }
-
     /// TLS is to be used where it is offered.
     #[must_use]
     pub fn wants_tls(&self) -> bool {
         self.config.delivery.tls == Tls::Opportunistic
     }
 
-    /// Connects.
+    /// Connects, from this address of our own where it is given.
     ///
     /// # Errors
-    /// Why not, in a few words.
-    pub async fn connect(&self, address: SocketAddr) -> Result<TcpStream, String> {
+    /// Why not, in a few words; at [`Stage::Bind`] where we do not have that address.
+    pub async fn connect(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+    ) -> Result<TcpStream, (Stage, String)> {
+        let failed = |error: io::Error| (Stage::Connect, error.kind().to_string());
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(failed)?;
+        if let Some(from) = from {
+            let bound = socket.bind(SocketAddr::new(from, 0));
+            bound.map_err(|error| match error.kind() {
+                kind @ io::ErrorKind::AddrNotAvailable => (Stage::Bind, format!("{from}: {kind}")),
+                _ => failed(error),
+            })?;
+        }
         let patience = self.config.delivery.connect_timeout;
-        let stream = match timeout(patience, TcpStream::connect(address)).await {
-            Ok(connected) => connected.map_err(|error| error.kind().to_string())?,
-            Err(_) => return Err(format!("timed out after {}", human(patience))),
+        let stream = match timeout(patience, socket.connect(to)).await {
+            Ok(connected) => connected.map_err(failed)?,
+            Err(_) => {
+                return Err((Stage::Connect, format!("timed out after {}", human(patience))));
+            }
         };
-        stream.set_nodelay(true).map_err(|error| error.kind().to_string())?;
+        stream.set_nodelay(true).map_err(failed)?;
         Ok(stream)
     }
 
@@ -199,16 +209,29 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dialer = dialer(|_| ());
-        assert!(dialer.connect(address).await.is_ok());
+        assert!(dialer.connect(None, address).await.is_ok());
         drop(listener);
-        assert_eq!(dialer.connect(address).await.unwrap_err(), "connection refused");
+        let failed = dialer.connect(None, address).await.unwrap_err();
+        assert_eq!(failed, (Stage::Connect, "connection refused".into()));
+    }
+
+    #[tokio::test]
+    async fn it_comes_from_the_address_that_it_was_told_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (to, dialer) = (listener.local_addr().unwrap(), dialer(|_| ()));
+        let own: IpAddr = [127, 0, 0, 9].into();
+        let _stream = dialer.connect(Some(own), to).await.unwrap();
+        assert_eq!(listener.accept().await.unwrap().1.ip(), own);
+        let foreign: IpAddr = [192, 0, 2, 9].into();
+        let failed = dialer.connect(Some(foreign), to).await.unwrap_err();
+        assert_eq!(failed, (Stage::Bind, "192.0.2.9: address not available".into()));
     }
 
     #[tokio::test]
     async fn a_handshake_that_is_never_answered_ends() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialer = dialer(|config| config.delivery.connect_timeout = Duration::from_secs(1));
-        let stream = dialer.connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = dialer.connect(None, listener.local_addr().unwrap()).await.unwrap();
         let why = dialer.start_tls(stream, "mx.test").await.unwrap_err();
         assert_eq!(why, "TLS handshake timed out after 1s");
     }

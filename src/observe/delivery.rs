@@ -16,6 +16,8 @@ use tracing::{info, warn};
 pub struct Over<'a> {
     /// Its site.
     pub site: &'a str,
+    /// Our source.
+    pub source: &'a str,
     /// Name and address of the receiving host.
     pub host: &'a str,
     /// See `host`.
@@ -97,6 +99,7 @@ pub fn delivery_settled(a: &Attempted<'_>) {
         from = printable(a.head.envelope.reverse_path.as_str().as_bytes(), 320),
         to = printable(a.recipient.as_bytes(), 320),
         site = a.over.as_ref().map_or("", |o| o.site),
+        source = a.over.as_ref().map_or("", |o| o.source),
         host,
         tls = a.over.as_ref().map_or("", |o| o.tls),
         connection_use = a.over.as_ref().map_or(0, |o| o.uses),
@@ -119,8 +122,9 @@ pub fn complaint(site: &str, host: &str, rule: &Rule, complaint: &Complaint) {
         Whose::Everyones => ("site", ""),
         Whose::Tenants(name) => ("tenant", name.as_str()),
         Whose::Senders(name) => ("sender_domain", name.as_str()),
+        Whose::Sources(name) => ("source", name.as_str()),
     };
-    let (Ask::Slower(time) | Ask::Stop(time)) = complaint.ask;
+    let (Ask::Slower(time) | Ask::Fewer(time) | Ask::Stop(time)) = complaint.ask;
     let (rule, action) = (rule.name.as_str(), rule.action.as_str());
     let (time_s, reply) = (time.as_secs(), complaint.why.as_str());
     warn!(
@@ -140,6 +144,11 @@ pub fn complaint(site: &str, host: &str, rule: &Rule, complaint: &Complaint) {
 /// `report.made`: a notification goes to the sender.
 pub fn report_made(about: &MessageHead, report: &str, kind: &str) {
     info!(target: "bulkhead", message = "report.made", about = %about.id, report, kind);
+}
+
+/// `source.unusable`: we cannot send from there.
+pub fn source_unusable(site: &str, source: &str, why: &str) {
+    warn!(target: "bulkhead", message = "source.unusable", site, source, why);
 }
 
 /// `site.unreachable`: none of its hosts answers.

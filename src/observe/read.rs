@@ -132,6 +132,7 @@ mod tests {
         };
         let over = Over {
             site: "example.net",
+            source: "mx1",
             host: "mx1.example.net",
             address: [192, 0, 2, 7].into(),
             tls: "none",

@@ -18,6 +18,8 @@ pub struct TenantRule {
     pub weight: u32,
     /// Messages in windows to all sites together; none: no limit.
     pub rates: Vec<Rate>,
+    /// Names of the sources that its mail may use, of both lanes; none: those of the lane.
+    pub sources: Vec<String>,
 }
 
 /// The tenant of a message: by a rule for its client or its reverse-path's domain; else the
@@ -55,6 +57,7 @@ mod tests {
             sender_domains: vec![domain.into()],
             weight: 1,
             rates: Vec::new(),
+            sources: Vec::new(),
         };
         let rules = [rule("c1", "10.1.0.0/16", "one.test"), rule("c2", "10.2.0.0/16", "two.test")];
         for (client, sender, tenant) in [

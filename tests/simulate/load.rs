@@ -53,11 +53,14 @@ pub fn rule(name: &str, limits: &Limits) -> SiteRule {
         lines: Vec::new(),
         name: name.to_string(),
         connections: Some(limits.connections),
+        connections_per_source: Some(limits.connections_per_source),
         reserved_for_direct: Some(limits.reserved_for_direct),
         deliveries_per_connection: Some(limits.deliveries_per_connection),
         recipients_per_transaction: Some(limits.recipients_per_transaction),
         rates: Some(limits.rates.clone()),
+        rates_per_source: Some(limits.rates_per_source.clone()),
         connection_rates: Some(limits.connection_rates.clone()),
+        connection_rates_per_source: Some(limits.connection_rates_per_source.clone()),
     }
 }
 
@@ -69,6 +72,7 @@ pub fn tenants(weights: &[u32]) -> Vec<TenantRule> {
         networks: bulkhead::base::network::Networks::default(),
         sender_domains: Vec::new(),
         weight: *weight,
+        sources: Vec::new(),
     };
     weights.iter().enumerate().map(tenant).collect()
 }
@@ -282,11 +286,14 @@ fn any_limits(rng: &mut Rng, ample: bool) -> Limits {
     };
     let mut limits = Limits {
         connections,
+        connections_per_source: connections,
         reserved_for_direct: reserved,
         deliveries_per_connection: rng.u32(1..if ample { 200 } else { 120 }),
         recipients_per_transaction: rng.u32(1..100),
         rates: Vec::new(),
+        rates_per_source: Vec::new(),
         connection_rates: Vec::new(),
+        connection_rates_per_source: Vec::new(),
     };
     if rng.u32(..3) == 0 {
         limits.rates.push(rate(rng, if ample { 40..100 } else { 1..40 }));

@@ -57,11 +57,14 @@ fn limits(n: usize) -> Limits {
     };
     Limits {
         connections,
+        connections_per_source: connections,
         reserved_for_direct,
         deliveries_per_connection,
         recipients_per_transaction: 100,
         rates: rate(per_second, 1),
+        rates_per_source: Vec::new(),
         connection_rates: rate(per_minute, 60),
+        connection_rates_per_source: Vec::new(),
     }
 }
 

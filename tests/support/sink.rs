@@ -4,7 +4,7 @@
 //! say otherwise; the first rule that fits a command decides, and rules may be changed at any time.
 
 use super::{message, runtime};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -62,6 +62,8 @@ pub struct Rule {
     pub(super) delay: Duration,
     /// Only for command lines that contain this.
     pub(super) containing: Option<String>,
+    /// Only for sessions from this address.
+    pub(super) client: Option<IpAddr>,
     /// Only for the n-th that would fit, from 1, in the host's life.
     pub(super) nth: Option<u64>,
     /// Ends after that many.
@@ -72,8 +74,16 @@ pub struct Rule {
 impl Rule {
     /// `act` at `stage`, always.
     pub fn new(stage: Stage, act: Act) -> Self {
-        let delay = Duration::ZERO;
-        Self { stage, act, delay, containing: None, nth: None, times: u64::MAX, seen: 0 }
+        Self {
+            stage,
+            act,
+            delay: Duration::ZERO,
+            containing: None,
+            client: None,
+            nth: None,
+            times: u64::MAX,
+            seen: 0,
+        }
     }
 
     /// A reply at a stage, always.
@@ -84,6 +94,12 @@ impl Rule {
     /// Only for command lines that contain `text`.
     pub fn containing(mut self, text: &str) -> Self {
         self.containing = Some(text.to_string());
+        self
+    }
+
+    /// Only for sessions from this address.
+    pub fn from(mut self, client: &str) -> Self {
+        self.client = Some(client.parse().unwrap());
         self
     }
 
@@ -105,8 +121,9 @@ impl Rule {
         self
     }
 
-    fn fits(&mut self, stage: Stage, line: &str) -> bool {
+    fn fits(&mut self, stage: Stage, line: &str, client: IpAddr) -> bool {
         let wanted = self.containing.as_ref().is_none_or(|text| line.contains(text.as_str()));
+        let wanted = wanted && self.client.is_none_or(|wanted| wanted == client);
         if self.stage != stage || !wanted {
             return false;
         }
@@ -120,6 +137,10 @@ impl Rule {
 pub struct Delivered {
     /// Which host took it.
     pub host: IpAddr,
+    /// Where it came from.
+    pub client: IpAddr,
+    /// How the client called itself in EHLO.
+    pub hello: String,
     /// Session number, unique in the sink.
     pub session: u64,
     /// Inside the angle brackets of MAIL.
@@ -167,6 +188,8 @@ pub struct Host {
     pub(super) address: IpAddr,
     pub(super) script: Mutex<Script>,
     pub(super) counts: Mutex<Counts>,
+    /// Sessions open now and the most at once, by where they came from.
+    pub(super) clients: Mutex<HashMap<IpAddr, (u64, u64)>>,
     /// Every command line, up to a limit.
     pub(super) commands: Mutex<Vec<String>>,
 }
@@ -235,6 +258,7 @@ impl Sink {
                 tls: None,
             }),
             counts: Mutex::default(),
+            clients: Mutex::default(),
             commands: Mutex::default(),
         });
         let (shared, served) = (self.shared.clone(), host.clone());
@@ -389,6 +413,12 @@ impl Host {
         *self.counts.lock().unwrap()
     }
 
+    /// Most sessions from this address at once.
+    pub fn peak_from(&self, client: &str) -> u64 {
+        let client: IpAddr = client.parse().unwrap();
+        self.clients.lock().unwrap().get(&client).map_or(0, |(_, peak)| *peak)
+    }
+
     /// Every command line so far, up to 100,000.
     pub fn commands(&self) -> Vec<String> {
         self.commands.lock().unwrap().clone()
@@ -402,10 +432,15 @@ impl Host {
     }
 
     /// What the rules say about this command.
-    pub(super) fn decide(&self, stage: Stage, line: &str) -> Option<(Act, Duration)> {
+    pub(super) fn decide(
+        &self,
+        stage: Stage,
+        line: &str,
+        client: IpAddr,
+    ) -> Option<(Act, Duration)> {
         let mut script = self.script.lock().unwrap();
-        let rule =
-            script.rules.iter_mut().find_map(|rule| rule.fits(stage, line).then_some(rule))?;
+        let mut rules = script.rules.iter_mut();
+        let rule = rules.find_map(|rule| rule.fits(stage, line, client).then_some(rule))?;
         Some((rule.act.clone(), rule.delay))
     }
 }
@@ -414,9 +449,14 @@ async fn accept(listener: TcpListener, host: Arc<Host>, shared: Arc<Shared>) {
     // Dropped with this task, and the sessions with it.
     let mut sessions = tokio::task::JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, client)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
-        sessions.spawn(super::sink_session::serve(stream, host.clone(), shared.clone()));
+        sessions.spawn(super::sink_session::serve(
+            stream,
+            client.ip(),
+            host.clone(),
+            shared.clone(),
+        ));
         while sessions.try_join_next().is_some() {}
     }
 }

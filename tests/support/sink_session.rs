@@ -6,6 +6,7 @@
 use super::message::unstuffed;
 use super::sink::{Act, Delivered, Host, Shared, Stage, id_of};
 use memchr::memmem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ struct Session {
     host: Arc<Host>,
     shared: Arc<Shared>,
     number: u64,
+    client: IpAddr,
+    hello: String,
     stream: Box<dyn Stream>,
     encrypted: bool,
     input: Vec<u8>,
@@ -44,16 +47,17 @@ struct Transaction {
 }
 
 /// Counts the session as open while it lives.
-struct Open(Arc<Host>, Arc<Shared>);
+struct Open(Arc<Host>, Arc<Shared>, IpAddr);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.counts.lock().unwrap().open -= 1;
         self.1.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.clients.lock().unwrap().entry(self.2).or_default().0 -= 1;
     }
 }
 
-pub(super) async fn serve(stream: TcpStream, host: Arc<Host>, shared: Arc<Shared>) {
+pub(super) async fn serve(stream: TcpStream, client: IpAddr, host: Arc<Host>, shared: Arc<Shared>) {
     let full = {
         let mut counts = host.counts.lock().unwrap();
         counts.sessions += 1;
@@ -61,14 +65,22 @@ pub(super) async fn serve(stream: TcpStream, host: Arc<Host>, shared: Arc<Shared
         counts.peak = counts.peak.max(counts.open);
         counts.open > host.script.lock().unwrap().sessions_max
     };
+    {
+        let mut clients = host.clients.lock().unwrap();
+        let (open, peak) = clients.entry(client).or_default();
+        *open += 1;
+        *peak = (*open).max(*peak);
+    }
     let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
     shared.peak.fetch_max(open, Ordering::Relaxed);
-    let _open = Open(host.clone(), shared.clone());
+    let _open = Open(host.clone(), shared.clone(), client);
     let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
     let mut session = Session {
         host,
         shared,
         number,
+        client,
+        hello: String::new(),
         stream: Box::new(stream),
         encrypted: false,
         input: Vec::new(),
@@ -125,6 +137,7 @@ impl Session {
 
     async fn ehlo(&mut self, line: &str) -> Result<(), Over> {
         self.transaction = None;
+        self.hello = line.split(' ').nth(1).unwrap_or_default().to_string();
         let mut lines = vec!["sink.test".to_string()];
         if line.to_ascii_uppercase().starts_with("EHLO") {
             let script = self.host.script.lock().unwrap();
@@ -229,6 +242,8 @@ impl Session {
         self.after_dot = self.input.len() >= 4 && self.input[..4].eq_ignore_ascii_case(b"MAIL");
         let mut delivered = Delivered {
             host: self.host.address,
+            client: self.client,
+            hello: self.hello.clone(),
             session: self.number,
             sender: transaction.sender,
             mail_parameters: transaction.mail_parameters,
@@ -252,7 +267,7 @@ impl Session {
     async fn answer(&mut self, stage: Stage, line: &str, usual: &str) -> Result<bool, Over> {
         let (act, delay) = self
             .host
-            .decide(stage, line)
+            .decide(stage, line, self.client)
             .unwrap_or_else(|| (Act::Reply(usual.to_string()), Duration::ZERO));
         if !delay.is_zero() {
             self.flush().await?;

@@ -1,15 +1,22 @@
 //! Limits and orders as text for people.
 
-use super::{Column, Left, clock, gate, grouped, safe, table};
+use super::{Column, Left, Right, clock, gate, grouped, safe, table};
 use crate::base::time::Timestamp;
 use crate::policy::orders::{Suspension, ThrottleOrder};
-use crate::policy::site::{Lessons, SiteLimits};
+use crate::policy::site::{Lessons, SiteLimits, SourceStatus};
 
 /// Of a site's learned sizes, the last ones are shown.
 const CURVE_SHOWN: usize = 6;
 
 const LIMITS: [Column; 3] =
     [Column("KEY", 26, Left), Column("VALUE", 12, Left), Column("FROM", 0, Left)];
+
+const SOURCES: [Column; 4] = [
+    Column("SOURCE", 16, Left),
+    Column("CONN", 6, Right),
+    Column("RATE/MIN", 9, Right),
+    Column("STANDING", 0, Left),
+];
 
 const OVERRIDES: [Column; 5] = [
     Column("SITE", 24, Left),
@@ -55,7 +62,22 @@ pub(in crate::cli) fn limits(limits: &SiteLimits) -> String {
     };
     let rows: Vec<_> = limits.limits.iter().map(row).collect();
     let learned = limits.learned.as_ref().map(learned).unwrap_or_default();
-    format!("{out}\n{}{learned}", table(&LIMITS, &rows))
+    let sources = sources(&limits.sources);
+    format!("{out}\n{}{learned}{sources}", table(&LIMITS, &rows))
+}
+
+/// What goes there from each source; nothing where there is one.
+fn sources(all: &[SourceStatus]) -> String {
+    let row = |status: &SourceStatus| {
+        let SourceStatus { source, connections, rate_per_minute, until, rate, why } = status;
+        let standing = until.map_or_else(String::new, |until| {
+            let less = rate.map_or("rests".into(), |rate| format!("slowed to {rate}"));
+            format!("{less} until {}: {}", clock(until.0), safe(why))
+        });
+        vec![safe(source), connections.to_string(), grouped(*rate_per_minute), standing]
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    if rows.is_empty() { String::new() } else { table(&SOURCES, &rows) }
 }
 
 /// What holds by the site's own replies.
@@ -141,11 +163,14 @@ mod tests {
         let rows = [
             "KEY                         VALUE         FROM",
             "connections                 20            [sites.\"gmail.com\"] (line 1)",
+            "connections_per_source      20            by connections",
             "reserved_for_direct         2             default",
             "deliveries_per_connection   50            provider gmail.com",
             "recipients_per_transaction  100           default",
             "rate                        none          default",
+            "rate_per_source             none          default",
             "connection_rate             none          default",
+            "connection_rate_per_source  none          default",
         ];
         let head = "gmail.com  not in use now; this is what would hold";
         check(&limits(&found), &[&[head], &rows[..]].concat());

@@ -1,11 +1,14 @@
 //! Keys of the delivering side: DNS, connections, sites, retries.
 
-use super::parse::{domain_name, socket, waits};
-use super::{Fallback::Inherited, Fallback::Is, Section, Shape, key, last, set};
+use super::parse::{address, domain, domain_name, socket, source_name, waits};
+use super::{
+    Fallback::Inherited, Fallback::Is, Fallback::Required, Section, Shape, key, last, set,
+};
 use crate::config::Tls;
 use crate::config::value::Value;
 use crate::policy::site::setting::range;
 use crate::policy::site::{Rate, SiteRule};
+use crate::policy::source::SourceRule;
 
 pub(super) const DNS: Section = Section {
     name: "dns",
@@ -147,6 +150,44 @@ pub(super) const DELIVERY: Section = Section {
     ],
 };
 
+pub(super) const SOURCES: Section = Section {
+    name: "sources",
+    doc: "Addresses that mail is sent from, each under a name of its own. Mail goes over any of \
+          those that `sources` of its tenant or its lane names, in turn; where a receiver refuses \
+          one of them (`try_other_source` of a rule), over the others. Without such a section the \
+          system chooses the address, and `hostname` is the name.",
+    shape: Shape::Named {
+        example: "mx1",
+        begin: |c, name| {
+            c.source_rules.push(SourceRule { name: source_name(name)?, ..SourceRule::default() });
+            Ok(())
+        },
+    },
+    keys: &[
+        key(
+            "addresses",
+            Required("[\"192.0.2.20\", \"2001:db8::20\"]"),
+            "This machine's own addresses: one, or one of each family. Receivers of the other \
+             family are not reached from here.",
+            |c, v| {
+                let each = |v: Value<'_>| v.parsed("\"192.0.2.20\"", address);
+                last(&mut c.source_rules, v.list("\"192.0.2.20\"", each), |s, all| {
+                    s.addresses = all;
+                })
+            },
+        ),
+        key(
+            "hostname",
+            Inherited("\"mx1.example.net\""),
+            "What we say in EHLO there: a name that resolves to these addresses, and back.",
+            |c, v| {
+                let name = v.parsed("\"mx1.example.net\"", domain);
+                last(&mut c.source_rules, name, |s, name| s.hostname = Some(name))
+            },
+        ),
+    ],
+};
+
 pub(super) const SITES_DEFAULT: Section = Section {
     name: "sites.default",
     doc: "A site is a set of receiving hosts, whichever of the domains it serves a message is for: \
@@ -159,6 +200,15 @@ pub(super) const SITES_DEFAULT: Section = Section {
             Is("10"),
             "Connections open at once, to the site and to any one of its addresses.",
             |c, v| set(&mut c.sites.default.connections, v.count(range::CONNECTIONS)),
+        ),
+        key(
+            "connections_per_source",
+            Is("1000"),
+            "The same from any one of the [sources].",
+            |c, v| {
+                let count = v.count(range::CONNECTIONS);
+                set(&mut c.sites.default.connections_per_source, count)
+            },
         ),
         key(
             "reserved_for_direct",
@@ -194,8 +244,17 @@ pub(super) const SITES_DEFAULT: Section = Section {
              no limit.",
             |c, v| set(&mut c.sites.default.rates, v.rates()),
         ),
-        key("connection_rate", Is("\"none\""), "The same for new connections.", |c, v| {
+        key(
+            "rate_per_source",
+            Is("\"none\""),
+            "The same for what goes there from any one of the [sources].",
+            |c, v| set(&mut c.sites.default.rates_per_source, v.rates()),
+        ),
+        key("connection_rate", Is("\"none\""), "New connections in a window.", |c, v| {
             set(&mut c.sites.default.connection_rates, v.rates())
+        }),
+        key("connection_rate_per_source", Is("\"none\""), "The same by source.", |c, v| {
+            set(&mut c.sites.default.connection_rates_per_source, v.rates())
         }),
     ],
 };
@@ -217,6 +276,11 @@ pub(super) const SITES: Section = Section {
         key("connections", Inherited("20"), "", |c, v| {
             last(&mut c.sites.rules, v.count(range::CONNECTIONS), |s, n| s.connections = Some(n))
         }),
+        key("connections_per_source", Inherited("10"), "", |c, v| {
+            last(&mut c.sites.rules, v.count(range::CONNECTIONS), |s, n| {
+                s.connections_per_source = Some(n)
+            })
+        }),
         key("reserved_for_direct", Inherited("4"), "", |c, v| {
             last(&mut c.sites.rules, v.count(range::RESERVED_FOR_DIRECT), |s, n| {
                 s.reserved_for_direct = Some(n)
@@ -235,8 +299,16 @@ pub(super) const SITES: Section = Section {
         key("rate", Inherited("[\"6000/min\", \"500000/d\"]"), "", |c, v| {
             last(&mut c.sites.rules, v.rates(), |s, rates| s.rates = Some(rates))
         }),
+        key("rate_per_source", Inherited("\"3000/min\""), "", |c, v| {
+            last(&mut c.sites.rules, v.rates(), |s, rates| s.rates_per_source = Some(rates))
+        }),
         key("connection_rate", Inherited("\"30/min\""), "", |c, v| {
             last(&mut c.sites.rules, v.rates(), |s, rates| s.connection_rates = Some(rates))
+        }),
+        key("connection_rate_per_source", Inherited("\"15/min\""), "", |c, v| {
+            last(&mut c.sites.rules, v.rates(), |s, rates| {
+                s.connection_rates_per_source = Some(rates)
+            })
         }),
     ],
 };

@@ -64,6 +64,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     receive::TENANTS,
     deliver::DNS,
     deliver::DELIVERY,
+    deliver::SOURCES,
     deliver::SITES_DEFAULT,
     deliver::SITES,
     rules::RULES,

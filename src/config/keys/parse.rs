@@ -4,7 +4,7 @@ use crate::base::address::Domain;
 use crate::base::network::Networks;
 use crate::config::value::{Read, Value};
 use crate::policy::classify::HeaderRule;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,12 +35,40 @@ pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(super) fn tenant_name(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    name(text, "a tenant's", "-_.@")
+}
+
+pub(super) fn source_name(text: &str) -> Result<String, String> {
+    name(text, "a source's", "-_.")
+}
+
+pub(super) fn rule_name(text: &str) -> Result<String, String> {
+    name(text, "a rule's", "-_.")
+}
+
+/// A name without spaces, for logs.
+fn name(text: &str, whose: &str, marks: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
     if (1..=64).contains(&text.len()) && text.chars().all(fits) {
-        Ok(text.to_string())
-    } else {
-        Err(format!("{text:?} is not a tenant's name; write 1 to 64 letters, digits, or - _ . @"))
+        return Ok(text.to_string());
     }
+    let marks: Vec<String> = marks.chars().map(String::from).collect();
+    let marks = marks.join(" ");
+    Err(format!("{text:?} is not {whose} name; write 1 to 64 letters, digits, or {marks}"))
+}
+
+/// Names of sources.
+pub(super) fn names(value: Value<'_>) -> Read<Vec<String>> {
+    value.list("\"mx1\"", |v| v.parsed("\"mx1\"", source_name))
+}
+
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    let wrong = |why: &str| format!("{text:?} {why}; write one of this machine's addresses");
+    let address: IpAddr = text.parse().map_err(|_| wrong("is not an address"))?;
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(wrong("is not an address to send from"));
+    }
+    Ok(address.to_canonical())
 }
 
 pub(super) fn networks(value: Value<'_>) -> Read<Networks> {

@@ -1,7 +1,7 @@
 //! Keys of the receiving side: who we are, where we listen, who may relay, what is a newsletter.
 
 use super::parse::{
-    domain_name, header_name, headers, hostname, networks, path, socket, tenant_name,
+    domain_name, header_name, headers, hostname, names, networks, path, socket, tenant_name,
 };
 use super::{Fallback::Is, Fallback::Required, Section, Shape, key, last, set};
 use crate::base::network::Networks;
@@ -154,12 +154,14 @@ pub(super) const LIMITS: Section = Section {
     ],
 };
 
+const SOURCES: &str = "Names of the [sources] that it may be sent from; empty: all of them.";
+
 pub(super) const LANE_DIRECT: Section = Section {
     name: "lanes.direct",
     doc: "The direct lane: password resets, orders, people's letters; everything that is not a \
-          newsletter. It goes out at once, ahead of all bulk mail. Nothing to set.",
+          newsletter. It goes out at once, ahead of all bulk mail.",
     shape: Shape::Table,
-    keys: &[],
+    keys: &[key("sources", Is("[]"), SOURCES, |c, v| set(&mut c.lanes.sources.direct, names(v)))],
 };
 
 pub(super) const LANE_BULK: Section = Section {
@@ -195,6 +197,7 @@ pub(super) const LANE_BULK: Section = Section {
              in total.",
             |c, v| set(&mut c.lanes.gather, v.duration("0s", "1h")),
         ),
+        key("sources", Is("[]"), SOURCES, |c, v| set(&mut c.lanes.sources.bulk, names(v))),
     ],
 };
 
@@ -213,6 +216,7 @@ pub(super) const TENANTS: Section = Section {
                 sender_domains: Vec::new(),
                 weight: 1,
                 rates: Vec::new(),
+                sources: Vec::new(),
             });
         },
     },
@@ -246,6 +250,13 @@ pub(super) const TENANTS: Section = Section {
              [\"2000/h\", \"20000/d\"]; what is more waits in the queue. Newsletters leave a tenth \
              of it to direct mail.",
             |c, v| last(&mut c.tenants, v.rates(), |t, rates| t.rates = rates),
+        ),
+        key(
+            "sources",
+            Is("[]"),
+            "Names of the [sources] that this customer's mail is sent from, of both lanes; empty: \
+             those of the lane.",
+            |c, v| last(&mut c.tenants, names(v), |t, sources| t.sources = sources),
         ),
     ],
 };

@@ -1,5 +1,6 @@
 //! Keys of `[[rules]]`: what to do about a receiver's own words.
 
+use super::parse::rule_name;
 use super::{Fallback::Inherited, Fallback::Required, Section, Shape, key, last};
 use crate::config::rules::{Draft, Verb};
 use crate::config::value::{Read, Value};
@@ -54,15 +55,18 @@ pub(super) const RULES: Section = Section {
         key(
             "action",
             Required("\"slow_down\""),
-            "What then: \"slow_down\" (send less), \"suspend\" (send nothing), \"retry_after\" \
-             (try this delivery again then, at nobody's fault), \"fail\" (this delivery fails for \
-             good), or \"ignore\" (as if there were no rules). The first three keep the delivery \
-             even where the reply is permanent (5xx).",
+            "What then: \"slow_down\" (send less), \"fewer_connections\", \"suspend\" (send \
+             nothing), \"try_other_source\" (send nothing from this one of the [sources]), \
+             \"retry_after\" (try this delivery again then, at nobody's fault), \"fail\" (this \
+             delivery fails for good), or \"ignore\" (as if there were no rules). All but the last \
+             two keep the delivery even where the reply is permanent (5xx).",
             |c, v| {
                 let words = [
                     ("slow_down", Verb::SlowDown),
                     ("suspend", Verb::Suspend),
                     ("retry_after", Verb::RetryAfter),
+                    ("fewer_connections", Verb::FewerConnections),
+                    ("try_other_source", Verb::TryOtherSource),
                     ("fail", Verb::Fail),
                     ("ignore", Verb::Ignore),
                 ];
@@ -72,11 +76,13 @@ pub(super) const RULES: Section = Section {
         key(
             "scope",
             Inherited("\"sender_domain\""),
-            "Whose mail to that site is slowed down or suspended: of the whole \"site\", of the \
-             delivery's \"tenant\", or of its \"sender_domain\". Without this key: of the site.",
+            "Whose mail to that site is slowed down or suspended: of the whole \"site\", of what \
+             goes there from the same \"source\", of the delivery's \"tenant\", or of its \
+             \"sender_domain\". Without this key: of the site.",
             |c, v| {
                 let words = [
                     ("site", Scope::Site),
+                    ("source", Scope::Source),
                     ("tenant", Scope::Tenant),
                     ("sender_domain", Scope::SenderDomain),
                 ];
@@ -87,7 +93,8 @@ pub(super) const RULES: Section = Section {
             "time",
             Inherited("\"30m\""),
             "For how long, or after how long (\"10s\" to \"7d\"); a wait that the reply names is \
-             obeyed. Without this key: \"30m\" to slow down, \"1h\" to suspend, \"5m\" to retry.",
+             obeyed. Without this key: \"30m\" to slow down, \"15m\" for fewer connections, \"1h\" \
+             to suspend or to try another source, \"5m\" to retry.",
             |c, v| last(&mut c.rule_drafts, v.duration("10s", "7d"), |r, time| r.time = Some(time)),
         ),
         key(
@@ -99,16 +106,6 @@ pub(super) const RULES: Section = Section {
         ),
     ],
 };
-
-/// A name without spaces, for logs.
-fn rule_name(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
-        Ok(text.to_string())
-    } else {
-        Err(format!("{text:?} is not a rule's name; write 1 to 64 letters, digits, or - _ ."))
-    }
-}
 
 fn samples(value: Value<'_>) -> Read<Vec<Sample>> {
     const EXAMPLE: &str = "[\"mx1.example.net\", \"421 4.7.0 Slow down\"]";

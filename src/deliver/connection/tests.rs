@@ -112,7 +112,8 @@ impl Bench {
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = socket.listen(16).unwrap();
         let address = listener.local_addr().unwrap();
-        let target = Target { host: "mx.test".into(), address };
+        let source = Arc::clone(config.sources.iter().next().unwrap());
+        let target = Target { host: "mx.test".into(), address, source };
         let dialer = Dialer::new(Arc::new(config)).unwrap();
         Self { listener, dialer, clock: Clock::system(), target }
     }

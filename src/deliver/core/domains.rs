@@ -122,7 +122,7 @@ impl Core {
         let job = |deliveries| Job {
             transaction: Transaction { head: Arc::clone(&head), body: body.clone(), deliveries },
             receive: Some(receive),
-            route: None,
+            way: None,
             trusted_until,
             room: Arc::clone(room),
         };

@@ -8,6 +8,7 @@ use crate::policy::feedback::brake::Brake;
 use crate::policy::feedback::learned::Learned;
 use crate::policy::feedback::{Ask, Complaint, Whose};
 use crate::policy::site::{Rate, SiteId};
+use crate::policy::source::SourceId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,9 @@ impl Core {
         if why.is_empty() || undecided {
             site.refused_beside = opening && !why.is_empty();
             site.crowded_until = now.after(CROWDED);
-            site.why = why;
+            if !why.is_empty() {
+                site.why = why;
+            }
         } else if others > 0 {
             if !site.feedback.window.refused(others, now) {
                 site.crowded_until = now.after(CROWDED);
@@ -84,12 +87,12 @@ impl Core {
         }
     }
 
-    /// Deliveries were done.
-    pub(super) fn success(&mut self, id: SiteId, count: u32, now: Timestamp) {
+    /// Deliveries were done, from this source.
+    pub(super) fn success(&mut self, id: SiteId, source: SourceId, count: u32, now: Timestamp) {
         let Some(site) = self.sites.get(&id).filter(|_| count > 0) else { return };
         let used = self.standing(site);
         let Some(site) = self.sites.get_mut(&id) else { return };
-        site.meter.add(u64::from(count), now);
+        site.meter.add(source, u64::from(count), now);
         site.succeeded_at = now;
         if let Some(since) = site.failing_since.take() {
             self.commands.push(Command::Recovered(Arc::clone(&site.name), now.since(since)));
@@ -104,14 +107,27 @@ impl Core {
 
     /// A receiver asks for less, by a reply on this connection.
     pub(super) fn complained(&mut self, link: LinkId, complaint: Complaint, now: Timestamp) {
-        let Some(id) = self.links.get(&link).map(|link| link.site) else { return };
+        let Some(link) = self.links.get(&link) else { return };
+        let (id, source) = (link.site, link.source.id);
         let Some(site) = self.sites.get_mut(&id) else { return };
-        let per_minute = site.meter.per_minute(now);
         let floor = self.config.delivery.learned_rate_min.map_or(1, Rate::per_hour);
         self.touched.insert(id);
-        if complaint.whose != Whose::Everyones {
-            return site.line.complain(&complaint, per_minute, floor, now);
-        }
+        let several = self.config.sources.iter().nth(1).is_some();
+        let per_minute = match &complaint.whose {
+            Whose::Sources(_) if several => {
+                let per_minute = site.meter.per_minute_from(source, now);
+                site.line.complain(&complaint, per_minute, floor, now);
+                if matches!(complaint.ask, Ask::Stop(_)) {
+                    self.source_stopped(id, source, now);
+                }
+                return;
+            }
+            Whose::Tenants(_) | Whose::Senders(_) => {
+                let per_minute = site.meter.per_minute(now);
+                return site.line.complain(&complaint, per_minute, floor, now);
+            }
+            Whose::Everyones | Whose::Sources(_) => site.meter.per_minute(now),
+        };
         match complaint.ask {
             Ask::Slower(hold) => {
                 let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);
@@ -122,13 +138,22 @@ impl Core {
                 site.why = complaint.why;
                 self.retune(id, now);
             }
-            Ask::Stop(wait) => {
-                site.feedback.window.collapsed(now);
-                let links: Vec<LinkId> = site.links.iter().copied().collect();
-                self.shut(id, complaint.why, now.after(wait));
-                links.into_iter().for_each(|link| self.quit(link));
+            Ask::Fewer(hold) => {
+                let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);
+                site.feedback.window.slowed(used, hold, now);
+                site.why = complaint.why;
             }
+            Ask::Stop(wait) => self.stop(id, complaint.why, now.after(wait), now),
         }
+    }
+
+    /// The site wants nothing before `until`, by a reply.
+    pub(super) fn stop(&mut self, id: SiteId, why: String, until: Timestamp, now: Timestamp) {
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        site.feedback.window.collapsed(now);
+        let links: Vec<LinkId> = site.links.iter().copied().collect();
+        self.shut(id, why, until);
+        links.into_iter().for_each(|link| self.quit(link));
     }
 
     /// The site ended a connection between two messages, after so many deliveries over it.
@@ -159,7 +184,7 @@ impl Core {
     /// Brings the pace up to date with limits and feedback, and again when a forced rate climbs.
     pub(super) fn retune(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get_mut(&id) else { return };
-        site.line.retune(&site.rates(now), &site.limits.connection_rates);
+        site.line.retune(&site.limits, &site.rates(now));
         site.retune_at = site.forced(now).map(|(_, until)| until);
         match site.retune_at {
             Some(at) => self.alarm(at, Alarm::Site(id)),

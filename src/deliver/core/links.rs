@@ -1,14 +1,15 @@
 //! Connections as the dispatcher sees them: opening, busy in a lane, or idle.
 
-use super::queues::{Place, claim, is_direct};
+use super::queues::{Queue, claim, is_direct};
 use super::sites::Site;
 use super::{BATCH, Command, Core, LinkId};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
+use crate::deliver::line::{Way, WayKey};
 use crate::mail::message::Lane;
 use crate::policy::schedule::{Plan, Planned};
 use crate::policy::site::SiteId;
-use crate::policy::site::route::Route;
+use crate::policy::source::Source;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use std::time::Duration;
 /// One connection.
 pub(super) struct Link {
     pub(super) site: SiteId,
-    /// The route that it was opened for.
-    pub(super) route: Arc<Route>,
+    /// What it was opened for.
+    pub(super) way: Way,
+    pub(super) source: Arc<Source>,
     address: Option<IpAddr>,
     /// What it is busy with, or opened for.
     pub(super) lane: Lane,
@@ -41,15 +43,16 @@ impl Core {
     pub(super) fn add_link(
         &mut self,
         site: SiteId,
-        route: Arc<Route>,
+        (way, source): (Way, Arc<Source>),
         lane: Lane,
         room: u32,
     ) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let state = LinkState::Opening;
+        let address = None;
         self.links
-            .insert(id, Link { site, route, address: None, lane, state, room, useful: false });
+            .insert(id, Link { site, way, source, address, lane, state, room, useful: false });
         if let Some(site) = self.sites.get_mut(&site) {
             site.links.insert(id);
         }
@@ -82,8 +85,8 @@ impl Core {
     }
 
     pub(super) fn not_opened(&mut self, id: LinkId, why: String, now: Timestamp) {
-        if let Some(site) = self.remove_link(id) {
-            self.trouble(site, why, now);
+        if let Some(link) = self.remove_link(id) {
+            self.trouble(link.site, why, now);
         }
     }
 
@@ -98,8 +101,8 @@ impl Core {
     pub(super) fn did(&mut self, id: LinkId, done: u32, now: Timestamp) {
         if let Some(link) = self.links.get_mut(&id) {
             link.useful |= done > 0;
-            let site = link.site;
-            self.success(site, done, now);
+            let (site, source) = (link.site, link.source.id);
+            self.success(site, source, done, now);
         }
     }
 
@@ -124,21 +127,21 @@ impl Core {
         trouble: Option<String>,
         now: Timestamp,
     ) {
-        let useful = done > 0 || self.links.get(&id).is_some_and(|l| l.useful);
-        let Some(site) = self.remove_link(id) else { return };
-        self.success(site, done, now);
+        let Some(Link { site, source, useful, .. }) = self.remove_link(id) else { return };
+        self.success(site, source.id, done, now);
+        let useful = useful || done > 0;
         match trouble {
             Some(why) if !useful => self.trouble(site, why, now),
             _ => self.touched.insert(site),
         }
     }
 
-    fn remove_link(&mut self, id: LinkId) -> Option<SiteId> {
+    fn remove_link(&mut self, id: LinkId) -> Option<Link> {
         let link = self.links.remove(&id)?;
         if let Some(site) = self.sites.get_mut(&link.site) {
             site.links.remove(&id);
         }
-        Some(link.site)
+        Some(link)
     }
 
     /// Gives a connection something to do: the line, else queued direct mail, else bulk mail.
@@ -147,19 +150,22 @@ impl Core {
         let (Some(address), room) = (link.address, link.room.min(BATCH)) else { return };
         let Some(site) = self.sites.get(&link.site) else { return };
         let was_bulk = link.lane == Lane::Bulk && link.state == LinkState::Busy;
-        if link.state == LinkState::Idle && site.line.serves(address, link.room) {
+        let (source, way) = (Arc::clone(&link.source), link.way.clone());
+        if link.state == LinkState::Idle && site.line.serves(source.id, address, link.room) {
             self.set_busy(id, Lane::Direct);
             return self.commands.push(Command::Wake(id));
         }
         let may_bulk = if was_bulk {
-            !self.is_ahead(site, &link.route, now)
+            !self.is_ahead(site, &way, now)
         } else {
-            self.has_room_for_bulk(site)
+            self.has_room_for_bulk(site) && self.has_room_for_bulk_from(site, source.id)
         };
-        let paced = site.line.available(Lane::Bulk, now, room);
-        let (site, route) = (link.site, Arc::clone(&link.route));
+        let paced = site.line.available(&source, Lane::Bulk, now, room);
+        let site = link.site;
         for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
-            if let Some((plan, early)) = self.plan_for(site, (address, &route), lane, room, now) {
+            if let Some((plan, early)) =
+                self.plan_for(site, (&source, address, &way), lane, room, now)
+            {
                 let planned = plan.iter().map(|(_, n)| n).sum();
                 let mut claim = claim(plan, planned, now);
                 claim.due_until = now.after(early);
@@ -180,11 +186,11 @@ impl Core {
         }
     }
 
-    /// From the first route of the site that this address serves and that has mail of the lane.
+    /// From the first way of the site that the connection serves and that has mail of the lane.
     fn plan_for(
         &mut self,
         id: SiteId,
-        (address, route): (IpAddr, &Route),
+        (source, address, way): (&Source, IpAddr, &Way),
         lane: Lane,
         room: u32,
         now: Timestamp,
@@ -193,35 +199,35 @@ impl Core {
             return None;
         }
         let site = self.sites.get(&id)?;
-        let mut keys: Vec<Vec<IpAddr>> = site
-            .routes
+        let mut keys: Vec<WayKey> = site
+            .ways
             .iter()
-            .filter(|(key, lines)| {
-                !lines.turns.of(lane).is_empty() && key.binary_search(&address).is_ok()
+            .filter(|(_, lines)| {
+                !lines.turns.of(lane).is_empty() && lines.way.serves(source.id, address)
             })
             .map(|(key, _)| key.clone())
             .collect();
         // What the connection was opened for goes first.
-        keys.sort_by_key(|key| *key != route.addresses);
+        let own = way.key();
+        keys.sort_by_key(|key| *key != own);
         for key in keys {
             let site = self.sites.get(&id)?;
             let early = if lane == Lane::Bulk { self.early_at(site, &key) } else { Duration::ZERO };
             let allowed = self.allowances(site, &key, lane, now);
             let may = |tenant: &str| allowed.get(tenant).copied().unwrap_or(u32::MAX);
             let queues = &self.queues;
-            let here =
-                |place: &Place| matches!(place, Place::At(s, r) if *s == id && r.addresses == key);
+            let here = |queue: &Queue| queue.stands_at(id, &key);
             let due = |queue: QueueId| match queues.get(&queue) {
-                Some(q) if here(&q.place) => q.due(now, early),
+                Some(q) if here(q) => q.due(now, early),
                 _ => 0,
             };
             let site = self.sites.get_mut(&id)?;
-            let lines = site.routes.get_mut(&key)?;
+            let lines = site.ways.get_mut(&key)?;
             let (turns, shares) = (lines.turns.of_mut(lane), site.shares.of_mut(lane));
             let Planned { plan, gone } = turns.plan(room, due, may, shares);
             for queue in gone {
                 if let Some(q) = self.queues.get_mut(&queue)
-                    && here(&q.place)
+                    && here(q)
                     && is_direct(q) == (lane == Lane::Direct)
                 {
                     q.in_line = false;

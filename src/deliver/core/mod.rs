@@ -36,6 +36,7 @@ mod permits;
 mod queues;
 mod rounds;
 mod sites;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -58,6 +59,7 @@ use crate::policy::orders::Orders;
 use crate::policy::schedule::Plan;
 use crate::policy::site::route::Hop;
 use crate::policy::site::{Directory, Limits, Resolution, SiteId, SiteStatus};
+use crate::policy::source::Source;
 use crate::policy::verdict::Verdict;
 use crate::store::{Backlog, Claim, Handoff, Lease};
 use std::collections::{BTreeSet, HashMap};
@@ -186,6 +188,8 @@ pub struct Opening {
     pub site: Arc<str>,
     /// Its site's limits.
     pub limits: Limits,
+    /// Where it is opened from.
+    pub source: Arc<Source>,
     /// What it is opened for.
     pub lane: Lane,
     /// Addresses to try, in order.

@@ -2,12 +2,16 @@
 
 use super::links::LinkState;
 use super::sites::{Lines, Site};
+use super::sources::Reached;
 use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
 use crate::base::time::Timestamp;
+use crate::deliver::line::Way;
 use crate::mail::message::Lane;
+use crate::policy::paces::What;
 use crate::policy::shares::Shares;
-use crate::policy::site::route::{Route, hops};
+use crate::policy::site::route::hops;
 use crate::policy::site::{Limit, Limits, SiteId};
+use crate::policy::source::Pool;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +22,7 @@ const AHEAD_MAX: u32 = 2 * BATCH;
 /// Share of all connections that bulk mail never takes.
 const RESERVED_IN_ALL: usize = 10;
 
-/// A route whose bulk mail wants connections. The next one goes to the route with the tenant that
+/// A way whose bulk mail wants connections. The next one goes to the way with the tenant that
 /// had least, and among its equals to the one that has fewest: none waits until another has all
 /// it wants.
 struct Want {
@@ -28,19 +32,18 @@ struct Want {
     at_it: u64,
     /// How many should be.
     count: u64,
-    route: Arc<Route>,
+    way: Way,
 }
 
 impl Core {
     /// One connection for each waiting direct job or queue that no opening one is meant for.
     pub(super) fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        let mut wanted: Vec<Arc<Route>> = site.line.routes(site.limits.connections as usize);
+        let mut wanted: Vec<Way> = site.line.ways(site.limits.connections as usize);
         let may = |lines: &&Lines| self.may_any(site, lines, Lane::Direct, now);
-        let lines = site.routes.values().filter(may);
-        wanted.extend(lines.map(|lines| Arc::clone(&lines.route)));
-        let none_may =
-            wanted.is_empty() && site.routes.values().any(|l| !l.turns.direct.is_empty());
+        let lines = site.ways.values().filter(may);
+        wanted.extend(lines.map(|lines| lines.way.clone()));
+        let none_may = wanted.is_empty() && site.ways.values().any(|l| !l.turns.direct.is_empty());
         let mut waits = none_may.then_some((Limit::Tenant, None));
         let at = site.line.next_at(Lane::Direct, now).before(AHEAD);
         if at > now {
@@ -52,8 +55,8 @@ impl Core {
         }
         let opening =
             self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
-        for route in wanted.into_iter().skip(opening) {
-            if let Err(limit) = self.open(id, &route, Lane::Direct, now) {
+        for way in wanted.into_iter().skip(opening) {
+            if let Err(limit) = self.open(id, &way, Lane::Direct, now) {
                 waits = Some(limit);
                 break;
             }
@@ -64,8 +67,8 @@ impl Core {
     /// One connection for each connection's worth that those at it will not take any more.
     pub(super) fn open_for_bulk(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        if let Some((at, _)) = site.line.binding(now) {
-            let waits = site.routes.values().any(|r| !r.turns.bulk.is_empty());
+        if let Some((at, _)) = site.line.binding(What::Message, now) {
+            let waits = site.ways.values().any(|r| !r.turns.bulk.is_empty());
             if waits {
                 self.alarm(at, Alarm::Site(id));
             }
@@ -74,40 +77,42 @@ impl Core {
         }
         let worth = u64::from(site.limits.deliveries_per_connection);
         // How many, and what they will take beside what they have.
-        let mut at_it: HashMap<&[IpAddr], (u64, u64)> = HashMap::new();
+        let mut at_it: HashMap<(&[IpAddr], &Pool), (u64, u64)> = HashMap::new();
         for link in site.links.iter().filter_map(|link| self.links.get(link)) {
             if link.lane == Lane::Bulk && link.state != LinkState::Idle {
-                let (count, room) = at_it.entry(&link.route.addresses).or_default();
+                let Way { route, pool } = &link.way;
+                let (count, room) = at_it.entry((&route.addresses, pool)).or_default();
                 *count += 1;
                 *room += u64::from(link.room);
             }
         }
-        let several = site.routes.len() > 1 && self.has_room_for_bulk(site);
+        let several = site.ways.len() > 1 && self.has_room_for_bulk(site);
         let (mut wants, mut waits) = (Vec::new(), None);
-        for lines in site.routes.values().filter(|lines| !lines.turns.bulk.is_empty()) {
+        for lines in site.ways.values().filter(|lines| !lines.turns.bulk.is_empty()) {
             let mail = self.fresh(site, lines, now);
             if mail == 0 && !self.may_any(site, lines, Lane::Bulk, now) {
                 waits = waits.or(Some((Limit::Tenant, None)));
                 continue;
             }
             waits = Some((Limit::Turn, None));
-            let (at_it, room) = at_it.get(&*lines.route.addresses).copied().unwrap_or_default();
+            let Way { route, pool } = &lines.way;
+            let (at_it, room) = at_it.get(&(&*route.addresses, pool)).copied().unwrap_or_default();
             wants.push(Want {
                 stands: if several { self.stands(site, lines, now) } else { 0 },
                 at_it,
                 count: (at_it + mail.saturating_sub(room).div_ceil(worth)).max(1),
-                route: Arc::clone(&lines.route),
+                way: lines.way.clone(),
             });
         }
         for want in wants.iter_mut().filter(|want| want.at_it >= want.count) {
-            want.count = want.at_it + self.press(id, &want.route, now);
+            want.count = want.at_it + self.press(id, &want.way, now);
         }
         while let Some(want) = wants
             .iter_mut()
             .filter(|want| want.at_it < want.count)
             .min_by_key(|want| (want.stands, want.at_it))
         {
-            if let Err(limit) = self.open(id, &want.route, Lane::Bulk, now) {
+            if let Err(limit) = self.open(id, &want.way, Lane::Bulk, now) {
                 waits = Some(limit);
                 break;
             }
@@ -117,10 +122,10 @@ impl Core {
         self.waits_for(id, Lane::Bulk, waits, now);
     }
 
-    /// True where all who have mail for this route had so much more of the site than somebody with
+    /// True where all who have mail for this way had so much more of the site than somebody with
     /// mail for another that a connection makes room for that one.
-    pub(super) fn is_ahead(&self, site: &Site, route: &Route, now: Timestamp) -> bool {
-        let lines = site.routes.get(&route.addresses).filter(|_| site.routes.len() > 1);
+    pub(super) fn is_ahead(&self, site: &Site, way: &Way, now: Timestamp) -> bool {
+        let lines = site.ways.get(&way.key()).filter(|_| site.ways.len() > 1);
         let (Some(lines), Some(least)) = (lines, site.shares.bulk.least()) else { return false };
         let much = Shares::worth(u64::from(AHEAD_MAX));
         !lines.turns.bulk.is_empty() && self.stands(site, lines, now) > least + much
@@ -134,9 +139,9 @@ impl Core {
         may.map(|tenant| site.shares.bulk.of(tenant)).min().unwrap_or(u64::MAX)
     }
 
-    /// 1 where a route's mail has waited for a while although connections are at it.
-    fn press(&mut self, id: SiteId, route: &Route, now: Timestamp) -> u64 {
-        let lines = self.sites.get_mut(&id).and_then(|s| s.routes.get_mut(&route.addresses));
+    /// 1 where a way's mail has waited for a while although connections are at it.
+    fn press(&mut self, id: SiteId, way: &Way, now: Timestamp) -> u64 {
+        let lines = self.sites.get_mut(&id).and_then(|site| site.ways.get_mut(&way.key()));
         let Some(lines) = lines else { return 0 };
         let since = *lines.pressed.get_or_insert(now);
         let enough = now.since(since) >= PRESSED;
@@ -152,13 +157,7 @@ impl Core {
     ///
     /// # Errors
     /// The limit that says no, and until when where that is known.
-    fn open(
-        &mut self,
-        id: SiteId,
-        route: &Arc<Route>,
-        lane: Lane,
-        now: Timestamp,
-    ) -> Result<(), (Limit, Option<Timestamp>)> {
+    fn open(&mut self, id: SiteId, way: &Way, lane: Lane, now: Timestamp) -> Result<(), Reached> {
         let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
         if site.crowded_until > now {
             let until = site.crowded_until;
@@ -184,18 +183,26 @@ impl Core {
             self.starved.of_mut(lane).insert(id);
             return Err((Limit::AllConnections, None));
         }
-        if let Err(at) = site.line.begin_open(lane, now) {
-            self.alarm(at, Alarm::Site(id));
-            return Err((Limit::ConnectionRate, Some(at)));
-        }
-        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
-        let hops = hops(&route.hosts, self.config.delivery.hosts_max, &mut self.rng);
+        let chosen = self.choose_source(site, way, lane, now).and_then(|source| {
+            match site.line.begin_open(&source, lane, now) {
+                Ok(()) => Ok(source),
+                Err(at) => Err((Limit::ConnectionRate, Some(at))),
+            }
+        });
+        let source = chosen.inspect_err(|(_, until)| {
+            if let Some(at) = until {
+                self.alarms.insert((*at, Alarm::Site(id)));
+            }
+        })?;
+        let hops = hops(&way.route.hosts, &source, self.config.delivery.hosts_max, &mut self.rng);
         let (name, line, mut limits) =
             (Arc::clone(&site.name), Arc::clone(&site.line), site.limits.clone());
         let most = site.feedback.spent.most(now).unwrap_or(u32::MAX);
         limits.deliveries_per_connection = limits.deliveries_per_connection.min(most);
-        let link = self.add_link(id, Arc::clone(route), lane, limits.deliveries_per_connection);
-        self.commands.push(Command::Open(Opening { link, site: name, limits, lane, hops, line }));
+        let (way, room) = (way.clone(), limits.deliveries_per_connection);
+        let link = self.add_link(id, (way, Arc::clone(&source)), lane, room);
+        let opening = Opening { link, site: name, limits, source, lane, hops, line };
+        self.commands.push(Command::Open(opening));
         Ok(())
     }
 
@@ -252,6 +259,12 @@ impl Site {
     pub(super) fn bulk_connections(&self) -> u32 {
         let Limits { connections, reserved_for_direct, .. } = self.limits;
         connections.saturating_sub(reserved_for_direct).max(1)
+    }
+
+    /// The same from any one source.
+    pub(super) fn bulk_connections_per_source(&self) -> u32 {
+        let Limits { connections_per_source, reserved_for_direct, .. } = self.limits;
+        connections_per_source.saturating_sub(reserved_for_direct).max(1)
     }
 
     /// True where what was learned keeps the lane below what the configuration allows.

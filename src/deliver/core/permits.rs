@@ -4,10 +4,10 @@
 use super::sites::{Lines, Site};
 use super::{Alarm, Core};
 use crate::base::time::Timestamp;
+use crate::deliver::line::WayKey;
 use crate::mail::message::Lane;
 use crate::policy::site::SiteId;
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// Sites that wait for a tenant's rate are looked at again after this at the earliest: those that
@@ -33,11 +33,11 @@ impl Core {
     pub(super) fn allowances(
         &self,
         site: &Site,
-        route: &[IpAddr],
+        way: &WayKey,
         lane: Lane,
         now: Timestamp,
     ) -> HashMap<String, u32> {
-        let Some(lines) = site.routes.get(route).filter(|_| self.limits_tenants(site)) else {
+        let Some(lines) = site.ways.get(way).filter(|_| self.limits_tenants(site)) else {
             return HashMap::new();
         };
         let tenants = lines.turns.of(lane).tenants();
@@ -66,7 +66,7 @@ impl Core {
             return;
         };
         let (mut here, mut anywhere) = (Timestamp::NEVER, Vec::new());
-        for lines in site.routes.values() {
+        for lines in site.ways.values() {
             for (lane, tenant) in lines.in_line() {
                 if let Some((until, _)) = site.line.waits(tenant, now) {
                     here = here.min(until);

@@ -4,11 +4,13 @@
 use super::{Alarm, BATCH, Command, Core, LEASE};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
+use crate::deliver::line::{Way, WayKey};
 use crate::deliver::settle::past_its_time;
 use crate::mail::message::Lane;
 use crate::policy::schedule::Plan;
 use crate::policy::site::SiteId;
 use crate::policy::site::route::Route;
+use crate::policy::source::Pool;
 use crate::policy::verdict::Verdict;
 use crate::store::{Claim, QueueBacklog};
 use std::collections::HashMap;
@@ -30,6 +32,8 @@ pub(super) struct Queue {
     /// Its share of its route's fresh mail.
     pub(super) counted: u64,
     pub(super) place: Place,
+    /// Where its mail may be sent from.
+    pub(super) pool: Pool,
     /// It stands in its route's turns.
     pub(super) in_line: bool,
     /// Not asked before this.
@@ -54,6 +58,22 @@ pub(super) enum Place {
 }
 
 impl Queue {
+    /// How its mail goes; `None` while that is not known.
+    pub(super) fn way(&self) -> Option<(SiteId, Way)> {
+        match &self.place {
+            Place::At(site, route) => {
+                Some((*site, Way { route: Arc::clone(route), pool: self.pool.clone() }))
+            }
+            Place::Unknown(_) | Place::Dead(_) => None,
+        }
+    }
+
+    /// True where it stands in this line of the site.
+    pub(super) fn stands_at(&self, site: SiteId, (addresses, pool): &WayKey) -> bool {
+        matches!(&self.place, Place::At(s, r) if *s == site && r.addresses == *addresses)
+            && self.pool == *pool
+    }
+
     /// Deliveries worth a plan now. Of those tried before, only a batch at a time is believed to be
     /// due, since the count does not tell.
     pub(super) fn due(&self, now: Timestamp, early: Duration) -> u32 {
@@ -101,11 +121,13 @@ impl Core {
                     entry.queues.insert(id);
                 }
                 let sweep_at = backlog.oldest.after(expire);
+                let pool = self.config.sources.pool(backlog.key.lane, &backlog.key.tenant).clone();
                 let queue = Queue {
                     backlog,
+                    pool,
                     promised: 0,
                     counted: 0,
-                    place: place.clone(),
+                    place,
                     in_line: false,
                     paused_until: Timestamp(0),
                     alarm_at: None,
@@ -114,7 +136,7 @@ impl Core {
                 };
                 self.queues.insert(id, queue);
                 self.rounds.add_queue(id, sweep_at);
-                self.join_site(&place, id);
+                self.join_site(id);
             }
         }
         if total == 0 && self.queues.get(&id).is_some_and(|q| q.promised == 0) {
@@ -125,8 +147,7 @@ impl Core {
     }
 
     fn drop_queue(&mut self, id: QueueId, now: Timestamp) {
-        let Some(place) = self.queues.get(&id).map(|queue| queue.place.clone()) else { return };
-        self.leave_site(&place, id);
+        self.leave_site(id);
         let Some(queue) = self.queues.remove(&id) else { return };
         self.rounds.drop_queue(id, queue.sweep_at);
         if let Some(at) = queue.alarm_at {
@@ -141,15 +162,19 @@ impl Core {
             return;
         };
         let place = self.place_of(&domain);
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        let old = std::mem::replace(&mut queue.place, place.clone());
-        if is_same(&old, &place) {
-            return self.queue_due(id, now);
+        let Some(queue) = self.queues.get(&id) else { return };
+        let moves = !is_same(&queue.place, &place);
+        if moves {
+            self.leave_site(id);
         }
-        // The old line finds that it is not there any more.
-        queue.in_line = false;
-        self.leave_site(&old, id);
-        self.join_site(&place, id);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.place = place;
+            // The old line finds that it is not there any more.
+            queue.in_line &= !moves;
+        }
+        if moves {
+            self.join_site(id);
+        }
         self.queue_due(id, now);
     }
 

@@ -3,13 +3,13 @@
 mod status;
 
 use self::status::Meter;
-use super::queues::{Place, is_direct};
+use super::queues::is_direct;
 use super::waits::Waits;
 use super::{Alarm, Command, Core};
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
-use crate::deliver::line::{Job, Line};
+use crate::deliver::line::{Job, Line, Way, WayKey};
 use crate::mail::message::{ByLane, Lane};
 use crate::policy::feedback::Feedback;
 use crate::policy::schedule::Turns;
@@ -19,7 +19,6 @@ use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +34,8 @@ pub(super) struct Site {
     pub(super) feedback: Feedback,
     /// When a forced rate changes.
     pub(super) retune_at: Option<Timestamp>,
-    /// One for each set of addresses; most sites have one.
-    pub(super) routes: BTreeMap<Vec<IpAddr>, Lines>,
+    /// One for each set of addresses and pool of sources; most sites have one.
+    pub(super) ways: BTreeMap<WayKey, Lines>,
     pub(super) links: BTreeSet<super::LinkId>,
     /// Domains that are known to be here.
     pub(super) domains: usize,
@@ -58,9 +57,10 @@ pub(super) struct Site {
     pub(super) meter: Meter,
 }
 
-/// Domains with the same addresses: any connection to one of them serves all of these.
+/// Domains with the same addresses, and mail that may go from the same sources: any connection
+/// between those serves all of it.
 pub(super) struct Lines {
-    pub(super) route: Arc<Route>,
+    pub(super) way: Way,
     pub(super) turns: ByLane<Turns>,
     queues: BTreeSet<QueueId>,
     pub(super) fresh: Fresh,
@@ -71,9 +71,9 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    fn new(route: Arc<Route>) -> Self {
+    fn new(way: Way) -> Self {
         Self {
-            route,
+            way,
             turns: ByLane::default(),
             queues: BTreeSet::new(),
             fresh: Fresh::default(),
@@ -109,7 +109,7 @@ impl Core {
                 line: Arc::default(),
                 feedback,
                 retune_at: None,
-                routes: BTreeMap::new(),
+                ways: BTreeMap::new(),
                 links: BTreeSet::new(),
                 domains: 0,
                 failing_since: None,
@@ -136,42 +136,42 @@ impl Core {
         mut job: Job,
         now: Timestamp,
     ) {
-        let Some(site) = self.sites.get_mut(&id).filter(|site| site.line.len() < LINE_MAX) else {
+        let origin = &job.transaction.head.origin;
+        let pool = self.config.sources.pool(origin.lane, &origin.tenant).clone();
+        let way = Way { route, pool };
+        let Some(site) = self.sites.get(&id).filter(|site| site.line.len() < LINE_MAX) else {
             // It lies in the queue, and is claimed when its turn comes.
             return self.commands.push(Command::Release(job.transaction.leases()));
         };
-        if site.shut_until > now {
-            let verdict = shut(&site.why);
-            return self.commands.push(Command::Conclude(job, verdict));
+        let shut_out = (site.shut_until > now).then(|| site.why.clone());
+        if let Some(why) = shut_out.or_else(|| self.has_no_source(site, &way, now)) {
+            return self.commands.push(Command::Conclude(job, shut(&why)));
         }
-        if self.is_job_suspended(&job, (id, &route), now) {
+        if self.is_job_suspended(&job, (id, &way.route), now) {
             return self.commands.push(Command::Release(job.transaction.leases()));
         }
         let Some(site) = self.sites.get(&id) else { return };
-        job.route = Some(route);
+        job.way = Some(way);
         let limits = &site.limits;
         let most = limits.recipients_per_transaction.min(limits.deliveries_per_connection);
         job.split(most).into_iter().for_each(|job| site.line.push(job));
         self.touched.insert(id);
     }
 
-    /// A queue's mail goes to this place from now on.
-    pub(super) fn join_site(&mut self, place: &Place, queue: QueueId) {
-        let Place::At(id, route) = place else { return };
-        let Some(site) = self.sites.get_mut(id) else { return };
-        let lines = site
-            .routes
-            .entry(route.addresses.clone())
-            .or_insert_with(|| Lines::new(Arc::clone(route)));
+    /// A queue's mail goes to its place from now on.
+    pub(super) fn join_site(&mut self, queue: QueueId) {
+        let Some((id, way)) = self.way_of(queue) else { return };
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        let lines = site.ways.entry(way.key()).or_insert_with(|| Lines::new(way));
         lines.queues.insert(queue);
         self.recount(queue);
     }
 
-    /// And no longer to that one.
-    pub(super) fn leave_site(&mut self, place: &Place, queue: QueueId) {
-        let Place::At(id, route) = place else { return };
-        let Some(site) = self.sites.get_mut(id) else { return };
-        if let Some(lines) = site.routes.get_mut(&route.addresses) {
+    /// And no longer.
+    pub(super) fn leave_site(&mut self, queue: QueueId) {
+        let Some((id, way)) = self.way_of(queue) else { return };
+        let (Some(site), key) = (self.sites.get_mut(&id), way.key()) else { return };
+        if let Some(lines) = site.ways.get_mut(&key) {
             lines.queues.remove(&queue);
             lines.gathering.remove(&queue);
             if let Some(queue) = self.queues.get(&queue) {
@@ -180,7 +180,7 @@ impl Core {
             if lines.queues.is_empty() {
                 lines.turns.direct.clear(&mut site.shares.direct);
                 lines.turns.bulk.clear(&mut site.shares.bulk);
-                site.routes.remove(&route.addresses);
+                site.ways.remove(&key);
             }
         }
         if let Some(queue) = self.queues.get_mut(&queue) {
@@ -188,12 +188,16 @@ impl Core {
         }
     }
 
-    /// Brings a route's count of fresh bulk mail up to date with one of its queues.
+    fn way_of(&self, queue: QueueId) -> Option<(SiteId, Way)> {
+        self.queues.get(&queue)?.way()
+    }
+
+    /// Brings a way's count of fresh bulk mail up to date with one of its queues.
     pub(super) fn recount(&mut self, id: QueueId) {
+        let Some((site, way)) = self.way_of(id) else { return };
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let Place::At(site, route) = &queue.place else { return };
-        let Some(site) = self.sites.get_mut(site) else { return };
-        let Some(lines) = site.routes.get_mut(&route.addresses) else { return };
+        let Some(site) = self.sites.get_mut(&site) else { return };
+        let Some(lines) = site.ways.get_mut(&way.key()) else { return };
         let fresh = if is_direct(queue) { 0 } else { queue.fresh() };
         lines.fresh.count(&queue.backlog.key.tenant, queue.counted, fresh);
         queue.counted = fresh;
@@ -203,10 +207,9 @@ impl Core {
     /// waits for the route to have a connection's worth, and then all that gather there come in.
     pub(super) fn stand_in_line(&mut self, id: QueueId, now: Timestamp) {
         self.recount(id);
-        let Some(queue) = self.queues.get(&id) else { return };
-        let Place::At(site, route) = queue.place.clone() else { return };
+        let Some((site, way)) = self.way_of(id) else { return };
         let Some(site) = self.sites.get_mut(&site) else { return };
-        let Some(lines) = site.routes.get_mut(&route.addresses) else { return };
+        let Some(lines) = site.ways.get_mut(&way.key()) else { return };
         let early = early(lines, &site.limits, self.config.lanes.gather);
         let mut candidates = vec![id];
         if early > Duration::ZERO {
@@ -261,9 +264,9 @@ impl Core {
     }
 
     /// How far ahead of its due time a route's gathering mail may be taken.
-    pub(super) fn early_at(&self, site: &Site, key: &[IpAddr]) -> Duration {
+    pub(super) fn early_at(&self, site: &Site, key: &WayKey) -> Duration {
         let gather = self.config.lanes.gather;
-        site.routes.get(key).map_or(Duration::ZERO, |lines| early(lines, &site.limits, gather))
+        site.ways.get(key).map_or(Duration::ZERO, |lines| early(lines, &site.limits, gather))
     }
 
     /// Why mail waits at a site.
@@ -276,7 +279,7 @@ impl Core {
             .sites
             .iter()
             .filter(|(_, site)| {
-                site.routes.is_empty()
+                site.ways.is_empty()
                     && site.links.is_empty()
                     && site.line.is_empty()
                     && site.shut_until <= now

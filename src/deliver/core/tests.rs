@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Semaphore;
 
 mod feedback;
-#[cfg(test)]
+mod names;
 mod orders;
 mod pace;
+mod sources;
 
 const START: Timestamp = Timestamp(1_795_394_728_000);
 
@@ -25,11 +26,14 @@ fn config(connections: u32, reserved: u32, worth: u32) -> Config {
     let mut config = defaults();
     config.sites.default = Limits {
         connections,
+        connections_per_source: 1_000,
         reserved_for_direct: reserved,
         deliveries_per_connection: worth,
         recipients_per_transaction: 100,
         rates: Vec::new(),
+        rates_per_source: Vec::new(),
         connection_rates: Vec::new(),
+        connection_rates_per_source: Vec::new(),
     };
     config
 }
@@ -45,6 +49,7 @@ struct Stock {
 struct Fake {
     site: String,
     line: Arc<Line>,
+    source: Arc<Source>,
     room: u32,
     address: IpAddr,
     /// Claimed and not sent.
@@ -72,6 +77,8 @@ struct World {
     told: Vec<&'static str>,
     /// Connections, when each was.
     opened: Vec<Timestamp>,
+    /// Where they came from.
+    sources: BTreeSet<String>,
     released: usize,
     next_message: i64,
 }
@@ -102,6 +109,7 @@ impl World {
             gave_up: 0,
             told: Vec::new(),
             opened: Vec::new(),
+            sources: BTreeSet::new(),
             released: 0,
             next_message: 1,
         }
@@ -228,10 +236,12 @@ impl World {
             }
             Command::Open(opening) if self.reachable => {
                 self.opened.push(now);
+                self.sources.insert(opening.source.name.clone());
                 let address = opening.hops[0].address;
                 let fake = Fake {
                     site: opening.site.to_string(),
                     line: opening.line,
+                    source: opening.source,
                     room: opening.limits.deliveries_per_connection,
                     address,
                     has: Vec::new(),
@@ -286,7 +296,8 @@ impl World {
         let Some(fake) = self.links.get_mut(&link) else { return };
         let mut done = 0;
         let claimed: u32 = fake.has.iter().map(|(_, n)| n).sum();
-        while fake.room > claimed && fake.line.pop(fake.address, fake.room).is_some() {
+        let next = |fake: &Fake| fake.line.pop(&fake.source, fake.address, fake.room, self.now);
+        while fake.room > claimed && next(fake).is_some() {
             self.direct += 1;
             fake.room -= 1;
             done += 1;
@@ -462,75 +473,6 @@ fn an_unreachable_site_keeps_its_mail_and_is_probed() {
     world.run(&mut from_seed(1));
     assert_eq!((world.waiting(), &world.told[..]), (0, &["unreachable", "recovered"][..]));
     assert_eq!(world.core.status(world.now)[0].gate, crate::policy::site::Gate::Open);
-}
-
-#[test]
-fn a_failing_dns_defers_and_a_dead_domain_fails() {
-    let mut world = World::new(config(4, 1, 100), 1);
-    world.dns = |domain| match domain.as_str() {
-        "null.test" => Resolution::NullMx,
-        _ => Resolution::Temporary("SERVFAIL".into()),
-    };
-    world.enqueue(1, Lane::Bulk, "null.test", 250, START);
-    world.enqueue(2, Lane::Bulk, "slow.test", 10, START);
-    world.handoff("slow.test");
-    world.settle();
-    assert_eq!((world.gave_up, world.concluded), (250, 1));
-    assert_eq!(world.core.status(world.now)[0].why, "DNS: SERVFAIL");
-    world.dns = shared_mx;
-    world.run(&mut from_seed(1));
-    assert_eq!(world.delivered[&QueueId(2)], 10);
-}
-
-#[test]
-fn mail_is_not_failed_on_an_old_answer() {
-    let mut world = World::new(config(4, 1, 100), 1);
-    world.dns = |_| Resolution::NullMx;
-    let later = START.after(Duration::from_secs(3_600));
-    world.enqueue(1, Lane::Bulk, "a.test", 10, later);
-    world.settle();
-    world.dns = shared_mx;
-    world.run(&mut from_seed(1));
-    assert_eq!((world.gave_up, world.delivered[&QueueId(1)]), (0, 10));
-}
-
-#[test]
-fn a_failing_dns_is_asked_less_and_less_often() {
-    let mut world = World::new(config(4, 1, 100), 1);
-    world.dns = |_| Resolution::Temporary("SERVFAIL".into());
-    world.enqueue(1, Lane::Bulk, "slow.test", 10, START);
-    let mut pauses = Vec::new();
-    for _ in 0..6 {
-        world.settle();
-        let next = world.next_alarm(|alarm| matches!(alarm, Alarm::Domain(_)));
-        pauses.push(next.since(world.now).as_secs());
-        world.now = next;
-    }
-    assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
-}
-
-#[test]
-fn direct_mail_does_not_wait_behind_the_look_ups_of_bulk_mail() {
-    let mut world = World::new(config(4, 1, 100), 1);
-    let domain = Domain::parse("a.test").unwrap();
-    let asked = |world: &mut World| -> Vec<Turn> {
-        let commands = world.core.step(START);
-        let turn = |command| match command {
-            Command::Resolve(_, turn) => Some(turn),
-            _ => None,
-        };
-        commands.into_iter().filter_map(turn).collect()
-    };
-    let mut ask = |turn| {
-        world.core.look_up(domain.clone(), turn, START);
-        asked(&mut world)
-    };
-    assert_eq!(ask(Turn::Bulk), [Turn::Bulk]);
-    assert_eq!(ask(Turn::Bulk), []);
-    assert_eq!(ask(Turn::Direct), [Turn::Direct]);
-    for turn in [Turn::Direct, Turn::Expected, Turn::Bulk] {
-        assert_eq!(ask(turn), []);
-    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ const BELIEVED: Duration = Duration::from_secs(86_400);
 pub enum Ask {
     /// Half as much, held for so long; then bit by bit more.
     Slower(Duration),
+    /// Half as many connections, and no more for so long.
+    Fewer(Duration),
     /// Nothing for so long.
     Stop(Duration),
 }
@@ -37,6 +39,8 @@ pub enum Whose {
     Tenants(String),
     /// That from a domain, lower case.
     Senders(String),
+    /// That sent from one of our sources.
+    Sources(String),
 }
 
 /// A reply that asks for something, as a rule understands it.

@@ -1,18 +1,30 @@
-//! Complaints of a site about some of the mail, a tenant's or a sender's domain's: that is slowed
-//! or stopped there, and nothing else.
+//! Complaints of a site about some of the mail, a tenant's, a sender's domain's or a source's: that
+//! is slowed or stopped there, and nothing else.
 
 use super::brake::Brake;
 use super::{Ask, Complaint};
 use crate::base::time::Timestamp;
+use crate::policy::site::Rate;
 use crate::policy::throttle::Throttles;
 use std::collections::HashMap;
 
 /// Names in trouble at one site; of more, those that are over soonest are forgotten.
 const NAMES_MAX: usize = 1_000;
 
-/// The tenants, or the senders' domains, in trouble at a site.
+/// The tenants, the senders' domains, or the sources in trouble at a site.
 #[derive(Clone, Debug, Default)]
 pub struct Scoped(HashMap<String, Trouble>);
+
+/// What a site wants of a name for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// When that changes.
+    pub until: Timestamp,
+    /// No more than this; `None`: nothing.
+    pub rate: Option<Rate>,
+    /// The reply, for people.
+    pub why: String,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Trouble {
@@ -61,6 +73,8 @@ impl Scoped {
                 let before = trouble.brake.as_ref();
                 trouble.brake = Some(Brake::after(before, per_minute, floor, hold, now));
             }
+            // Connections carry everybody's mail.
+            Ask::Fewer(_) => {}
             Ask::Stop(wait) => trouble.stopped_until = trouble.stopped_until.max(now.after(wait)),
         }
     }
@@ -93,6 +107,25 @@ impl Scoped {
         let trouble = self.0.get_mut(name)?;
         let at = trouble.stopped_until.max(trouble.pace(now).next_at(now));
         (at > now).then(|| (at, trouble.why.clone()))
+    }
+
+    /// How it stands; `None` where nothing holds it back.
+    #[must_use]
+    pub fn standing(&self, name: &str, now: Timestamp) -> Option<Standing> {
+        let Trouble { brake, stopped_until, why, .. } = self.0.get(name)?;
+        let why = why.clone();
+        if *stopped_until > now {
+            return Some(Standing { until: *stopped_until, rate: None, why });
+        }
+        let brake = brake.as_ref()?;
+        Some(Standing { until: brake.next_change(now), rate: Some(brake.rate(now)?), why })
+    }
+
+    /// Until when nothing of it may go, and why; `None` where something may, however little.
+    #[must_use]
+    pub fn stopped(&self, name: &str, now: Timestamp) -> Option<(Timestamp, String)> {
+        let Standing { until, rate, why } = self.standing(name, now)?;
+        rate.is_none().then_some((until, why))
     }
 
     /// From when to when its mail is to come again, where it may not go now, and why: so much later

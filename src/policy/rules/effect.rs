@@ -5,8 +5,9 @@ use crate::base::time::Timestamp;
 use crate::policy::feedback::{Ask, Complaint, Whose};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
+use std::time::Duration;
 
-/// The verdict on a delivery whose reply the rule matched: one that slows down, suspends or retries
+/// The verdict on a delivery whose reply the rule matched: one that asks for less, or for a retry,
 /// keeps the delivery, whatever the reply's code says.
 #[must_use]
 pub fn ruled(found: &Found<'_>, verdict: Verdict, now: Timestamp) -> Verdict {
@@ -20,14 +21,19 @@ pub fn ruled(found: &Found<'_>, verdict: Verdict, now: Timestamp) -> Verdict {
     let blame = match action {
         Action::RetryAfter(_) => None,
         // Kept although it was refused for good: the rule knows that it is about us.
-        Action::SlowDown { .. } | Action::Suspend { .. } if verdict.ruling == Ruling::Fail => {
+        Action::TryOtherSource(_) => Some(Blame::Source),
+        Action::SlowDown { .. } | Action::Suspend { .. } | Action::FewerConnections(_)
+            if verdict.ruling == Ruling::Fail =>
+        {
             Some(Blame::Source)
         }
         _ => verdict.blame,
     };
     let wait = match action {
-        Action::SlowDown { .. } => found.named,
+        Action::SlowDown { .. } | Action::FewerConnections(_) => found.named,
         Action::Suspend { .. } | Action::RetryAfter(_) => found.time(),
+        // Its other sources do not wait; without any it waits in the queue until this one may.
+        Action::TryOtherSource(_) => Some(Duration::ZERO),
         Action::Fail | Action::Ignore => None,
     };
     let retry_at = wait.map(|wait| now.after(wait));
@@ -35,23 +41,32 @@ pub fn ruled(found: &Found<'_>, verdict: Verdict, now: Timestamp) -> Verdict {
     Verdict { ruling, blame, status, retry_at, rule, ..verdict }
 }
 
+/// Who may be meant by a reply: those that the delivery belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Parties<'a> {
+    /// Its tenant.
+    pub tenant: &'a str,
+    /// The domain of its reverse-path.
+    pub sender: Option<&'a str>,
+    /// Our source that it was sent from.
+    pub source: &'a str,
+}
+
 /// What the receiver asks of all mail within the rule's scope; `None` where the reply is about the
 /// delivery alone. Mail without a sender's domain (notifications) stands for its tenant.
 #[must_use]
-pub fn complaint(
-    found: &Found<'_>,
-    tenant: &str,
-    sender: Option<&str>,
-    why: &str,
-) -> Option<Complaint> {
+pub fn complaint(found: &Found<'_>, parties: Parties<'_>, why: &str) -> Option<Complaint> {
+    let Parties { tenant, sender, source } = parties;
     let time = found.time()?;
     let ask = match found.rule.action {
         Action::SlowDown { .. } => Ask::Slower(time),
-        Action::Suspend { .. } => Ask::Stop(time),
+        Action::Suspend { .. } | Action::TryOtherSource(_) => Ask::Stop(time),
+        Action::FewerConnections(_) => Ask::Fewer(time),
         Action::RetryAfter(_) | Action::Fail | Action::Ignore => return None,
     };
     let whose = match (found.rule.action.scope()?, sender) {
         (Scope::Site, _) => Whose::Everyones,
+        (Scope::Source, _) => Whose::Sources(source.to_string()),
         (Scope::SenderDomain, Some(domain)) => Whose::Senders(domain.to_string()),
         (Scope::SenderDomain, None) | (Scope::Tenant, _) => Whose::Tenants(tenant.to_string()),
     };
@@ -65,7 +80,6 @@ mod tests {
     use crate::policy::verdict::judge;
     use crate::smtp::client::{Attempt, Stage};
     use crate::smtp::reply::Reply;
-    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -83,7 +97,8 @@ mod tests {
         let found = rules.find(mx, &reply).unwrap();
         let verdict = ruled(&found, verdict, NOW);
         assert_eq!(verdict.rule, found.rule.name);
-        let asked = complaint(&found, "shop", Some("shop.example"), &verdict.text);
+        let parties = Parties { tenant: "shop", sender: Some("shop.example"), source: "mx1" };
+        let asked = complaint(&found, parties, &verdict.text);
         let wait = verdict.retry_at.map(|at| at.since(NOW));
         let status = verdict.status.to_string();
         (verdict.ruling, verdict.blame, status, wait, asked.map(|c| (c.ask, c.whose)))
@@ -101,15 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn a_block_list_stops_the_site_and_fails_nothing() {
+    fn a_block_list_stops_the_source_and_fails_nothing() {
         let said = "554 5.7.1 Service unavailable; Client host [192.0.2.7] blocked using \
                     zen.spamhaus.org";
-        let hour = minutes(60);
-        let asked = Some((Ask::Stop(hour), Whose::Everyones));
+        let asked = Some((Ask::Stop(minutes(60)), Whose::Sources("mx1".into())));
+        let at_once = Some(Duration::ZERO);
         let source = Some(Blame::Source);
         assert_eq!(
             of("mx.example.net", said),
-            (Ruling::Retry, source, "4.7.1".into(), Some(hour), asked)
+            (Ruling::Retry, source, "4.7.1".into(), at_once, asked)
         );
     }
 

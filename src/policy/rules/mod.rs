@@ -1,14 +1,14 @@
 //! Reply rules: what a receiver's refusal asks of us beyond the one delivery that it answers.
 //!
 //! [`crate::policy::verdict`] reads a reply by its code. A rule knows the receiver's own words, and
-//! says: send slower there, send nothing for a while, come back at that time, or give up. It says
-//! so for the whole site, or only for the tenant or the sender's domain that the receiver complains
-//! of.
+//! says: send slower there, over fewer connections, from another source, nothing for a while, come
+//! back at that time, or give up. It says so for the whole site, or only for the source, the tenant
+//! or the sender's domain that the receiver complains of.
 //!
 //! # Strategy
 //! * The first rule that matches decides: the operator's own, in the order of the file, then the
 //!   built-in ones, of which those for one receiver stand before those for all.
-//! * A rule that slows down, suspends or retries keeps the delivery, even where the reply is
+//! * A rule that asks for less, or for a retry, keeps the delivery, even where the reply is
 //!   permanent (5xx): our address on a block list is no fault of the recipient.
 //! * A wait that the reply itself names is obeyed.
 //!
@@ -28,7 +28,7 @@ mod wait;
 
 pub use check::{RuleProblem, mx_suffix, pattern};
 pub use codes::CodePattern;
-pub use effect::{complaint, ruled};
+pub use effect::{Parties, complaint, ruled};
 
 use crate::policy::site::provider::is_below;
 use crate::smtp::reply::Reply;
@@ -94,6 +94,11 @@ pub enum Action {
         /// For how long.
         time: Duration,
     },
+    /// Keep fewer connections for so long, at whatever rate.
+    FewerConnections(Duration),
+    /// Send nothing from the source that was refused for so long; the delivery is tried again at
+    /// once from another one that it may use, where there is one.
+    TryOtherSource(Duration),
     /// Try this delivery again after so long; nobody is to blame, other mail is not concerned.
     RetryAfter(Duration),
     /// This delivery fails for good, even where the reply is 4xx.
@@ -109,17 +114,21 @@ impl Action {
         match self {
             Self::SlowDown { .. } => "slow_down",
             Self::Suspend { .. } => "suspend",
+            Self::FewerConnections(_) => "fewer_connections",
+            Self::TryOtherSource(_) => "try_other_source",
             Self::RetryAfter(_) => "retry_after",
             Self::Fail => "fail",
             Self::Ignore => "ignore",
         }
     }
 
-    /// Whose mail is slowed down or suspended; `None` where the delivery alone is concerned.
+    /// Whose mail is concerned; `None` where it is the delivery alone.
     #[must_use]
     pub fn scope(self) -> Option<Scope> {
         match self {
             Self::SlowDown { scope, .. } | Self::Suspend { scope, .. } => Some(scope),
+            Self::FewerConnections(_) => Some(Scope::Site),
+            Self::TryOtherSource(_) => Some(Scope::Source),
             Self::RetryAfter(_) | Self::Fail | Self::Ignore => None,
         }
     }
@@ -129,6 +138,7 @@ impl Action {
     pub fn time(self) -> Option<Duration> {
         match self {
             Self::SlowDown { time, .. } | Self::Suspend { time, .. } => Some(time),
+            Self::FewerConnections(time) | Self::TryOtherSource(time) => Some(time),
             Self::RetryAfter(wait) => Some(wait),
             Self::Fail | Self::Ignore => None,
         }
@@ -140,6 +150,8 @@ impl Action {
 pub enum Scope {
     /// All.
     Site,
+    /// That sent from the same one of our sources.
+    Source,
     /// That of the delivery's tenant.
     Tenant,
     /// That from the domain of the delivery's reverse-path.
@@ -152,6 +164,7 @@ impl Scope {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Site => "site",
+            Self::Source => "source",
             Self::Tenant => "tenant",
             Self::SenderDomain => "sender_domain",
         }
@@ -192,13 +205,15 @@ pub struct Found<'r> {
 
 impl Found<'_> {
     /// How long the action holds: the wait of a [`Action::RetryAfter`] is the named one where there
-    /// is one; a [`Action::Suspend`] lasts at least as long as the reply asks. `None` where the
-    /// action has no time.
+    /// is one; an [`Action::Suspend`] or [`Action::TryOtherSource`] lasts at least as long as the
+    /// reply asks. `None` where the action has no time.
     #[must_use]
     pub fn time(&self) -> Option<Duration> {
         match self.rule.action {
             Action::RetryAfter(wait) => Some(self.named.unwrap_or(wait)),
-            Action::Suspend { time, .. } => Some(self.named.map_or(time, |named| named.max(time))),
+            Action::Suspend { time, .. } | Action::TryOtherSource(time) => {
+                Some(self.named.map_or(time, |named| named.max(time)))
+            }
             action => action.time(),
         }
     }

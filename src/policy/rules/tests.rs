@@ -76,7 +76,7 @@ fn one_senders_mistake_does_not_slow_the_others_at_google() {
         rules.find("aspmx.l.google.com", &reply(&text)).unwrap().rule.action.scope()
     };
     assert_eq!(scope("originating from your DKIM domain [a.de 36]"), Some(Scope::SenderDomain));
-    assert_eq!(scope("originating from your IP address"), Some(Scope::Site));
+    assert_eq!(scope("originating from your IP address"), Some(Scope::Source));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::{Effective, Limits, SiteRule, Sites};
 use crate::policy::orders::ThrottleOrder;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Number of a site while it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +41,7 @@ pub struct Site {
 enum Key {
     Name(String),
     Hosts(Vec<String>),
-    Addresses(Vec<IpAddr>),
+    Addresses(Arc<[IpAddr]>),
 }
 
 /// Where a domain was placed.
@@ -98,7 +99,7 @@ impl Directory {
             _ => {}
         }
         keys.push(Key::Hosts(names));
-        keys.push(Key::Addresses(route.addresses.clone()));
+        keys.push(Key::Addresses(Arc::clone(&route.addresses)));
         let known = keys.iter().find_map(|key| self.by_key.get(key).copied());
         let (site, is_new) =
             known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));

@@ -17,6 +17,8 @@ use std::fmt;
 pub struct Limits {
     /// Connections open at once, to the site in all and to any one of its addresses.
     pub connections: u32,
+    /// The same from any one source; at most `connections`.
+    pub connections_per_source: u32,
     /// Of these, how many bulk mail never takes; less than `connections` unless that is 1.
     pub reserved_for_direct: u32,
     /// Deliveries over one connection before it is closed.
@@ -25,25 +27,35 @@ pub struct Limits {
     pub recipients_per_transaction: u32,
     /// Messages in windows, all of which hold; none: no limit.
     pub rates: Vec<Rate>,
+    /// The same from any one source.
+    pub rates_per_source: Vec<Rate>,
     /// New connections in windows, all of which hold; none: no limit.
     pub connection_rates: Vec<Rate>,
+    /// The same from any one source.
+    pub connection_rates_per_source: Vec<Rate>,
 }
 
 impl Limits {
     fn get(&self, key: LimitKey) -> Value {
         match key {
             LimitKey::Connections => Value::Count(self.connections),
+            LimitKey::ConnectionsPerSource => Value::Count(self.connections_per_source),
             LimitKey::ReservedForDirect => Value::Count(self.reserved_for_direct),
             LimitKey::DeliveriesPerConnection => Value::Count(self.deliveries_per_connection),
             LimitKey::RecipientsPerTransaction => Value::Count(self.recipients_per_transaction),
             LimitKey::Rate => Value::Rates(self.rates.clone()),
+            LimitKey::RatePerSource => Value::Rates(self.rates_per_source.clone()),
             LimitKey::ConnectionRate => Value::Rates(self.connection_rates.clone()),
+            LimitKey::ConnectionRatePerSource => {
+                Value::Rates(self.connection_rates_per_source.clone())
+            }
         }
     }
 
     fn put(&mut self, key: LimitKey, value: &Value) {
         match (key, value) {
             (LimitKey::Connections, Value::Count(n)) => self.connections = *n,
+            (LimitKey::ConnectionsPerSource, Value::Count(n)) => self.connections_per_source = *n,
             (LimitKey::ReservedForDirect, Value::Count(n)) => self.reserved_for_direct = *n,
             (LimitKey::DeliveriesPerConnection, Value::Count(n)) => {
                 self.deliveries_per_connection = *n;
@@ -52,8 +64,14 @@ impl Limits {
                 self.recipients_per_transaction = *n;
             }
             (LimitKey::Rate, Value::Rates(rates)) => self.rates.clone_from(rates),
+            (LimitKey::RatePerSource, Value::Rates(rates)) => {
+                self.rates_per_source.clone_from(rates);
+            }
             (LimitKey::ConnectionRate, Value::Rates(rates)) => {
                 self.connection_rates.clone_from(rates);
+            }
+            (LimitKey::ConnectionRatePerSource, Value::Rates(rates)) => {
+                self.connection_rates_per_source.clone_from(rates);
             }
             // A value is of its key's kind.
             (_, Value::Count(_) | Value::Rates(_)) => {}
@@ -65,11 +83,16 @@ impl SiteRule {
     fn get(&self, key: LimitKey) -> Option<Value> {
         match key {
             LimitKey::Connections => self.connections.map(Value::Count),
+            LimitKey::ConnectionsPerSource => self.connections_per_source.map(Value::Count),
             LimitKey::ReservedForDirect => self.reserved_for_direct.map(Value::Count),
             LimitKey::DeliveriesPerConnection => self.deliveries_per_connection.map(Value::Count),
             LimitKey::RecipientsPerTransaction => self.recipients_per_transaction.map(Value::Count),
             LimitKey::Rate => self.rates.clone().map(Value::Rates),
+            LimitKey::RatePerSource => self.rates_per_source.clone().map(Value::Rates),
             LimitKey::ConnectionRate => self.connection_rates.clone().map(Value::Rates),
+            LimitKey::ConnectionRatePerSource => {
+                self.connection_rates_per_source.clone().map(Value::Rates)
+            }
         }
     }
 }
@@ -100,7 +123,7 @@ pub enum Source {
         #[serde(rename = "until_ms")]
         until: Option<Timestamp>,
     },
-    /// One less than `connections`, since more was reserved than that.
+    /// `connections` leaves no more than this.
     Fitted,
 }
 
@@ -114,7 +137,7 @@ impl fmt::Display for Source {
             Self::Provider { name } => write!(f, "provider {name}"),
             Self::Live { name, until: Some(until) } => write!(f, "live ({name}), until {until}"),
             Self::Live { name, until: None } => write!(f, "live ({name}), until cleared"),
-            Self::Fitted => f.write_str("one less than connections"),
+            Self::Fitted => f.write_str("by connections"),
         }
     }
 }
@@ -182,10 +205,16 @@ pub fn explain(sayers: Sayers<'_>) -> Vec<Effective> {
         Value::Count(n) if effective.key == key => Some(n),
         _ => None,
     };
-    let most = all.iter().find_map(|e| count(e, LimitKey::Connections)).unwrap_or(1) - 1;
+    let connections = all.iter().find_map(|e| count(e, LimitKey::Connections)).unwrap_or(1);
+    let fits = [
+        (LimitKey::ConnectionsPerSource, connections),
+        (LimitKey::ReservedForDirect, connections.saturating_sub(1)),
+    ];
     for effective in &mut all {
-        if count(effective, LimitKey::ReservedForDirect).is_some_and(|n| n > most) {
-            (effective.value, effective.source) = (Value::Count(most), Source::Fitted);
+        for (key, most) in fits {
+            if count(effective, key).is_some_and(|n| n > most) {
+                (effective.value, effective.source) = (Value::Count(most), Source::Fitted);
+            }
         }
     }
     all
@@ -196,11 +225,14 @@ pub fn explain(sayers: Sayers<'_>) -> Vec<Effective> {
 pub fn limits(all: &[Effective]) -> Limits {
     let mut limits = Limits {
         connections: 1,
+        connections_per_source: 1,
         reserved_for_direct: 0,
         deliveries_per_connection: 1,
         recipients_per_transaction: 1,
         rates: Vec::new(),
+        rates_per_source: Vec::new(),
         connection_rates: Vec::new(),
+        connection_rates_per_source: Vec::new(),
     };
     all.iter().for_each(|effective| limits.put(effective.key, &effective.value));
     limits
@@ -255,7 +287,7 @@ mod tests {
         check(live, Connections, "3", "live (google.com), until cleared");
         let live = Sayers { live: &[&first, &second], ..ruled };
         check(live, Connections, "2", "live (google.com), until 2026-11-23T00:45:28.000Z");
-        check(live, ReservedForDirect, "1", "one less than connections");
+        check(live, ReservedForDirect, "1", "by connections");
         let limits = limits(&explain(live));
         assert_eq!(
             (limits.connections, limits.reserved_for_direct, limits.deliveries_per_connection),
@@ -268,11 +300,14 @@ mod tests {
         let sites = sites(7, &[]);
         let texts = [
             "connections=9",
+            "connections_per_source=4",
             "reserved_for_direct=3",
             "deliveries_per_connection=11",
             "recipients_per_transaction=12",
             "rate=13/s,14/d",
+            "rate_per_source=7/s",
             "connection_rate=15/h",
+            "connection_rate_per_source=6/h",
         ];
         let orders = texts.map(|text| order(text, None));
         let live: Vec<&ThrottleOrder> = orders.iter().collect();
@@ -281,6 +316,7 @@ mod tests {
         let shown = LimitKey::ALL.map(|key| format!("{key}={}", got.get(key)));
         assert_eq!(shown, texts);
         let none = Sayers { live: &[], rule: None, provider: None, sites: &sites };
-        assert_eq!(limits(&explain(none)), sites.default);
+        let fitted = Limits { connections_per_source: 7, ..sites.default.clone() };
+        assert_eq!(limits(&explain(none)), fitted);
     }
 }

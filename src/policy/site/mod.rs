@@ -41,6 +41,8 @@ pub struct SiteRule {
     /// See [`Limits`].
     pub connections: Option<u32>,
     /// See [`Limits`].
+    pub connections_per_source: Option<u32>,
+    /// See [`Limits`].
     pub reserved_for_direct: Option<u32>,
     /// See [`Limits`].
     pub deliveries_per_connection: Option<u32>,
@@ -49,7 +51,11 @@ pub struct SiteRule {
     /// See [`Limits`].
     pub rates: Option<Vec<Rate>>,
     /// See [`Limits`].
+    pub rates_per_source: Option<Vec<Rate>>,
+    /// See [`Limits`].
     pub connection_rates: Option<Vec<Rate>>,
+    /// See [`Limits`].
+    pub connection_rates_per_source: Option<Vec<Rate>>,
     /// Which of these the file states, and on which line.
     pub lines: Vec<(LimitKey, usize)>,
 }
@@ -101,14 +107,16 @@ pub enum Gate {
 pub enum Limit {
     /// The site does not answer, or asked us to stop for a while.
     Gate,
-    /// Its messages in a window.
+    /// Its messages in a window, in all or from each source.
     Rate,
     /// Its new connections in a window.
     ConnectionRate,
     /// As many connections as the site welcomes, as far as was learned.
     Window,
-    /// As many connections as the configuration allows.
+    /// As many connections as the configuration allows, in all or from each source.
     Connections,
+    /// It does not take mail from the sources that this mail may use, or not now.
+    Source,
     /// The connections of the whole node.
     AllConnections,
     /// What all tenants with mail here may send.
@@ -213,6 +221,27 @@ pub struct SiteLimits {
     /// What its replies and refusals taught us; `None` where it is not in use.
     #[serde(default)]
     pub learned: Option<Lessons>,
+    /// What goes there from each of our sources, where there are several.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
+}
+
+/// What goes to a site from one of our sources.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SourceStatus {
+    /// Its name.
+    pub source: String,
+    /// Open connections.
+    pub connections: u32,
+    /// Deliveries done in the last minute.
+    pub rate_per_minute: u64,
+    /// Until when the site wants less from it, or nothing; `None` where it did not complain.
+    #[serde(rename = "until_ms")]
+    pub until: Option<Timestamp>,
+    /// No more than this; `None` with `until`: nothing.
+    pub rate: Option<Rate>,
+    /// What the site said.
+    pub why: String,
 }
 
 /// What a site taught us: this holds, as long as it is less than the limits.
@@ -245,6 +274,7 @@ impl SiteLimits {
             gate: None,
             why: String::new(),
             learned: None,
+            sources: Vec::new(),
         }
     }
 }
@@ -254,11 +284,14 @@ impl SiteLimits {
 pub(crate) fn sites(connections: u32, rules: &[(&str, u32)]) -> Sites {
     let default = Limits {
         connections,
+        connections_per_source: 1_000,
         reserved_for_direct: 2,
         deliveries_per_connection: 100,
         recipients_per_transaction: 100,
         rates: Vec::new(),
+        rates_per_source: Vec::new(),
         connection_rates: Vec::new(),
+        connection_rates_per_source: Vec::new(),
     };
     let rule = |(name, connections): &(&str, u32)| SiteRule {
         name: (*name).to_string(),

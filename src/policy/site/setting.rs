@@ -29,6 +29,8 @@ pub mod range {
 pub enum LimitKey {
     /// Connections open at once.
     Connections,
+    /// Of these, how many from one source.
+    ConnectionsPerSource,
     /// Of these, how many bulk mail never takes.
     ReservedForDirect,
     /// Deliveries over one connection.
@@ -37,19 +39,26 @@ pub enum LimitKey {
     RecipientsPerTransaction,
     /// Messages in windows.
     Rate,
+    /// Messages in windows, from one source.
+    RatePerSource,
     /// New connections in windows.
     ConnectionRate,
+    /// New connections in windows, from one source.
+    ConnectionRatePerSource,
 }
 
 impl LimitKey {
     /// All, in the order of the configuration.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Connections,
+        Self::ConnectionsPerSource,
         Self::ReservedForDirect,
         Self::DeliveriesPerConnection,
         Self::RecipientsPerTransaction,
         Self::Rate,
+        Self::RatePerSource,
         Self::ConnectionRate,
+        Self::ConnectionRatePerSource,
     ];
 
     /// As the configuration calls it.
@@ -57,11 +66,14 @@ impl LimitKey {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::ConnectionsPerSource => "connections_per_source",
             Self::ReservedForDirect => "reserved_for_direct",
             Self::DeliveriesPerConnection => "deliveries_per_connection",
             Self::RecipientsPerTransaction => "recipients_per_transaction",
             Self::Rate => "rate",
+            Self::RatePerSource => "rate_per_source",
             Self::ConnectionRate => "connection_rate",
+            Self::ConnectionRatePerSource => "connection_rate_per_source",
         }
     }
 
@@ -79,11 +91,14 @@ impl LimitKey {
     /// Of those that are numbers.
     fn range(self) -> Option<RangeInclusive<u64>> {
         match self {
-            Self::Connections => Some(range::CONNECTIONS),
+            Self::Connections | Self::ConnectionsPerSource => Some(range::CONNECTIONS),
             Self::ReservedForDirect => Some(range::RESERVED_FOR_DIRECT),
             Self::DeliveriesPerConnection => Some(range::DELIVERIES_PER_CONNECTION),
             Self::RecipientsPerTransaction => Some(range::RECIPIENTS_PER_TRANSACTION),
-            Self::Rate | Self::ConnectionRate => None,
+            Self::Rate
+            | Self::RatePerSource
+            | Self::ConnectionRate
+            | Self::ConnectionRatePerSource => None,
         }
     }
 }
@@ -207,7 +222,7 @@ mod tests {
         }
         for (text, part) in [
             ("connections", "is not key=value"),
-            ("conections=5", "there are connections, reserved_for_direct, "),
+            ("conections=5", "there are connections, connections_per_source, "),
             ("connections=0", "connections = \"0\": must be 1 to 1000"),
             ("connections=100/s", "must be 1 to 1000"),
             ("deliveries_per_connection=5000000000", "must be 1 to 1000000"),

@@ -35,6 +35,8 @@ const SLICE: usize = 64 << 10;
 /// Where in the conversation something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Taking our own address, before anybody else is asked.
+    Bind,
     /// TCP.
     Connect,
     /// The server's first words.
@@ -62,6 +64,7 @@ impl Stage {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Bind => "bind",
             Self::Connect => "connect",
             Self::Greeting => "greeting",
             Self::Ehlo => "EHLO",

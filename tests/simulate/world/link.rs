@@ -14,6 +14,7 @@ use bulkhead::policy::site::route::Hop;
 use bulkhead::policy::verdict::{Ruling, Verdict, judge};
 use bulkhead::store::{Claim, Store};
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// As the worker: jobs that a connection has ready.
@@ -67,6 +68,10 @@ pub(super) struct Link {
 }
 
 impl Link {
+    fn pop_direct(&self, address: IpAddr, now: Timestamp) -> Option<Job> {
+        self.opening.line.pop(&self.opening.source, address, self.room(), now)
+    }
+
     fn room(&self) -> u32 {
         let waiting: u32 = self.jobs.iter().map(Job::count).sum();
         let most = self.opening.limits.deliveries_per_connection;
@@ -127,14 +132,14 @@ impl<S: Store> World<S> {
     }
 
     fn dial(&mut self, mut link: Link) {
-        let most = link.opening.limits.connections;
         while let Some(hop) = link.hops.front() {
-            let Some(slot) = self.addresses.take(hop.address, most) else {
+            let Opening { source, limits, .. } = &link.opening;
+            let Some(slot) = self.addresses.take(hop.address, source.id, limits) else {
                 link.hops.pop_front();
                 continue;
             };
             let again = !link.why.is_empty();
-            if again && link.opening.line.begin_open(link.opening.lane, self.now).is_err() {
+            if again && link.opening.line.begin_open(source, link.opening.lane, self.now).is_err() {
                 break;
             }
             link.slot = Some(slot);
@@ -261,7 +266,7 @@ impl<S: Store> World<S> {
                     deliveries: claimed.deliveries,
                 },
                 receive: None,
-                route: None,
+                way: None,
                 trusted_until: claimed.trusted_until,
                 room: self.room.clone(),
             };
@@ -277,7 +282,7 @@ impl<S: Store> World<S> {
         let address = link.hops[0].address;
         if link.room() > 0
             && !is_direct(link.jobs.get(at))
-            && let Some(job) = link.opening.line.pop(address, link.room())
+            && let Some(job) = link.pop_direct(address, self.now)
         {
             link.jobs.insert(at, job);
         }
@@ -335,7 +340,7 @@ impl<S: Store> World<S> {
     }
 
     fn pace(&mut self, mut link: Link, job: Job) {
-        match link.opening.line.begin(job.lane(), self.now) {
+        match link.opening.line.begin(&link.opening.source, job.lane(), self.now) {
             Ok(()) => {
                 self.count_begun(&link);
                 self.transmit(link, job, false);
@@ -401,13 +406,14 @@ impl<S: Store> World<S> {
     fn may_ride(&mut self, link: &mut Link) -> bool {
         let Some(next) = link.jobs.front() else { return false };
         let lane = next.lane();
-        let line = &link.opening.line;
-        let slow = link.transmit > line.slack() || line.available(lane, self.now, 2) < 2;
+        let Opening { line, source, .. } = &link.opening;
+        let few = line.available(source, lane, self.now, 2) < 2;
+        let slow = link.transmit > line.slack() || few;
         if link.quit || self.is_short(next.trusted_until) || slow {
             return false;
         }
         if !self.has_paid(link, lane) {
-            if link.opening.line.begin(lane, self.now).is_err() {
+            if link.opening.line.begin(&link.opening.source, lane, self.now).is_err() {
                 return false;
             }
             self.count_begun(link);
@@ -457,7 +463,7 @@ impl<S: Store> World<S> {
     }
 
     fn put_back(&mut self, link: &Link, job: Job) {
-        if job.route.is_some() && !link.quit {
+        if job.way.is_some() && !link.quit {
             link.opening.line.push_front(job);
         } else {
             if job.lane() == Lane::Bulk {

@@ -7,18 +7,46 @@ use crate::deliver::core::Core;
 use crate::deliver::core::queues::Place;
 use crate::deliver::tenants::Tenants;
 use crate::mail::message::Lane;
-use crate::policy::site::{Gate, Lessons, Rate, Resting, SiteId, SiteLimits, SiteStatus};
+use crate::policy::feedback::scoped::Standing;
+use crate::policy::paces::What;
+use crate::policy::site::{
+    Gate, Lessons, Rate, Resting, SiteId, SiteLimits, SiteStatus, SourceStatus,
+};
+use crate::policy::source::{Source, SourceId, Sources};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// Deliveries per minute, from two counting minutes.
+/// Deliveries per minute, of each source that was used.
 #[derive(Default)]
-pub(in crate::deliver::core) struct Meter {
+pub(in crate::deliver::core) struct Meter(BTreeMap<SourceId, Minutes>);
+
+impl Meter {
+    pub(in crate::deliver::core) fn add(&mut self, from: SourceId, count: u64, now: Timestamp) {
+        self.0.entry(from).or_default().add(count, now);
+    }
+
+    pub(in crate::deliver::core) fn per_minute(&mut self, now: Timestamp) -> u64 {
+        self.0.values_mut().map(|minutes| minutes.rate(now)).sum()
+    }
+
+    pub(in crate::deliver::core) fn per_minute_from(
+        &mut self,
+        source: SourceId,
+        now: Timestamp,
+    ) -> u64 {
+        self.0.get_mut(&source).map_or(0, |minutes| minutes.rate(now))
+    }
+}
+
+/// Two counting minutes.
+#[derive(Default)]
+struct Minutes {
     minute: i64,
     now: u64,
     before: u64,
 }
 
-impl Meter {
+impl Minutes {
     fn turn(&mut self, now: Timestamp) {
         let minute = now.0.div_euclid(60_000);
         if minute != self.minute {
@@ -27,12 +55,12 @@ impl Meter {
         }
     }
 
-    pub(in crate::deliver::core) fn add(&mut self, count: u64, now: Timestamp) {
+    fn add(&mut self, count: u64, now: Timestamp) {
         self.turn(now);
         self.now += count;
     }
 
-    pub(in crate::deliver::core) fn per_minute(&mut self, now: Timestamp) -> u64 {
+    fn rate(&mut self, now: Timestamp) -> u64 {
         self.turn(now);
         let gone = u64::try_from(now.0.rem_euclid(60_000)).unwrap_or(0);
         self.now + self.before * (60_000 - gone) / 60_000
@@ -42,7 +70,7 @@ impl Meter {
 impl Site {
     /// Tenants in line that may not send now.
     fn resting(&self, tenants: &Tenants, now: Timestamp) -> Vec<Resting> {
-        let in_line: BTreeSet<_> = self.routes.values().flat_map(Lines::in_line).collect();
+        let in_line: BTreeSet<_> = self.ways.values().flat_map(Lines::in_line).collect();
         let rests = |(lane, tenant): (Lane, &str)| {
             let (until, why) = match (self.line.waits(tenant, now), tenants.binding(tenant, now)) {
                 (Some(here), _) => here,
@@ -71,7 +99,7 @@ impl Site {
     }
 
     /// Whether it may be sent to now, and why not.
-    fn gate(&self, now: Timestamp) -> (Gate, String) {
+    fn gate(&self, sources: &Sources, now: Timestamp) -> (Gate, String) {
         let why = self.why.clone();
         if self.shut_until > now {
             return (Gate::Broken, format!("{why} (until {})", self.shut_until));
@@ -79,13 +107,21 @@ impl Site {
         let used = |what: &str, (at, rate): (Timestamp, Rate)| {
             (Gate::Throttled, format!("{rate} {what} are used up (until {at})"))
         };
-        if let Some(binding) = self.line.binding(now) {
+        if let Some(binding) = self.line.binding(What::Message, now) {
             return used("messages", binding);
         }
         let waits = |lines: &Lines| lines.in_line().next().is_some();
-        let waits = !self.line.is_empty() || self.routes.values().any(waits);
-        if let Some(binding) = self.line.opens_binding(now).filter(|_| waits) {
+        let waits = !self.line.is_empty() || self.ways.values().any(waits);
+        if let Some(binding) = self.line.binding(What::Connection, now).filter(|_| waits) {
             return used("new connections", binding);
+        }
+        let of_source = |source: &Arc<Source>| {
+            let Standing { until, rate, why } = self.line.standing(source, now)?;
+            let less = rate.map_or("rests".to_string(), |rate| format!("is slowed to {rate}"));
+            Some(format!("{why} (source {} {less} until {until})", source.name))
+        };
+        if let Some(why) = sources.iter().find_map(of_source) {
+            return (Gate::Throttled, why);
         }
         if let Some((rate, next)) = self.forced(now) {
             return (Gate::Throttled, format!("{why} (slowed to {rate}; more from {next})"));
@@ -132,7 +168,7 @@ impl Core {
     /// The names in suspensions that mean domains with suspended mail at this site.
     fn also_called(&self, id: SiteId) -> BTreeMap<String, BTreeSet<String>> {
         let mut called: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let queues = self.sites.get(&id).into_iter().flat_map(|site| site.routes.values());
+        let queues = self.sites.get(&id).into_iter().flat_map(|site| site.ways.values());
         let queues = queues.flat_map(|r| &r.queues).filter_map(|q| self.queues.get(q));
         for queue in queues.filter(|queue| queue.suspended) {
             let Place::At(_, route) = &queue.place else { continue };
@@ -148,12 +184,13 @@ impl Core {
 
     fn status_of(&mut self, id: SiteId, now: Timestamp) -> Option<SiteStatus> {
         let site = self.sites.get_mut(&id)?;
-        let queues = site.routes.values().flat_map(|r| &r.queues);
+        let queues = site.ways.values().flat_map(|r| &r.queues);
         let domains: BTreeSet<String> = queues
             .filter_map(|q| self.queues.get(q))
             .map(|q| q.backlog.key.domain.to_string())
             .collect();
-        let (gate, why) = site.gate(now);
+        let sources = &self.config.sources;
+        let (gate, why) = site.gate(sources, now);
         let resting = site.resting(&self.tenants, now);
         Some(SiteStatus {
             site: site.name.to_string(),
@@ -164,10 +201,31 @@ impl Core {
             gate,
             why,
             window: site.window(),
-            waiting: site.waiting(now),
+            waiting: site.waiting(sources, now),
             resting,
             also_called: self.also_called(id),
         })
+    }
+
+    /// What goes to a site from each source; where there is one, what is said of the site says it.
+    fn sources_at(&mut self, id: SiteId, now: Timestamp) -> Vec<SourceStatus> {
+        let config = Arc::clone(&self.config);
+        let status = |source: &Arc<Source>| {
+            let site = self.sites.get(&id)?;
+            let links = self.count_links(site, |link| link.source.id == source.id);
+            let standing = site.line.standing(source, now);
+            let site = self.sites.get_mut(&id)?;
+            Some(SourceStatus {
+                source: source.name.clone(),
+                connections: u32::try_from(links).unwrap_or(u32::MAX),
+                rate_per_minute: site.meter.per_minute_from(source.id, now),
+                until: standing.as_ref().map(|standing| standing.until),
+                rate: standing.as_ref().and_then(|standing| standing.rate),
+                why: standing.map(|standing| standing.why).unwrap_or_default(),
+            })
+        };
+        let several = config.sources.iter().nth(1).is_some();
+        config.sources.iter().filter(|_| several).filter_map(status).collect()
     }
 
     /// Every limit of a site, who says so, and how the site does. For a name that no site is known
@@ -193,6 +251,7 @@ impl Core {
             gate: Some(status.gate),
             why: status.why,
             learned: self.sites.get(&id).map(|site| site.lessons(now)),
+            sources: self.sources_at(id, now),
         }
     }
 }

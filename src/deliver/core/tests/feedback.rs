@@ -13,7 +13,7 @@ fn seconds(n: u64) -> Duration {
 
 impl World {
     /// Each connection delivers one message a second, for so long.
-    fn deliver(&mut self, time: Duration) {
+    pub(super) fn deliver(&mut self, time: Duration) {
         let end = self.now.after(time);
         while self.now < end {
             self.settle();
@@ -23,7 +23,7 @@ impl World {
                 let Some((queue, n)) = fake.has.last_mut() else { continue };
                 let (queue, tenant) = (*queue, self.stock[queue].key.tenant.clone());
                 let may = fake.line.available_to(&tenant, now) > 0
-                    && fake.line.available(Lane::Bulk, now, 1) > 0
+                    && fake.line.available(&fake.source, Lane::Bulk, now, 1) > 0
                     && self.core.tenants().begin(&tenant, Lane::Bulk, now).is_ok();
                 *n -= 1;
                 if *n == 0 {
@@ -33,7 +33,7 @@ impl World {
                 stock.leased -= 1;
                 if may {
                     fake.line.take_for(&tenant, None, now);
-                    fake.line.begin(Lane::Bulk, now).unwrap();
+                    fake.line.begin(&fake.source, Lane::Bulk, now).unwrap();
                     fake.room -= 1;
                     *self.delivered.entry(queue).or_default() += 1;
                 } else {
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    fn delivered(&self, queue: i64) -> u64 {
+    pub(super) fn delivered(&self, queue: i64) -> u64 {
         self.delivered.get(&QueueId(queue)).copied().unwrap_or(0)
     }
 
@@ -170,6 +170,7 @@ fn a_tenants_rate_holds_over_all_sites_and_holds_up_nobody() {
         sender_domains,
         weight: 1,
         rates,
+        sources: Vec::new(),
     });
     let mut world = World::new(config, 1);
     world.dns = |domain| {

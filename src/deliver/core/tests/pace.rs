@@ -22,7 +22,7 @@ fn a_rate_is_waited_for_not_polled() {
             let fake = &world.links[&link];
             let count = fake.has.iter().map(|(_, n)| *n).sum::<u32>();
             for _ in 0..count {
-                _ = fake.line.begin(Lane::Bulk, world.now);
+                _ = fake.line.begin(&fake.source, Lane::Bulk, world.now);
             }
             if count > 0 {
                 world.work(link);
@@ -72,7 +72,9 @@ fn a_site_without_mail_keeps_what_it_used_of_its_rates() {
         if by_message {
             // As the connection does, which is gone by now.
             let lines = world.core.sites.values().map(|site| &site.line);
-            let begun: Vec<_> = lines.map(|line| line.begin(Lane::Direct, world.now)).collect();
+            let source = world.core.config.sources.iter().next().unwrap();
+            let begin = |line: &Arc<Line>| line.begin(source, Lane::Direct, world.now);
+            let begun: Vec<_> = lines.map(begin).collect();
             assert_eq!(begun, [Ok(())]);
         }
         minutes(&mut world, 30);

@@ -64,7 +64,7 @@ pub(super) const ALL: &[Builtin] = &[
         text: "too many (open |opened |concurrent |simultaneous )?(smtp )?(connections|sessions)\
                |(concurrent|simultaneous) (server |smtp )?(connections?|sessions?)\
                |(connection|session) (rate )?limit",
-        action: slow(Scope::Site, minutes(15)),
+        action: Action::FewerConnections(minutes(15)),
         samples: &[
             ("mx.example.net", "421 4.7.0 Error: too many connections from 192.0.2.7"),
             (
@@ -87,7 +87,7 @@ pub(super) const ALL: &[Builtin] = &[
             r"rate[- ]?limit|throttl|too many (messages|e?-?mails)",
             r"|message (rate|frequency)|\b(too fast|slow down)\b",
         ),
-        action: slow(Scope::Site, minutes(30)),
+        action: slow(Scope::Source, minutes(30)),
         samples: &[
             ("mx.example.net", "450 4.7.1 Error: too many messages from 192.0.2.7"),
             ("mx.example.org", "451 4.7.1 Rate limit exceeded, please try again later"),
@@ -111,7 +111,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: &[],
         codes: &["4*"],
         text: "temporarily (deferred|blocked|limited)|reputation",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[
             (
                 "mx.example.net",

@@ -1,8 +1,9 @@
 //! The rules that come with the program, written from what receivers publish about their replies.
 //!
-//! They are made for what costs others: a receiver that rates our address is slowed for all, one
-//! that rates a sender's domain for that domain alone, and greylisting for nobody. What concerns
-//! one message (an unknown user, failed authentication, content) has no rule: its code says it all.
+//! They are made for what costs others: a receiver that rates our address is slowed for what comes
+//! from there, one that rates a sender's domain for that domain alone, and greylisting for nobody.
+//! What concerns one message (an unknown user, failed authentication, content) has no rule: its
+//! code says it all.
 
 mod anywhere;
 mod receivers;
@@ -29,9 +30,9 @@ const fn slow(scope: Scope, time: Duration) -> Action {
     Action::SlowDown { scope, time }
 }
 
-/// Our address is refused: all mail to the site waits.
+/// Our address is refused: others may not be.
 const fn closed(time: Duration) -> Action {
-    Action::Suspend { scope: Scope::Site, time }
+    Action::TryOtherSource(time)
 }
 
 /// All of them, in the order they are asked.

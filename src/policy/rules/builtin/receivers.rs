@@ -49,7 +49,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: GOOGLE,
         codes: &["421", "4.7.0", "4.7.28"],
         text: "unusual rate of unsolicited mail",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[
             (
                 "gmail-smtp-in.l.google.com",
@@ -150,7 +150,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: YAHOO,
         codes: &["421", "451"],
         text: r"\[TSS?\d+\]",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[
             (
                 "mx-eu.mail.am0.yahoodns.net",
@@ -183,7 +183,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: MICROSOFT,
         codes: &["421", "45*"],
         text: r"temporarily rate limited|\bRP-00[123]\b",
-        action: slow(Scope::Site, minutes(120)),
+        action: slow(Scope::Source, minutes(120)),
         samples: &[
             (
                 "hotmail-com.olc.protection.outlook.com",
@@ -204,7 +204,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: MICROSOFT,
         codes: &["421", "45*"],
         text: "exceeded the maximum number of connections|concurrent (server )?connections",
-        action: slow(Scope::Site, minutes(60)),
+        action: Action::FewerConnections(minutes(60)),
         samples: &[
             (
                 "hotmail-com.olc.protection.outlook.com",
@@ -262,7 +262,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: UNITED_INTERNET,
         codes: &["421", "450"],
         text: "too many messages have been received|rate limit reached",
-        action: slow(Scope::Site, minutes(120)),
+        action: slow(Scope::Source, minutes(120)),
         samples: &[(
             "mx-ha03.web.de",
             "421-web.de (mxweb113) Nemesis ESMTP Service not available\n421-Service unavailable\n\
@@ -276,7 +276,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: UNITED_INTERNET,
         codes: &["421", "450"],
         text: "reject due to policy (restrictions|violations)",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[(
             "mx00.emig.gmx.net",
             "421-gmx.net (mxgmx114) Nemesis ESMTP Service not available\n421-Service \
@@ -303,7 +303,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: ORANGE,
         codes: &["421", "45*"],
         text: r"trop de connexions|\bOFR\d*_104\b",
-        action: slow(Scope::Site, minutes(60)),
+        action: Action::FewerConnections(minutes(60)),
         samples: &[(
             "smtp-in.orange.fr",
             "421 mwinf5c04 ME Trop de connexions, veuillez verifier votre configuration. Too many \
@@ -315,7 +315,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: ORANGE,
         codes: &["421", "45*"],
         text: r"service refus[eé]|\bOFR_999\b",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[(
             "smtp-in.orange.fr",
             "421 mwinf5c21 ME Service refuse. Veuillez essayer plus tard. service refused, please \
@@ -349,7 +349,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: COMCAST,
         codes: &["421", "45*"],
         text: r"\bRL0000\d\d\b|throttled - try again later|too many sessions opened",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[
             (
                 "mx1a1.comcast.net",
@@ -432,7 +432,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: TENCENT,
         codes: &["450", "550"],
         text: "(connection|ip) frequency limited",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[("mx2.qq.com", "550 Connection frequency limited")],
     },
     // https://help.mail.163.com, table of return codes.
@@ -441,7 +441,7 @@ pub(super) const ALL: &[Builtin] = &[
         mx: NETEASE,
         codes: &["421", "45*"],
         text: r"\bHL:(ICC|IFC|ITC|REP|MEP)\b",
-        action: slow(Scope::Site, minutes(60)),
+        action: slow(Scope::Source, minutes(60)),
         samples: &[(
             "163mx01.mxmail.netease.com",
             "421 HL:ITC 163 gzmx17, PsCowAD3_0OlB1Bhzp6BAQ--.12345S2 1632635813",

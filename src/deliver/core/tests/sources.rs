@@ -1,0 +1,157 @@
+//! From which source mail goes: limits of each, pools, and what receivers refuse.
+
+use super::*;
+use crate::policy::feedback::{Ask, Whose};
+use crate::policy::site::Gate;
+use crate::policy::source::{SourceRule, Sources};
+
+/// Sources of these names; of each lane and tenant, those that it may use.
+fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> Config {
+    let rule = |name: &&str| SourceRule { name: (*name).into(), ..SourceRule::default() };
+    let rules: Vec<SourceRule> = names.iter().map(rule).collect();
+    let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let lanes = ByLane { direct: owned(lanes.direct), bulk: owned(lanes.bulk) };
+    config.sources = Sources::new(&rules, &lanes, &config.tenants, &config.hostname);
+    config
+}
+
+fn any() -> ByLane<&'static [&'static str]> {
+    ByLane { direct: &[], bulk: &[] }
+}
+
+impl World {
+    /// Connections from the source of this name.
+    fn links_from(&self, name: &str) -> usize {
+        self.links.values().filter(|fake| fake.source.name == name).count()
+    }
+
+    /// The site says of its mail from this source that it wants nothing for a minute.
+    fn refuse(&mut self, name: &str) {
+        let found = self.links.iter().find(|(_, fake)| fake.source.name == name);
+        let (link, whose) = (*found.unwrap().0, Whose::Sources(name.into()));
+        let (ask, why) = (Ask::Stop(Duration::from_secs(60)), format!("554 {name} is listed"));
+        self.core.handle(Event::Complaint(link, Complaint { ask, whose, why }), self.now);
+    }
+}
+
+#[test]
+fn each_source_has_its_connections_and_none_more_than_it_may() {
+    let mut config = config(10, 0, 100);
+    config.sites.default.connections_per_source = 3;
+    let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    for _ in 0..600 {
+        world.deliver(Duration::from_secs(1));
+        assert!(world.links_from("a") <= 3 && world.links_from("b") <= 3);
+    }
+    world.settle();
+    assert_eq!((world.links_from("a"), world.links_from("b")), (3, 3));
+    let status = world.core.status(world.now);
+    let waits = &status[0].waiting[0];
+    assert_eq!(waits.limit, crate::policy::site::Limit::Connections);
+    assert!(waits.text.contains("of 3 from each of its sources"), "{}", waits.text);
+}
+
+#[test]
+fn each_lane_goes_from_its_own_pool() {
+    let lanes = ByLane { direct: &["a"][..], bulk: &["b"][..] };
+    let mut world = World::new(with_sources(config(4, 1, 100), &["a", "b"], lanes), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 1_000, START);
+    world.settle();
+    assert_eq!((world.links_from("a"), world.links_from("b") > 0), (0, true));
+    world.handoff("a.test");
+    world.settle();
+    assert_eq!((world.direct, world.links_from("a")), (1, 1), "over a connection of its own");
+    for link in world.links.keys().copied().collect::<Vec<_>>() {
+        world.work(link);
+    }
+    let from = |world: &World| world.links.values().map(|f| f.source.name.clone()).collect();
+    let names: BTreeSet<String> = from(&world);
+    assert_eq!(names.len(), 2, "each stays with its own mail");
+}
+
+#[test]
+fn newsletters_leave_direct_mail_connections_from_each_source() {
+    let lanes = ByLane { direct: &["a"][..], bulk: &[][..] };
+    let mut config = config(10, 2, 100);
+    config.sites.default.connections_per_source = 4;
+    let mut world = World::new(with_sources(config, &["a", "b"], lanes), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(Duration::from_secs(300));
+    world.settle();
+    assert_eq!((world.links_from("a"), world.links_from("b")), (2, 2));
+    world.handoff("a.test");
+    world.settle();
+    assert_eq!((world.direct, world.links_from("a")), (1, 3));
+}
+
+#[test]
+fn a_refused_source_rests_and_the_others_go_on() {
+    let mut world = World::new(with_sources(config(10, 0, 100), &["a", "b"], any()), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(Duration::from_secs(30));
+    assert!(world.links_from("a") > 0 && world.links_from("b") > 0);
+    world.refuse("a");
+    world.settle();
+    assert_eq!(world.links_from("a"), 0);
+    let before = world.delivered(1);
+    world.deliver(Duration::from_secs(20));
+    assert_eq!(world.links_from("a"), 0);
+    assert!(world.delivered(1) > before && world.links_from("b") > 0);
+    let status = &world.core.status(world.now)[0];
+    assert_eq!(status.gate, Gate::Throttled);
+    assert!(status.why.starts_with("554 a is listed (source a rests until "), "{}", status.why);
+
+    world.refuse("b");
+    world.settle();
+    let status = &world.core.status(world.now)[0];
+    assert_eq!((status.gate, world.links.len()), (Gate::Broken, 0), "{}", status.why);
+    world.handoff("a.test");
+    assert_eq!(world.concluded, 0);
+    world.settle();
+    assert_eq!(world.concluded, 1, "direct mail does not wait in memory");
+    // The first of them is forgiven after its minute.
+    world.deliver(Duration::from_secs(45));
+    assert!(world.links_from("a") > 0);
+    assert_eq!(world.links_from("b"), 0);
+}
+
+#[test]
+fn what_is_said_of_the_only_source_is_said_of_all_mail() {
+    let mut world = World::new(config(10, 0, 100), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 1_000, START);
+    world.settle();
+    world.refuse("default");
+    world.settle();
+    assert_eq!((world.core.status(world.now)[0].gate, world.links.len()), (Gate::Broken, 0));
+}
+
+#[test]
+fn mail_that_no_source_reaches_does_not_wait_in_memory() {
+    let mut config = with_sources(config(4, 0, 100), &["six"], any());
+    let rule = SourceRule {
+        name: "six".into(),
+        addresses: vec!["2001:db8::1".parse().unwrap()],
+        hostname: None,
+    };
+    config.sources = Sources::new(&[rule], &ByLane::default(), &[], &config.hostname);
+    let mut world = World::new(config, 1);
+    world.handoff("a.test");
+    world.enqueue(1, Lane::Bulk, "a.test", 10, START);
+    world.settle();
+    assert_eq!((world.concluded, world.opened.len()), (1, 0));
+    let waits = &world.core.status(world.now)[0].waiting[0];
+    assert_eq!(waits.limit, crate::policy::site::Limit::Source);
+    assert!(waits.text.contains("family"), "{}", waits.text);
+}
+
+#[test]
+fn a_small_receiver_sees_the_same_source_each_time() {
+    let mut world = World::new(with_sources(config(4, 0, 1), &["a", "b", "c"], any()), 1);
+    for _ in 0..10 {
+        world.handoff("a.test");
+        world.settle();
+        world.now = world.now.after(Duration::from_secs(400));
+    }
+    assert_eq!((world.direct, world.opened.len(), world.sources.len()), (10, 10, 1));
+}
