@@ -298,6 +298,7 @@ async fn drain_once(store: &EmbeddedStore, queue: QueueId) -> u64 {
     let claim = Claim {
         queues: vec![(queue, BATCH)],
         due_until: Timestamp::NEVER,
+        fresh_until: Timestamp::NEVER,
         expired_at: None,
         limit: BATCH,
         ttl: TTL,

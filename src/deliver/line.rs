@@ -147,10 +147,10 @@ impl Line {
         self.lock().direct.drain(..).collect()
     }
 
-    /// Takes out the jobs of these ways.
-    pub fn take_out(&self, of: impl Fn(&Way) -> bool) -> Vec<Job> {
+    /// Takes out the jobs of this way.
+    pub fn take_out(&self, key: &WayKey) -> Vec<Job> {
         let line = &mut self.lock().direct;
-        let meant = |job: &Job| job.way.as_ref().is_some_and(&of);
+        let meant = |job: &Job| job.way.as_ref().is_some_and(|way| way.key() == *key);
         let (out, kept): (Vec<Job>, Vec<Job>) = line.drain(..).partition(meant);
         line.extend(kept);
         out

@@ -82,6 +82,7 @@ pub async fn run<S: Store>(
                 permitted: None,
                 loading: None,
                 claimed: 0,
+                claims: 0,
                 used: 0,
                 done: 0,
                 told_at: shared.clock.now(),
@@ -215,6 +216,8 @@ struct Worker<S> {
     loading: Option<mpsc::Receiver<Job>>,
     /// Deliveries that may still come from there.
     claimed: u32,
+    /// Claims that it was given.
+    claims: u32,
     /// Deliveries that this connection has had.
     used: u32,
     /// Deliveries done since the dispatcher was told.
@@ -250,6 +253,7 @@ impl<S: Store> Worker<S> {
         match order {
             Order::Claim(mut claim) => {
                 self.asked = false;
+                self.claims = self.claims.wrapping_add(1);
                 // Direct mail may have come in between.
                 claim.limit = claim.limit.min(self.room());
                 self.claimed = claim.limit;
@@ -319,7 +323,8 @@ impl<S: Store> Worker<S> {
 
     async fn tell_wants(&mut self, room: u32, idle: bool) {
         let done = self.take_done();
-        self.shared.tell(Event::Wants { link: self.opening.link, room, idle, done }).await;
+        let (link, claims) = (self.opening.link, self.claims);
+        self.shared.tell(Event::Wants { link, room, idle, claims, done }).await;
     }
 
     /// What is told now is not told again.

@@ -35,6 +35,7 @@ macro_rules! conformance {
         conformance!($open:
             keeps_all_that_it_is_given,
             claims_what_is_due_oldest_first,
+            takes_no_retry_before_its_time,
             obeys_the_limits_of_a_claim,
             leases_each_delivery_once,
             ends_leases_in_time,
@@ -110,6 +111,7 @@ impl<S: Store> Fixture<S> {
         Claim {
             queues: self.queues().into_iter().map(|queue| (queue, 1_000)).collect(),
             due_until: self.clock.now(),
+            fresh_until: self.clock.now(),
             expired_at: None,
             limit: 1_000,
             ttl: TTL,
@@ -225,9 +227,32 @@ pub(super) async fn claims_what_is_due_oldest_first<S: Store>(f: &Fixture<S>) {
     let claimed = f.claim().await;
     assert_eq!(claimed.len(), 1, "two are not due");
     f.store.release(leases(&claimed)).await.unwrap();
-    let ahead = Claim { due_until: Timestamp::NEVER, ..f.everything() };
+    let ahead = Claim { fresh_until: Timestamp::NEVER, ..f.everything() };
     let claimed = f.store.claim(ahead).await.unwrap();
     assert_eq!(claimed.iter().map(|c| c.head.id).collect::<Vec<_>>(), order);
+}
+
+/// Where mail that gathers is taken early.
+pub(super) async fn takes_no_retry_before_its_time<S: Store>(f: &Fixture<S>) {
+    f.accept(&["tried@x.example"]).await;
+    let first = leases(&f.claim().await)[0];
+    assert!(f.settle(first, deferred(&f.clock, 10)).await.is_empty());
+    for seconds in [5, 20] {
+        let mut gathers = f.message(&["new@x.example"]);
+        gathers.due_at = START.after(Duration::from_secs(seconds));
+        f.store.accept(gathers, None).await.unwrap();
+    }
+    let early = Claim { fresh_until: START.after(Duration::from_secs(30)), ..f.everything() };
+    let taken = leases(&f.store.claim(early.clone()).await.unwrap());
+    assert_eq!(taken.len(), 1, "the one before it");
+    assert_eq!(f.store.backlog(Revision::START).queues[0].next_due, first_retry());
+    f.clock.advance(Duration::from_secs(10));
+    let early = Claim { due_until: f.clock.now(), ..early };
+    assert_eq!(leases(&f.store.claim(early).await.unwrap()).len(), 2);
+}
+
+fn first_retry() -> Timestamp {
+    START.after(Duration::from_secs(10))
 }
 
 pub(super) async fn obeys_the_limits_of_a_claim<S: Store>(f: &Fixture<S>) {

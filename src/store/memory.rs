@@ -242,10 +242,10 @@ impl Data {
         self.rows.range((start, Bound::Unbounded)).map(|(_, row)| row)
     }
 
-    /// The row is due, or expired where the claim asks for that.
+    /// The row is not held, or expired where the claim asks for that.
     fn is_wanted(&self, row: &Row, claim: &Claim) -> bool {
         match claim.expired_at {
-            None => row.held_due.is_none() && row.key.due_at <= claim.due_until,
+            None => row.held_due.is_none(),
             Some(at) => {
                 let message = self.messages.get(&row.key.delivery.message);
                 message.is_some_and(|message| message.head.expires_at <= at)
@@ -305,6 +305,9 @@ impl Store for MemoryStore {
                 let room = (claim.limit as usize).saturating_sub(keys.len());
                 let found: Vec<Cursor> = data
                     .queue(*queue)
+                    .take_while(|row| {
+                        claim.expired_at.is_some() || claim.reaches(row.key.due_at, row.attempts)
+                    })
                     .filter(|row| data.is_wanted(row, &claim))
                     .map(|row| row.key)
                     .filter(|key| !live.leases.contains(key.delivery) && !keys.contains(key))

@@ -238,15 +238,25 @@ pub struct Lease {
 pub struct Claim {
     /// Queues and how many from each at most, in this order.
     pub queues: Vec<(QueueId, u32)>,
-    /// Only those due at or before this time. A time later than now takes bulk mail that still
-    /// gathers.
+    /// Only those due at or before this time.
     pub due_until: Timestamp,
+    /// The same for those never tried, up to the first that was: a time later than now takes bulk
+    /// mail that still gathers, and no retry before its time.
+    pub fresh_until: Timestamp,
     /// Instead: those that expired at or before this time, whatever their due time, held ones too.
     pub expired_at: Option<Timestamp>,
     /// In all.
     pub limit: u32,
     /// How long the lease lasts from the start of this call.
     pub ttl: Duration,
+}
+
+impl Claim {
+    /// True for a delivery due then and tried so often; one that is not ends what is taken of its
+    /// queue.
+    pub(crate) fn reaches(&self, due_at: Timestamp, attempts: u32) -> bool {
+        due_at <= if attempts == 0 { self.due_until.max(self.fresh_until) } else { self.due_until }
+    }
 }
 
 /// Leased deliveries of one message.

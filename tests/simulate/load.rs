@@ -32,6 +32,9 @@ pub struct Scenario {
     pub operators: Vec<Operator>,
     pub places: Vec<Place>,
     pub mail: Vec<(Timestamp, Mail)>,
+    /// Of the places.
+    pub popularity: Vec<f64>,
+    pub direct_per_second: f64,
 }
 
 /// A number from the environment.
@@ -220,9 +223,9 @@ pub fn scenario(seed: u64) -> Scenario {
     operators.push(Operator::new("senders", sets, Manner::sound(20, 10), limits));
     places.push(place("senders.test", n, Answer::Hosts(0), 5));
     popularity.push(0.0);
-    promise(&mut operators, &places, &popularity, shape.direct_per_second);
     let mail = mail(&mut rng, &shape, weights.len(), &popularity);
-    Scenario { config, operators, places, mail }
+    let direct_per_second = shape.direct_per_second;
+    Scenario { config, operators, places, mail, popularity, direct_per_second }
 }
 
 /// Domains of an operator.
@@ -341,11 +344,12 @@ fn manner(rng: &mut Rng, faults: u32) -> Manner {
 /// Direct mail is to be quick where a receiver is sound, some connection is free for it, no rate
 /// makes it wait for more than a tenth of a second, and it is no more than a quarter of what the
 /// reserve can take.
-pub fn promise(operators: &mut [Operator], places: &[Place], popularity: &[f64], per_second: f64) {
+pub fn promise(scenario: &mut Scenario) {
+    let Scenario { operators, places, popularity, direct_per_second, .. } = scenario;
     let all: f64 = popularity.iter().sum();
     for (n, operator) in operators.iter_mut().enumerate() {
-        let here = places.iter().zip(popularity).filter(|(place, _)| place.operator == n);
-        let load = per_second * here.map(|(_, share)| share).sum::<f64>() / all;
+        let here = places.iter().zip(&*popularity).filter(|(place, _)| place.operator == n);
+        let load = *direct_per_second * here.map(|(_, share)| share).sum::<f64>() / all;
         let (manner, limits) = (&operator.manner, &operator.limits);
         let is_sound =
             format!("{manner:?}") == format!("{:?}", Manner::sound(manner.rtt, manner.service));
@@ -355,7 +359,9 @@ pub fn promise(operators: &mut [Operator], places: &[Place], popularity: &[f64],
             |rate: &Rate| f64::from(rate.count) / rate.per.as_secs_f64() >= 10.0 + 40.0 * load;
         operator.promised = is_sound
             && load * takes <= 0.25 * f64::from(limits.reserved_for_direct)
-            && limits.rates.iter().chain(&limits.connection_rates).all(quick);
+            && limits.rates.iter().chain(&limits.connection_rates).all(quick)
+            && limits.rates_per_source.iter().all(quick)
+            && limits.connection_rates_per_source.iter().all(quick);
     }
 }
 

@@ -11,10 +11,13 @@
 
 mod load;
 mod report;
+mod variety;
 mod world;
 
 use bulkhead::base::time::Timestamp;
 use bulkhead::deliver::core::Extent;
+use bulkhead::policy::site::{Limits, Rate};
+use bulkhead::policy::tenant::TenantRule;
 use bulkhead::store::Store;
 use bulkhead::store::memory::MemoryStore;
 use load::setting;
@@ -23,6 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 use world::ledger::fullest;
+use world::receivers::Book;
 use world::{START, World};
 
 /// Seeds that run by default: some 20 s in a debug build on two cores.
@@ -42,20 +46,46 @@ const END: Duration = Duration::from_secs(6 * 86_400);
 fn fullest_windows<S: Store>(world: &mut World<S>) -> [f64; 4] {
     let mut worst = [0.0f64; 4];
     for operator in &mut world.operators {
-        let limits = operator.limits.clone();
-        let mut note = |n: usize, times: &mut Vec<Timestamp>, rates: &[_]| {
-            for rate in rates.iter() {
-                let bulkhead::policy::site::Rate { count, per } = *rate;
-                let per = i64::try_from(per.as_millis()).unwrap();
-                worst[n] = worst[n].max(fullest(times, count, per));
-            }
-        };
-        note(0, &mut operator.begun, &limits.rates);
-        note(1, &mut operator.seen, &limits.rates);
-        note(2, &mut operator.opened, &limits.connection_rates);
-        note(3, &mut operator.met, &limits.connection_rates);
+        let Limits {
+            rates, rates_per_source, connection_rates, connection_rates_per_source, ..
+        } = &operator.limits;
+        let mut all = Book::default();
+        for book in operator.books.values_mut() {
+            let windows = of_book(book, rates_per_source, connection_rates_per_source);
+            worst = std::array::from_fn(|n| worst[n].max(windows[n]));
+            all.begun.append(&mut book.begun);
+            all.seen.append(&mut book.seen);
+            all.opened.append(&mut book.opened);
+            all.met.append(&mut book.met);
+        }
+        let windows = of_book(&mut all, rates, connection_rates);
+        worst = std::array::from_fn(|n| worst[n].max(windows[n]));
     }
     worst
+}
+
+fn of_book(book: &mut Book, rates: &[Rate], connection_rates: &[Rate]) -> [f64; 4] {
+    [
+        fullest_of(&mut book.begun, rates),
+        fullest_of(&mut book.seen, rates),
+        fullest_of(&mut book.opened, connection_rates),
+        fullest_of(&mut book.met, connection_rates),
+    ]
+}
+
+fn fullest_of(times: &mut [Timestamp], rates: &[Rate]) -> f64 {
+    let of = |rate: &Rate| fullest(times, rate.count, i64::try_from(rate.per.as_millis()).unwrap());
+    rates.iter().map(of).fold(0.0, f64::max)
+}
+
+/// The same for the messages of each tenant, to all sites together.
+fn fullest_of_tenants<S: Store>(world: &mut World<S>) -> f64 {
+    let config = Arc::clone(&world.config);
+    let of = |tenant: &TenantRule| {
+        let times = world.permitted.get_mut(&tenant.name);
+        times.map_or(0.0, |times| fullest_of(times, &tenant.rates))
+    };
+    config.tenants.iter().map(of).fold(0.0, f64::max)
 }
 
 /// What is checked at the end of a world, besides what it checks all the time.
@@ -63,6 +93,8 @@ fn fullest_windows<S: Store>(world: &mut World<S>) -> [f64; 4] {
 struct Seen {
     /// Fullest windows: see [`fullest_windows`].
     windows: [f64; 4],
+    /// See [`fullest_of_tenants`].
+    tenants: f64,
     /// Greatest share of a tenant at a site by its fair one.
     share: f64,
     /// Connections busy with bulk mail beyond what the reserve leaves, at most.
@@ -72,7 +104,8 @@ struct Seen {
 }
 
 fn run(seed: u64) -> Seen {
-    let scenario = load::scenario(seed);
+    let mut scenario = load::scenario(seed);
+    variety::add(seed, &mut scenario);
     let config = scenario.config;
     let mut world = World::new(config, seed, scenario.operators, scenario.places, MemoryStore::new);
     world.load(scenario.mail);
@@ -85,7 +118,8 @@ fn run(seed: u64) -> Seen {
     let late = f64::from(i32::try_from(late).unwrap());
     let share = world.shares.worst;
     let over_reserve = world.figures.over_reserve;
-    Seen { windows: fullest_windows(&mut world), share, over_reserve, late }
+    let (windows, tenants) = (fullest_windows(&mut world), fullest_of_tenants(&mut world));
+    Seen { windows, tenants, share, over_reserve, late }
 }
 
 /// Steps follow what happens: one for each event and for each attempt that changes the backlog, and
@@ -170,6 +204,7 @@ fn every_world_keeps_the_promises() {
         at_most(1.0, begun, "messages begun, by the rate")?;
         at_most(1.0, at_receivers, "messages that a receiver saw, by the rate")?;
         at_most(1.0, opened, "connections, by their rate")?;
+        at_most(1.0, seen.tenants, "a tenant's messages, by its rate")?;
         at_most(LATE_MAX, seen.late, "ms that direct mail took beyond what receivers need")?;
         at_most(SHARE_OF_HOSTS_MAX, seen.share, "a tenant's mail for a site, by its share")
     });

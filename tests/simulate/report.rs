@@ -106,9 +106,11 @@ fn scenario(deliveries: u64) -> Scenario {
     }
     let all: f64 = popularity[first..].iter().sum();
     popularity[first..].iter_mut().for_each(|share| *share *= tail / all);
-    promise(&mut operators, &places, &popularity, DIRECT);
     let mail = mail(deliveries, &popularity, weights.len());
-    Scenario { config, operators, places, mail }
+    let direct_per_second = DIRECT;
+    let mut scenario = Scenario { config, operators, places, mail, popularity, direct_per_second };
+    promise(&mut scenario);
+    scenario
 }
 
 /// All newsletters at once, direct mail all the time.

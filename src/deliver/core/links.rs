@@ -26,6 +26,8 @@ pub(super) struct Link {
     pub(super) state: LinkState,
     /// Deliveries it may still take, beside those that it has.
     pub(super) room: u32,
+    /// Claims that it was given.
+    claims: u32,
     /// It has delivered something.
     useful: bool,
 }
@@ -50,9 +52,9 @@ impl Core {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let state = LinkState::Opening;
-        let address = None;
-        self.links
-            .insert(id, Link { site, way, source, address, lane, state, room, useful: false });
+        let link =
+            Link { site, way, source, address: None, lane, state, room, claims: 0, useful: false };
+        self.links.insert(id, link);
         if let Some(site) = self.sites.get_mut(&site) {
             site.links.insert(id);
         }
@@ -106,9 +108,9 @@ impl Core {
         }
     }
 
-    pub(super) fn wants(&mut self, id: LinkId, room: u32, idle: bool, done: u32, now: Timestamp) {
-        self.did(id, done, now);
-        let Some(link) = self.links.get_mut(&id) else { return };
+    pub(super) fn wants(&mut self, id: LinkId, room: u32, idle: bool, claims: u32, now: Timestamp) {
+        let known = |link: &&mut Link| link.claims == claims;
+        let Some(link) = self.links.get_mut(&id).filter(known) else { return };
         link.room = room;
         let site = link.site;
         if idle && link.state != LinkState::Ending {
@@ -168,12 +170,13 @@ impl Core {
             {
                 let planned = plan.iter().map(|(_, n)| n).sum();
                 let mut claim = claim(plan, planned, now);
-                claim.due_until = now.after(early);
+                claim.fresh_until = now.after(early);
                 self.promise(&claim.queues);
                 // It may still have newsletters, which count until they are gone.
                 self.set_busy(id, if was_bulk { Lane::Bulk } else { lane });
                 if let Some(link) = self.links.get_mut(&id) {
                     link.room = link.room.saturating_sub(planned);
+                    link.claims = link.claims.wrapping_add(1);
                 }
                 return self.commands.push(Command::Claim(id, claim));
             }

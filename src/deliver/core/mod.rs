@@ -123,6 +123,8 @@ pub enum Event {
         room: u32,
         /// It has nothing else to do.
         idle: bool,
+        /// Claims that it was given and knows of: with others on their way it is not idle.
+        claims: u32,
         /// Deliveries done since it last said so.
         done: u32,
     },
@@ -229,7 +231,7 @@ pub struct Core {
     learned: Learned,
     tenants: Arc<Tenants>,
     /// Sites with mail of a tenant whose rate is used up.
-    waiting: HashMap<String, BTreeSet<SiteId>>,
+    waiting: HashMap<String, permits::Waiting>,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     /// Sites that something happened to.
     touched: InOrder<SiteId>,
@@ -296,7 +298,10 @@ impl Core {
             Event::Resolved(domain, resolution) => self.resolved(domain, &resolution, now),
             Event::Opened(link, address) => self.opened(link, address, now),
             Event::NotOpened(link, why) => self.not_opened(link, why, now),
-            Event::Wants { link, room, idle, done } => self.wants(link, room, idle, done, now),
+            Event::Wants { link, room, idle, claims, done } => {
+                self.did(link, done, now);
+                self.wants(link, room, idle, claims, now);
+            }
             Event::Complaint(link, complaint) => self.complained(link, complaint, now),
             Event::EndedByPeer(link, deliveries) => self.ended_by_peer(link, deliveries, now),
             Event::Leaving(link) => self.leaving(link),

@@ -14,6 +14,14 @@ use std::time::Duration;
 /// were woken have used it by then.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Who waits for a tenant's rate.
+#[derive(Default)]
+pub(super) struct Waiting {
+    sites: BTreeSet<SiteId>,
+    /// When they are looked at.
+    alarm_at: Option<Timestamp>,
+}
+
 impl Core {
     /// True where some tenant may be held back at the site.
     fn limits_tenants(&self, site: &Site) -> bool {
@@ -77,32 +85,47 @@ impl Core {
         }
         self.alarm(here, Alarm::Site(id));
         for (tenant, at) in anywhere {
-            self.waiting.entry(tenant.clone()).or_default().insert(id);
-            self.alarm(at.max(now.after(LOOK)), Alarm::Tenant(tenant));
+            self.waiting.entry(tenant.clone()).or_default().sites.insert(id);
+            self.wake_for(tenant, at.max(now.after(LOOK)));
         }
+    }
+
+    /// Looks at those that wait for a tenant then, or earlier where that was wanted: there is one
+    /// alarm for all of them.
+    fn wake_for(&mut self, tenant: String, at: Timestamp) {
+        let Some(waiting) = self.waiting.get_mut(&tenant) else { return };
+        if waiting.alarm_at.is_some_and(|before| before <= at) {
+            return;
+        }
+        let before = waiting.alarm_at.replace(at);
+        if let Some(before) = before {
+            self.alarms.remove(&(before, Alarm::Tenant(tenant.clone())));
+        }
+        self.alarm(at, Alarm::Tenant(tenant));
     }
 
     /// A tenant's rate lets some go: as many sites are looked at as it lets messages go.
     pub(super) fn tenant_may(&mut self, tenant: String, now: Timestamp) {
-        let Some(sites) = self.waiting.get_mut(&tenant) else { return };
+        let Some(waiting) = self.waiting.get_mut(&tenant) else { return };
+        waiting.alarm_at = None;
         let direct = self.tenants.available(&tenant, Lane::Direct, now);
         for _ in 0..direct {
-            let Some(site) = sites.pop_first() else { break };
+            let Some(site) = waiting.sites.pop_first() else { break };
             self.touched.insert(site);
         }
-        if sites.is_empty() {
+        if waiting.sites.is_empty() {
             self.waiting.remove(&tenant);
         } else {
             let at = self.tenants.next_at(&tenant, Lane::Bulk, now).max(now.after(LOOK));
-            self.alarm(at, Alarm::Tenant(tenant));
+            self.wake_for(tenant, at);
         }
     }
 
     /// The site waits for no tenant any more.
     pub(super) fn forget_waiting(&mut self, site: SiteId) {
-        self.waiting.retain(|_, sites: &mut BTreeSet<SiteId>| {
-            sites.remove(&site);
-            !sites.is_empty()
+        self.waiting.retain(|_, waiting| {
+            waiting.sites.remove(&site);
+            !waiting.sites.is_empty()
         });
     }
 }

@@ -74,10 +74,12 @@ impl Queue {
             && self.pool == *pool
     }
 
-    /// Deliveries worth a plan now. Of those tried before, only a batch at a time is believed to be
+    /// Deliveries worth a plan now, or so much ahead of their time, where all of them gather for
+    /// the first time. Of those tried before, only a batch at a time is believed to be
     /// due, since the count does not tell.
     pub(super) fn due(&self, now: Timestamp, early: Duration) -> u32 {
         let waits = self.suspended || self.paused_until > now;
+        let early = if self.backlog.deferred == 0 { early } else { Duration::ZERO };
         if waits || self.backlog.next_due > now.after(early) {
             return 0;
         }
@@ -303,7 +305,7 @@ fn is_same(old: &Place, new: &Place) -> bool {
 
 /// A claim of what is due now.
 pub(super) fn claim(queues: Plan, limit: u32, now: Timestamp) -> Claim {
-    Claim { queues, due_until: now, expired_at: None, limit, ttl: LEASE }
+    Claim { queues, due_until: now, fresh_until: now, expired_at: None, limit, ttl: LEASE }
 }
 
 /// True for a queue of the direct lane.

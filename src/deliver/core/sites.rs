@@ -231,7 +231,7 @@ impl Core {
                 turns.add(id, &key.tenant, &key.campaign, weight, shares);
                 queue.in_line = true;
                 lines.gathering.remove(&id);
-            } else if !direct && queue.fresh() > 0 {
+            } else if !direct && queue.fresh() > 0 && queue.backlog.deferred == 0 {
                 lines.gathering.insert(id);
             }
         }

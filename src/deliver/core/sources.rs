@@ -10,10 +10,11 @@ use super::links::{Link, LinkState};
 use super::sites::{Site, shut};
 use super::{AHEAD, Command, Core, LinkId};
 use crate::base::time::Timestamp;
-use crate::deliver::line::Way;
+use crate::deliver::line::{Way, WayKey};
 use crate::mail::message::Lane;
 use crate::policy::site::{Limit, SiteId};
 use crate::policy::source::{Source, SourceId};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -115,10 +116,14 @@ impl Core {
         }
         ending.into_iter().for_each(|link| self.quit(link));
         let Some(site) = self.sites.get(&id) else { return };
-        let jobs = site.line.take_out(|way| self.has_no_source(site, way, now).is_some());
-        for job in jobs {
-            let why = job.way.as_ref().and_then(|way| self.has_no_source(site, way, now));
-            self.commands.push(Command::Conclude(job, shut(&why.unwrap_or_default())));
+        // Asked of the line before it is changed: both lock it.
+        let refused: BTreeMap<WayKey, String> = (site.line.ways(usize::MAX).iter())
+            .filter_map(|way| Some((way.key(), self.has_no_source(site, way, now)?)))
+            .collect();
+        for (way, why) in refused {
+            for job in site.line.take_out(&way) {
+                self.commands.push(Command::Conclude(job, shut(&why)));
+            }
         }
     }
 }

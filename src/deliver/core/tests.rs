@@ -55,6 +55,7 @@ struct Fake {
     /// Claimed and not sent.
     has: Vec<(QueueId, u32)>,
     idle: bool,
+    claims: u32,
     lane: Lane,
 }
 
@@ -214,7 +215,7 @@ impl World {
         for (id, most) in &claim.queues {
             let Some(stock) = self.stock.get_mut(id) else { continue };
             let first = stock.waiting.iter().take(*most as usize);
-            let n = first.take_while(|at| **at <= claim.due_until).count();
+            let n = first.take_while(|at| **at <= claim.fresh_until).count();
             stock.waiting.drain(..n);
             stock.leased += n as u64;
             got.insert(*id, u32::try_from(n).unwrap());
@@ -246,6 +247,7 @@ impl World {
                     address,
                     has: Vec::new(),
                     idle: false,
+                    claims: 0,
                     lane: Lane::Direct,
                 };
                 self.links.insert(opening.link, fake);
@@ -262,6 +264,7 @@ impl World {
                 let lane = self.stock[&plan[0].0].key.lane;
                 if let Some(fake) = self.links.get_mut(&link) {
                     assert!(claim.queues.iter().map(|(_, n)| n).sum::<u32>() <= fake.room);
+                    fake.claims += 1;
                     fake.has.extend(got.iter().map(|(q, n)| (*q, *n)));
                     (fake.idle, fake.lane) = (false, lane);
                 }
@@ -314,7 +317,9 @@ impl World {
             self.core.handle(Event::Closed { link, done, trouble: None }, self.now);
         } else {
             fake.idle = true;
-            self.core.handle(Event::Wants { link, room: fake.room, idle: true, done }, self.now);
+            let (room, claims) = (fake.room, fake.claims);
+            let wants = Event::Wants { link, room, idle: true, claims, done };
+            self.core.handle(wants, self.now);
         }
     }
 
@@ -395,7 +400,9 @@ fn a_slow_receiver_gets_more_connections_bit_by_bit() {
     }
     for links in [4, 5, 6, 7, 8, 8] {
         let link = *world.links.keys().next().unwrap();
-        world.core.handle(Event::Wants { link, room: 0, idle: false, done: 1 }, world.now);
+        let claims = world.links[&link].claims;
+        let wants = Event::Wants { link, room: 0, idle: false, claims, done: 1 };
+        world.core.handle(wants, world.now);
         world.now = world.now.after(Duration::from_secs(1));
         world.settle();
         assert_eq!(world.links.len(), links);

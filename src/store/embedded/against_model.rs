@@ -241,7 +241,8 @@ impl Pair {
             chosen.map(|(_, queue)| (queue.id, most)).collect::<Vec<_>>()
         };
         let ttl = Duration::from_secs(15);
-        let claim = |queues| Claim { queues, due_until, expired_at, limit, ttl };
+        let fresh_until = due_until.after(Duration::from_secs(5));
+        let claim = |queues| Claim { queues, due_until, fresh_until, expired_at, limit, ttl };
         let ours = queues(&|| self.disk.store.backlog(Revision::START).queues);
         let theirs = queues(&|| self.model.backlog(Revision::START).queues);
         let ours = self.disk.store.claim(claim(ours)).await.unwrap();

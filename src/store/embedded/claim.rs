@@ -34,7 +34,7 @@ pub(super) fn claim(
         let most = (*most).min(claim.limit.saturating_sub(claimed.count));
         let taken = match claim.expired_at {
             _ if most == 0 => continue,
-            None => claim_due(db, shared, *queue, claim.due_until, most, &mut claimed),
+            None => claim_due(db, shared, *queue, claim, most, &mut claimed),
             Some(at) => claim_expired(db, shared, *queue, at, most, &mut claimed),
         };
         if let Err(error) = taken {
@@ -89,7 +89,7 @@ fn claim_due(
     db: &Connection,
     shared: &Shared,
     queue: QueueId,
-    due_until: Timestamp,
+    claim: &Claim,
     most: u32,
     claimed: &mut Grouped,
 ) -> Result<()> {
@@ -104,7 +104,7 @@ fn claim_due(
         if row.held_due.is_some() {
             break Timestamp::NEVER;
         }
-        if claimed.count == goal || row.key.due_at > due_until {
+        if claimed.count == goal || !claim.reaches(row.key.due_at, row.attempts) {
             break row.key.due_at;
         }
         to = Some(row.key);

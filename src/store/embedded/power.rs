@@ -269,7 +269,8 @@ async fn settle(
     let queues = queues.iter().map(|queue| (queue.id, 3)).collect();
     let due_until = f.clock.now().after(Duration::from_secs(60));
     let ttl = Duration::from_secs(30);
-    let claim = Claim { queues, due_until, expired_at: None, limit: 4, ttl };
+    let fresh_until = due_until;
+    let claim = Claim { queues, due_until, fresh_until, expired_at: None, limit: 4, ttl };
     for claimed in f.store.claim(claim).await.unwrap() {
         for delivery in claimed.deliveries {
             set(known, delivery.lease.delivery, Must::Either);

@@ -1,6 +1,7 @@
 //! One simulated connection: what `deliver::worker` and `deliver::load` do, in the same order, with
 //! a receiver's manners in place of bytes.
 
+use super::permit::Permit;
 use super::receivers::Exchange;
 use super::{Happening, World, at_once, ms};
 use bulkhead::base::time::Timestamp;
@@ -11,8 +12,9 @@ use bulkhead::deliver::line::Job;
 use bulkhead::deliver::settle::past_its_time;
 use bulkhead::mail::message::Lane;
 use bulkhead::policy::site::route::Hop;
-use bulkhead::policy::verdict::{Ruling, Verdict, judge};
-use bulkhead::store::{Claim, Store};
+use bulkhead::policy::verdict::{Blame, Ruling, Verdict, judge};
+use bulkhead::smtp::reply::EnhancedCode;
+use bulkhead::store::{Claim, DeliveryId, Store};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -42,18 +44,20 @@ enum Phase {
 }
 
 pub(super) struct Link {
-    opening: Opening,
+    pub(super) opening: Opening,
     operator: usize,
-    hops: VecDeque<Hop>,
+    pub(super) hops: VecDeque<Hop>,
     slot: Option<Slot>,
     why: String,
     orders: VecDeque<Order>,
     jobs: VecDeque<Job>,
     ridden: bool,
     paid: Option<(Lane, Timestamp)>,
+    pub(super) permitted: Option<DeliveryId>,
     transmit: Duration,
     loading: Option<VecDeque<Job>>,
     claimed: u32,
+    claims: u32,
     used: u32,
     done: u32,
     asked: bool,
@@ -85,9 +89,11 @@ impl<S: Store> World<S> {
         let operator = self.by_address[&opening.hops[0].address];
         let at = &mut self.operators[operator];
         at.links += 1;
-        if !at.limits.connection_rates.is_empty() {
-            at.opened.push(self.now);
-        }
+        let (most, source) = (at.limits.connections_per_source, opening.source.id);
+        let book = at.book(source);
+        book.opened.push(self.now);
+        book.links += 1;
+        assert!(book.links <= most, "{} of {most} connections from {source:?}", book.links);
         assert!(
             at.links <= at.limits.connections,
             "{} of {} connections to {}",
@@ -106,9 +112,11 @@ impl<S: Store> World<S> {
             jobs: VecDeque::new(),
             ridden: false,
             paid: None,
+            permitted: None,
             transmit: Duration::ZERO,
             loading: None,
             claimed: 0,
+            claims: 0,
             used: 0,
             done: 0,
             asked: false,
@@ -145,13 +153,21 @@ impl<S: Store> World<S> {
             link.slot = Some(slot);
             let timeout = i64::try_from(self.config.delivery.connect_timeout.as_millis()).unwrap();
             let operator = &mut self.operators[link.operator];
-            let (result, lasts) = operator.dial(hop.address, self.now, timeout);
+            let way = (link.opening.source.id, hop.address);
+            let (result, lasts) = operator.dial(way, self.now, timeout);
             return self.wait(link, Phase::Dialing(result), lasts);
         }
-        self.operators[link.operator].links -= 1;
+        self.left(&link);
         let why = std::mem::take(&mut link.why);
         self.tell(Event::NotOpened(link.opening.link, why));
         self.refuse(link.orders);
+    }
+
+    /// It is ours no more.
+    fn left(&mut self, link: &Link) {
+        let at = &mut self.operators[link.operator];
+        at.links -= 1;
+        at.book(link.opening.source.id).links -= 1;
     }
 
     /// Claims that came too late.
@@ -233,6 +249,7 @@ impl<S: Store> World<S> {
         match order {
             Order::Claim(mut claim) => {
                 link.asked = false;
+                link.claims += 1;
                 claim.limit = claim.limit.min(link.room());
                 link.claimed = claim.limit;
                 self.load_jobs(link, claim);
@@ -310,7 +327,8 @@ impl<S: Store> World<S> {
 
     fn tell_wants(&mut self, link: &mut Link, room: u32, idle: bool) {
         let done = std::mem::take(&mut link.done);
-        self.tell(Event::Wants { link: link.opening.link, room, idle, done });
+        let claims = link.claims;
+        self.tell(Event::Wants { link: link.opening.link, room, idle, claims, done });
     }
 
     fn rest(&mut self, mut link: Link) {
@@ -334,16 +352,39 @@ impl<S: Store> World<S> {
             return self.transmit(link, job, true);
         }
         if self.has_paid(&mut link, job.lane()) {
-            return self.transmit(link, job, false);
+            return self.begin(link, job);
         }
         self.pace(link, job);
+    }
+
+    /// Where its tenant and its sender may send.
+    fn begin(&mut self, mut link: Link, job: Job) {
+        let paid = Some((job.lane(), self.now));
+        match self.permit(&mut link, &job) {
+            Permit::Given => return self.transmit(link, job, false),
+            Permit::Later => {
+                link.paid = paid;
+                self.give_back(&job);
+            }
+            Permit::PutOff(at, why) => {
+                link.paid = paid;
+                let status = EnhancedCode(4, 7, 0);
+                let verdict = Verdict {
+                    retry_at: Some(at),
+                    ..Verdict::own(Ruling::Retry, Some(Blame::Source), status, why)
+                };
+                let verdicts = vec![verdict; job.transaction.deliveries.len()];
+                self.settle(&job.transaction, &verdicts, "");
+            }
+        }
+        self.work(link);
     }
 
     fn pace(&mut self, mut link: Link, job: Job) {
         match link.opening.line.begin(&link.opening.source, job.lane(), self.now) {
             Ok(()) => {
                 self.count_begun(&link);
-                self.transmit(link, job, false);
+                self.begin(link, job);
             }
             Err(at) => {
                 let wait = at.since(self.now).max(Duration::from_millis(1));
@@ -359,17 +400,12 @@ impl<S: Store> World<S> {
     }
 
     fn count_begun(&mut self, link: &Link) {
-        let at = &mut self.operators[link.operator];
-        if !at.limits.rates.is_empty() {
-            at.begun.push(self.now);
-        }
+        let now = self.now;
+        self.operators[link.operator].book(link.opening.source.id).begun.push(now);
     }
 
     fn count_seen(&mut self, link: &Link, at: Timestamp) {
-        let operator = &mut self.operators[link.operator];
-        if !operator.limits.rates.is_empty() {
-            operator.seen.push(at);
-        }
+        self.operators[link.operator].book(link.opening.source.id).seen.push(at);
     }
 
     fn is_short(&self, until: Timestamp) -> bool {
@@ -389,9 +425,11 @@ impl<S: Store> World<S> {
             }
             self.count_seen(&link, self.now);
         }
+        link.permitted = None;
         let rides = self.may_ride(&mut link);
         let operator = &mut self.operators[link.operator];
-        let exchange = operator.exchange(self.seed, &job, self.now, rode, link.used > 0);
+        let sent = (&job, link.opening.source.id);
+        let exchange = operator.exchange(self.seed, sent, self.now, (rode, link.used > 0));
         if rides && exchange.dotted && exchange.open {
             let manner = &operator.manner;
             let dot = exchange.lasts - manner.transaction(true);
@@ -404,7 +442,13 @@ impl<S: Store> World<S> {
     }
 
     fn may_ride(&mut self, link: &mut Link) -> bool {
-        let Some(next) = link.jobs.front() else { return false };
+        let Some(next) = link.jobs.pop_front() else { return false };
+        let rides = self.may_ride_now(link, &next);
+        link.jobs.push_front(next);
+        rides
+    }
+
+    fn may_ride_now(&mut self, link: &mut Link, next: &Job) -> bool {
         let lane = next.lane();
         let Opening { line, source, .. } = &link.opening;
         let few = line.available(source, lane, self.now, 2) < 2;
@@ -419,7 +463,7 @@ impl<S: Store> World<S> {
             self.count_begun(link);
         }
         link.paid = Some((lane, self.now));
-        true
+        matches!(self.permit(link, next), Permit::Given)
     }
 
     fn has_paid(&self, link: &mut Link, lane: Lane) -> bool {
@@ -433,7 +477,8 @@ impl<S: Store> World<S> {
         if link.ridden {
             link.paid = None;
         }
-        let verdicts: Vec<Verdict> = exchange.attempts.iter().map(judge).collect();
+        let mut verdicts: Vec<Verdict> = exchange.attempts.iter().map(judge).collect();
+        self.apply_rules(&link, &job, &exchange.attempts, &mut verdicts);
         if verdicts.iter().all(|v| v.ruling == Ruling::Untried) {
             self.put_back(&link, job);
             return self.work(link);
@@ -456,7 +501,8 @@ impl<S: Store> World<S> {
         let host = link.hops[0].host.clone();
         self.settle(&job.transaction, &verdicts, &host);
         if !link.open {
-            let trouble = verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered);
+            let refused = |v: &Verdict| v.ruling != Ruling::Delivered && v.rule.is_empty();
+            let trouble = verdicts.into_iter().find(refused);
             link.trouble = trouble.map(|v| v.text);
         }
         self.work(link);
@@ -466,12 +512,16 @@ impl<S: Store> World<S> {
         if job.way.is_some() && !link.quit {
             link.opening.line.push_front(job);
         } else {
-            if job.lane() == Lane::Bulk {
-                self.not_claimed(&job.transaction);
-            }
-            self.dirty = true;
-            at_once(self.store.release(job.transaction.leases())).unwrap();
+            self.give_back(&job);
         }
+    }
+
+    fn give_back(&mut self, job: &Job) {
+        if job.lane() == Lane::Bulk {
+            self.not_claimed(&job.transaction);
+        }
+        self.dirty = true;
+        at_once(self.store.release(job.transaction.leases())).unwrap();
     }
 
     fn end(&mut self, mut link: Link) {
@@ -489,8 +539,8 @@ impl<S: Store> World<S> {
     }
 
     fn closed(&mut self, mut link: Link) {
-        let at = &mut self.operators[link.operator];
-        (at.links, at.sessions) = (at.links - 1, at.sessions - 1);
+        self.left(&link);
+        self.operators[link.operator].sessions -= 1;
         link.slot = None;
         let (done, trouble) = (link.done, link.trouble.take());
         self.tell(Event::Closed { link: link.opening.link, done, trouble });

@@ -12,6 +12,7 @@
 
 pub mod ledger;
 mod link;
+mod permit;
 pub mod receivers;
 pub mod shares;
 pub mod stock;
@@ -102,6 +103,8 @@ pub struct Figures {
     /// Of one step: so long nothing else is decided.
     pub longest: Duration,
     pub told: u64,
+    /// Replies that asked for less, by a rule.
+    pub complaints: u64,
     /// Connections busy with bulk mail at a site, beyond what the reserve leaves, at most.
     pub over_reserve: u32,
 }
@@ -117,6 +120,8 @@ pub struct World<S> {
     /// Of sites, and of domains that have the same hosts.
     pub shares: Shares,
     pub figures: Figures,
+    /// When messages of each tenant went, by the permit.
+    pub permitted: HashMap<String, Vec<Timestamp>>,
     pub config: Arc<Config>,
     /// When the last newsletter was delivered so far.
     pub last_newsletter: Timestamp,
@@ -179,6 +184,7 @@ impl<S: Store> World<S> {
             ledger: Ledger::default(),
             shares: Shares::new(&config.tenants),
             figures: Figures::default(),
+            permitted: HashMap::new(),
             last_newsletter: START,
             refill: false,
             clock,
@@ -497,7 +503,8 @@ impl<S: Store> World<S> {
         for (delivery, place) in claimed.deliveries.iter().zip(&mail.to) {
             let place = &self.places[*place];
             let operator = &self.operators[place.operator];
-            if operator.promised && place.is_sound() {
+            let is_limited = !self.config.tenants[mail.tenant].rates.is_empty();
+            if operator.promised && place.is_sound() && !is_limited {
                 let needs = place.takes + operator.manner.connect();
                 let needs = needs + operator.manner.transaction(false);
                 self.ledger.watch(delivery.lease.delivery, self.now, needs);

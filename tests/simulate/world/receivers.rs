@@ -7,6 +7,7 @@ use bulkhead::base::address::Domain;
 use bulkhead::base::time::Timestamp;
 use bulkhead::deliver::line::Job;
 use bulkhead::policy::site::{Limits, MxHost, Resolution};
+use bulkhead::policy::source::SourceId;
 use bulkhead::smtp::client::{Attempt, Stage};
 use bulkhead::smtp::reply::Reply;
 use bulkhead::store::{Delivery, DeliveryId};
@@ -26,6 +27,10 @@ pub struct Manner {
     pub sessions_max: Option<(u32, bool)>,
     /// Messages in any window of so many ms; `true`: beyond them 421, else 451.
     pub messages_max: Option<(usize, i64, bool)>,
+    /// What it says then.
+    pub says: &'static str,
+    /// From, until, and the source that is on a block list then.
+    pub lists: Option<(Timestamp, Timestamp, SourceId)>,
     /// How long a recipient is put off at first.
     pub greylist: i64,
     /// Share of recipients refused with 451 in each attempt.
@@ -55,6 +60,8 @@ impl Manner {
             jitter: 0,
             sessions_max: None,
             messages_max: None,
+            says: "not now",
+            lists: None,
             greylist: 0,
             transient: 0.0,
             permanent: 0.0,
@@ -105,15 +112,24 @@ pub struct Operator {
     pub busy: u32,
     /// Sessions that it sees.
     pub sessions: u32,
-    /// When each connection was ordered, where that is limited, and when the receiver met it.
-    pub opened: Vec<Timestamp>,
-    pub met: Vec<Timestamp>,
-    /// When each message began, where that is limited: as counted, and as the receiver sees it.
-    pub begun: Vec<Timestamp>,
-    pub seen: Vec<Timestamp>,
+    /// Where something is limited, of each source.
+    pub books: HashMap<SourceId, Book>,
     first_met: Option<Timestamp>,
     lately: VecDeque<Timestamp>,
     first_tried: HashMap<DeliveryId, Timestamp>,
+}
+
+/// What went to an operator from one source, and when.
+#[derive(Default)]
+pub struct Book {
+    /// Connections of ours.
+    pub links: u32,
+    /// When each connection was ordered, and when the receiver met it.
+    pub opened: Vec<Timestamp>,
+    pub met: Vec<Timestamp>,
+    /// When each message began: as counted, and as the receiver sees it.
+    pub begun: Vec<Timestamp>,
+    pub seen: Vec<Timestamp>,
 }
 
 /// What came of a connection attempt, and how long that took.
@@ -143,14 +159,16 @@ impl Operator {
             links: 0,
             busy: 0,
             sessions: 0,
-            opened: Vec::new(),
-            met: Vec::new(),
-            begun: Vec::new(),
-            seen: Vec::new(),
+            books: HashMap::new(),
             first_met: None,
             lately: VecDeque::new(),
             first_tried: HashMap::new(),
         }
+    }
+
+    /// What went there from a source.
+    pub fn book(&mut self, source: SourceId) -> &mut Book {
+        self.books.entry(source).or_default()
     }
 
     fn outage(&self, now: Timestamp) -> Option<bool> {
@@ -160,7 +178,12 @@ impl Operator {
     }
 
     /// An attempt to connect; a session begins where it succeeds.
-    pub fn dial(&mut self, address: IpAddr, now: Timestamp, connect_timeout: i64) -> Dialed {
+    pub fn dial(
+        &mut self,
+        (source, address): (SourceId, IpAddr),
+        now: Timestamp,
+        connect_timeout: i64,
+    ) -> Dialed {
         let manner = &self.manner;
         let is_first = self.hosts.iter().flatten().any(|h| h.addresses.first() == Some(&address));
         if manner.first_is_dead && is_first || self.outage(now) == Some(true) {
@@ -178,19 +201,17 @@ impl Operator {
             if by_tcp {
                 return (Err("connect: connection refused".into()), rtt);
             }
-            self.open(now);
+            self.open(source, now);
             self.sessions -= 1;
             return (Err("greeting: 421 4.7.0 too many sessions".into()), rtt * 2);
         }
-        self.open(now);
+        self.open(source, now);
         (Ok(()), self.manner.connect())
     }
 
-    fn open(&mut self, now: Timestamp) {
+    fn open(&mut self, source: SourceId, now: Timestamp) {
         self.sessions += 1;
-        if !self.limits.connection_rates.is_empty() {
-            self.met.push(now);
-        }
+        self.book(source).met.push(now);
     }
 
     /// How a transaction that begins now will go. `rode`: its first commands came with the dot of
@@ -198,10 +219,9 @@ impl Operator {
     pub fn exchange(
         &mut self,
         seed: u64,
-        job: &Job,
+        (job, source): (&Job, SourceId),
         now: Timestamp,
-        rode: bool,
-        used: bool,
+        (rode, used): (bool, bool),
     ) -> Exchange {
         let deliveries = &job.transaction.deliveries;
         let all = |attempt: &Attempt, lasts: i64, open: bool| Exchange {
@@ -217,6 +237,11 @@ impl Operator {
             let lost = Attempt::Lost { stage: Stage::Mail, error, in_doubt: false };
             return all(&lost, short, false);
         }
+        let listed = |(from, until, listed)| listed == source && from <= now && now < until;
+        if self.manner.lists.is_some_and(listed) {
+            let said = "Service unavailable; Client host [192.0.2.7] blocked using a list";
+            return all(&reply(Stage::Mail, 554, said), short, true);
+        }
         if let Some((most, window, closes)) = self.manner.messages_max {
             while self.lately.front().is_some_and(|at| at.0 + window <= now.0) {
                 self.lately.pop_front();
@@ -225,8 +250,8 @@ impl Operator {
                 let refusal = match (closes, used) {
                     // Enough of this session, no word about the message.
                     (true, true) => Attempt::NotStarted,
-                    (true, false) => reply(Stage::Mail, 421),
-                    (false, _) => reply(Stage::Mail, 451),
+                    (true, false) => reply(Stage::Mail, 421, self.manner.says),
+                    (false, _) => reply(Stage::Mail, 451, self.manner.says),
                 };
                 return all(&refusal, short, !closes);
             }
@@ -254,15 +279,15 @@ impl Operator {
         if self.manner.greylist > 0 {
             let first = *self.first_tried.entry(delivery.lease.delivery).or_insert(now);
             if now.0 < first.0 + self.manner.greylist {
-                return reply(Stage::Rcpt, 451);
+                return reply(Stage::Rcpt, 451, "not now");
             }
         }
         if draw(seed, 1, id) < self.manner.permanent {
-            reply(Stage::Rcpt, 550)
+            reply(Stage::Rcpt, 550, "not here")
         } else if draw(seed, 2, id + tries(delivery)) < self.manner.transient {
-            reply(Stage::Rcpt, 451)
+            reply(Stage::Rcpt, 451, "not now")
         } else {
-            reply(Stage::Dot, 250)
+            reply(Stage::Dot, 250, "taken")
         }
     }
 }
@@ -282,8 +307,8 @@ impl Exchange {
     }
 }
 
-fn reply(stage: Stage, code: u16) -> Attempt {
-    let text = if code == 250 { "taken" } else { "not now" }.to_string();
+fn reply(stage: Stage, code: u16, text: &str) -> Attempt {
+    let text = text.to_string();
     Attempt::Reply { stage, reply: Reply { code, enhanced: None, text, lines: Vec::new() } }
 }
 

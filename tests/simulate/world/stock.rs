@@ -202,7 +202,7 @@ impl Store for Stock {
             let expire = queue.expire;
             let rows: Vec<(Timestamp, MessageId)> = match claim.expired_at {
                 None => {
-                    let due = |row: &&(Timestamp, MessageId)| row.0 <= claim.due_until;
+                    let due = |row: &&(Timestamp, MessageId)| row.0 <= claim.fresh_until;
                     queue.rows.keys().take_while(due).take(room).copied().collect()
                 }
                 Some(at) => {

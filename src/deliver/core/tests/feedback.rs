@@ -48,7 +48,8 @@ impl World {
                     self.links.remove(&link);
                     self.core.handle(Event::Closed { link, done, trouble: None }, now);
                 } else {
-                    self.core.handle(Event::Wants { link, room, idle, done }, now);
+                    let claims = fake.claims;
+                    self.core.handle(Event::Wants { link, room, idle, claims, done }, now);
                 }
             }
             self.now = self.now.after(seconds(1));
