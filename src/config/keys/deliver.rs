@@ -204,7 +204,9 @@ pub(super) const SITES: Section = Section {
     name: "sites",
     doc: "Limits for one site, found by a domain that it serves or by a suffix of the names of its \
           MX hosts. What is not given here is what a big receiver is known to welcome \
-          (`bulkhead throttle show NAME` tells), else as in [sites.default].",
+          (`bulkhead throttle show NAME` tells), else as in [sites.default]. Where several \
+          sections mean one site, as those of two domains with the same MX hosts do, the \
+          strictest value of each key counts, and of rates every window.",
     shape: Shape::Named {
         example: "gmail.com",
         begin: |c, name| {
