@@ -176,6 +176,18 @@ fn a_file_of_its_own_reads_as_written() {
 }
 
 #[test]
+fn a_domain_has_limits_of_its_own() {
+    let c = read("[domains.\"Example.com\"]\nrate = [\"60/min\", \"1000/d\"]");
+    let [domain] = &c.domains[..] else { panic!("one domain") };
+    let rates: Vec<String> = domain.rates.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (domain.name.as_str(), &domain.lines[..]),
+        ("example.com", &[(LimitKey::Rate, 2)][..])
+    );
+    assert_eq!(rates, ["60/min", "1000/d"]);
+}
+
+#[test]
 fn all_problems_are_told_at_once_with_place_and_remedy() {
     check(
         "[lanes.bulk]\ngathr = \"30s\"\n\n[sites.\"gmail.com\"]\nconnections = 0\n",
@@ -322,6 +334,14 @@ fn sections_of_the_wrong_shape_are_named() {
         &["2:1: [sites.\"connections\"] is a section; keys for all sites go under [sites.default]"],
     );
     check(
+        "[domains]\nrate = \"1/s\"",
+        &["2:1: [domains.\"rate\"] is a section; write [domains.\"example.com\"]"],
+    );
+    check(
+        "[domains.default]\nrate = \"1/s\"",
+        &["1:10: [domains.\"default\"]: what holds for all goes under [sites.default]"],
+    );
+    check(
         "[sites.\"a b\"]\nconnections = 5",
         &["1:8: [sites.\"a b\"]: \"a b\" is not a host name: invalid domain"],
     );
@@ -360,6 +380,10 @@ fn values_must_fit_each_other() {
     check(
         "[sites.\"a.de\"]\nrate = \"1/s\"\n[sites.\"A.de\"]\nrate = \"2/s\"",
         &["4:8: [sites.\"A.de\"] rate is of a site that has another section, in other letters"],
+    );
+    check(
+        "[domains.\"a.de\"]\nrate = \"1/s\"\n[domains.\"A.de\"]\nrate = \"2/s\"",
+        &["4:8: [domains.\"A.de\"] rate is of a domain that has another section, in other letters"],
     );
     let long = "x".repeat(120);
     check(

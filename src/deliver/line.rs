@@ -11,6 +11,7 @@ use crate::policy::feedback::{Complaint, Whose};
 use crate::policy::site::Rate;
 use crate::policy::site::route::Route;
 use crate::policy::throttle::Pace;
+use crate::store::{Delivery, Lease};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +60,14 @@ impl Job {
         }
         parts.push(self);
         parts
+    }
+
+    /// Takes some of its deliveries out, and gives their leases.
+    pub fn take_out(&mut self, out: impl Fn(&Delivery) -> bool) -> Vec<Lease> {
+        let deliveries = std::mem::take(&mut self.transaction.deliveries);
+        let (out, left): (Vec<_>, _) = deliveries.into_iter().partition(out);
+        self.transaction.deliveries = left;
+        out.into_iter().map(|delivery| delivery.lease).collect()
     }
 
     /// True where it may go over a connection to `address` that takes `room` more recipients.

@@ -5,6 +5,7 @@ pub mod classify;
 pub mod feedback;
 pub mod forecast;
 pub mod orders;
+pub mod quota;
 pub mod retry;
 pub mod rules;
 pub mod schedule;

@@ -4,6 +4,7 @@ use super::parse::{domain_name, socket, waits};
 use super::{Fallback::Inherited, Fallback::Is, Section, Shape, key, last, set};
 use crate::config::Tls;
 use crate::config::value::Value;
+use crate::policy::quota::DomainRule;
 use crate::policy::site::setting::range;
 use crate::policy::site::{Rate, SiteRule};
 
@@ -241,6 +242,30 @@ pub(super) const SITES: Section = Section {
             last(&mut c.sites.rules, v.rates(), |s, rates| s.connection_rates = Some(rates))
         }),
     ],
+};
+
+pub(super) const DOMAINS: Section = Section {
+    name: "domains",
+    doc: "Limits for mail to one domain, whichever site it goes to, besides the limits of that \
+          site, which all of its domains share. Connections, their rate and the deliveries over \
+          one are shared by all domains of a site: give those in [sites].",
+    shape: Shape::Named {
+        example: "example.com",
+        begin: |c, name| {
+            if name == "default" {
+                return Err("what holds for all goes under [sites.default]".to_string());
+            }
+            c.domains.push(DomainRule { name: domain_name(name)?, ..DomainRule::default() });
+            Ok(())
+        },
+    },
+    keys: &[key(
+        "rate",
+        Inherited("[\"60/min\", \"1000/d\"]"),
+        "Messages to this domain in a window, as in [sites]; what is more waits in the queue. \
+         Newsletters leave a tenth of it to direct mail. Without this key: no limit of its own.",
+        |c, v| last(&mut c.domains, v.rates(), |d, rates| d.rates = rates),
+    )],
 };
 
 const WAITS: &str = "Waits after the first, second, … attempt; the last one goes on.";

@@ -66,6 +66,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     deliver::DELIVERY,
     deliver::SITES_DEFAULT,
     deliver::SITES,
+    deliver::DOMAINS,
     rules::RULES,
     deliver::RETRY_DIRECT,
     deliver::RETRY_BULK,

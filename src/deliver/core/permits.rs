@@ -5,6 +5,7 @@ use super::sites::{Lines, Site};
 use super::{Alarm, Core};
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use crate::policy::quota::Holder;
 use crate::policy::site::SiteId;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(200);
 impl Core {
     /// True where some tenant may be held back at the site.
     fn limits_tenants(&self, site: &Site) -> bool {
-        self.tenants.are_limited() || site.line.has_complaints()
+        self.quotas.limit_tenants() || site.line.has_complaints()
     }
 
     /// How many messages of the tenant may go to the site now.
@@ -26,7 +27,11 @@ impl Core {
             return u32::MAX;
         }
         let here = site.line.available_to(tenant, now);
-        if here == 0 { 0 } else { here.min(self.tenants.available(tenant, lane, now)) }
+        if here == 0 {
+            0
+        } else {
+            here.min(self.quotas.available(Holder::Tenant(tenant), lane, now))
+        }
     }
 
     /// Of those in line at a route, the ones that are held back, and how many of each may go.
@@ -70,8 +75,11 @@ impl Core {
             for (lane, tenant) in lines.in_line() {
                 if let Some((until, _)) = site.line.waits(tenant, now) {
                     here = here.min(until);
-                } else if self.tenants.available(tenant, lane, now) == 0 {
-                    anywhere.push((tenant.to_string(), self.tenants.next_at(tenant, lane, now)));
+                } else if self.quotas.available(Holder::Tenant(tenant), lane, now) == 0 {
+                    anywhere.push((
+                        tenant.to_string(),
+                        self.quotas.next_at(Holder::Tenant(tenant), lane, now),
+                    ));
                 }
             }
         }
@@ -85,7 +93,7 @@ impl Core {
     /// A tenant's rate lets some go: as many sites are looked at as it lets messages go.
     pub(super) fn tenant_may(&mut self, tenant: String, now: Timestamp) {
         let Some(sites) = self.waiting.get_mut(&tenant) else { return };
-        let direct = self.tenants.available(&tenant, Lane::Direct, now);
+        let direct = self.quotas.available(Holder::Tenant(&tenant), Lane::Direct, now);
         for _ in 0..direct {
             let Some(site) = sites.pop_first() else { break };
             self.touched.insert(site);
@@ -93,7 +101,8 @@ impl Core {
         if sites.is_empty() {
             self.waiting.remove(&tenant);
         } else {
-            let at = self.tenants.next_at(&tenant, Lane::Bulk, now).max(now.after(LOOK));
+            let at =
+                self.quotas.next_at(Holder::Tenant(&tenant), Lane::Bulk, now).max(now.after(LOOK));
             self.alarm(at, Alarm::Tenant(tenant));
         }
     }

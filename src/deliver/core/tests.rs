@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Semaphore;
 
 mod feedback;
+mod grants;
 #[cfg(test)]
 mod orders;
 mod pace;
@@ -73,6 +74,7 @@ struct World {
     /// Connections, when each was.
     opened: Vec<Timestamp>,
     released: usize,
+    books: grants::Books,
     next_message: i64,
 }
 
@@ -103,6 +105,7 @@ impl World {
             told: Vec::new(),
             opened: Vec::new(),
             released: 0,
+            books: grants::Books::default(),
             next_message: 1,
         }
     }
@@ -281,7 +284,7 @@ impl World {
         }
     }
 
-    /// A connection sends all it has, and asks for more or ends.
+    /// A connection sends all it has that may go, and asks for more or ends.
     fn work(&mut self, link: LinkId) {
         let Some(fake) = self.links.get_mut(&link) else { return };
         let mut done = 0;
@@ -291,19 +294,18 @@ impl World {
             fake.room -= 1;
             done += 1;
         }
+        let mut room = fake.room;
         for (queue, n) in std::mem::take(&mut fake.has) {
-            fake.room -= n;
-            done += n;
-            *self.delivered.entry(queue).or_default() += u64::from(n);
-            self.stock.get_mut(&queue).unwrap().leased -= u64::from(n);
-            self.changed.insert(queue);
+            let sent = self.begin(queue, n, n);
+            (room, done) = (room - sent, done + sent);
         }
-        if fake.room == 0 {
+        let fake = self.links.get_mut(&link).unwrap();
+        (fake.room, fake.idle) = (room, true);
+        if room == 0 {
             self.links.remove(&link);
             self.core.handle(Event::Closed { link, done, trouble: None }, self.now);
         } else {
-            fake.idle = true;
-            self.core.handle(Event::Wants { link, room: fake.room, idle: true, done }, self.now);
+            self.core.handle(Event::Wants { link, room, idle: true, done }, self.now);
         }
     }
 

@@ -18,6 +18,7 @@ pub use rate::Rate;
 use self::setting::LimitKey;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use crate::policy::quota::Holder;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -134,11 +135,12 @@ pub struct Waiting {
     pub text: String,
 }
 
-/// A tenant that may not send to a site just now.
+/// A tenant that may not send to a site just now, or a domain there that may get nothing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Resting {
-    /// Which.
-    pub tenant: String,
+    /// Which: `tenant` or `domain`.
+    #[serde(flatten)]
+    pub whose: Holder,
     /// Until when.
     #[serde(rename = "until_ms")]
     pub until: Timestamp,
@@ -167,7 +169,7 @@ pub struct SiteStatus {
     pub window: u32,
     /// What each lane waits for.
     pub waiting: Vec<Waiting>,
-    /// Tenants with mail here that may not send.
+    /// Tenants with mail here that may not send, and domains that may get nothing.
     pub resting: Vec<Resting>,
     /// Names by which suspensions mean domains of this site, beside their own names and the site's:
     /// a provider's, a suffix of MX hosts' names.
