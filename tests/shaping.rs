@@ -218,6 +218,29 @@ fn a_domains_rate_holds_and_its_neighbour_at_the_same_hosts_goes_on() {
 }
 
 #[test]
+fn a_transaction_has_no_more_recipients_than_any_of_its_domains_takes() {
+    let bench = Bench::new();
+    bench.dns.mx("few.test", &[(10, "mx.d.test")]);
+    let limit = "[domains.\"few.test\"]\nrecipients_per_transaction = 2\n";
+    let node = bench.start(|setup| setup.raw(limit));
+    let all: Vec<String> = (0..5)
+        .flat_map(|n| [format!("a{n}@d.test"), format!("b{n}@d.test"), format!("c{n}@few.test")])
+        .collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    for body in [message::direct("direct"), message::newsletter("bulk")] {
+        assert_eq!(Client::hello(node.address()).mail("a@s.test", &all, &body).code, 250);
+        node.wait_until_empty();
+        let got = bench.sink.take();
+        assert_eq!(got.iter().map(|mail| mail.recipients.len()).sum::<usize>(), all.len());
+        for mail in &got {
+            let is_few = mail.recipients.iter().any(|to| to.ends_with("@few.test"));
+            assert!(!is_few || mail.recipients.len() <= 2, "{:?}", mail.recipients);
+        }
+        assert!(got.iter().any(|mail| mail.recipients.len() > 2), "others share one");
+    }
+}
+
+#[test]
 fn suspended_mail_waits_over_a_restart_and_goes_when_it_is_resumed() {
     let bench = Bench::new();
     let mut node = bench.start(|setup| setup);

@@ -101,8 +101,9 @@ fn domains(config: &Config, found: &mut Vec<Misfit>) {
     for (number, rule) in config.domains.iter().enumerate() {
         let mut earlier = config.domains.iter().take(number);
         if earlier.any(|other| other.name == rule.name) {
+            let keys = &["rate", "recipients_per_transaction"];
             let text = "is of a domain that has another section, in other letters".to_string();
-            found.push(Misfit { section: "domains", number, keys: &["rate"], text });
+            found.push(Misfit { section: "domains", number, keys, text });
         }
     }
 }

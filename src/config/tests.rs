@@ -177,14 +177,23 @@ fn a_file_of_its_own_reads_as_written() {
 
 #[test]
 fn a_domain_has_limits_of_its_own() {
-    let c = read("[domains.\"Example.com\"]\nrate = [\"60/min\", \"1000/d\"]");
-    let [domain] = &c.domains[..] else { panic!("one domain") };
+    let c = read(
+        "[domains.\"Example.com\"]\nrate = [\"60/min\", \"1000/d\"]\n\
+         [domains.\"b.test\"]\nrecipients_per_transaction = 7",
+    );
+    let [domain, other] = &c.domains[..] else { panic!("two domains") };
     let rates: Vec<String> = domain.rates.iter().map(ToString::to_string).collect();
     assert_eq!(
         (domain.name.as_str(), &domain.lines[..]),
         ("example.com", &[(LimitKey::Rate, 2)][..])
     );
     assert_eq!(rates, ["60/min", "1000/d"]);
+    assert_eq!((domain.recipients_per_transaction, &other.rates[..]), (None, &[][..]));
+    assert_eq!(other.recipients_per_transaction, Some(7));
+    check(
+        "[domains.\"a.test\"]\nrecipients_per_transaction = 0",
+        &["2:30: [domains.\"a.test\"] recipients_per_transaction = 0: must be 1 to 1000"],
+    );
 }
 
 #[test]

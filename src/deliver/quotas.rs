@@ -1,5 +1,5 @@
-//! Rates that hold over all sites together, as connections use them up: of a tenant's mail, and of
-//! mail to a domain.
+//! Limits that hold whichever site mail goes to: rates of a tenant's mail and of mail to a domain,
+//! as connections use them up; and recipients in a transaction to a domain.
 
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
@@ -7,16 +7,19 @@ use crate::policy::quota::{DomainRule, Holder};
 use crate::policy::site::Rate;
 use crate::policy::tenant::TenantRule;
 use crate::policy::throttle::Pace;
+use crate::store::Delivery;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The rates that the configuration states.
+/// What the configuration states of tenants and domains.
 #[derive(Debug, Default)]
 pub struct Quotas {
     /// Those with a rate, by its place among the paces.
     tenants: HashMap<String, usize>,
     domains: HashMap<String, usize>,
+    /// By domain, where that is limited.
+    recipients: HashMap<String, u32>,
     /// Under one lock, since a message uses all that it needs or none.
     paces: Mutex<Vec<Pace>>,
 }
@@ -28,9 +31,12 @@ impl Quotas {
         let mut paces = Vec::new();
         let tenants = tenants.iter().map(|rule| (&rule.name, &rule.rates));
         let tenants = places(tenants, &mut paces);
+        let limited =
+            |rule: &DomainRule| Some((rule.name.clone(), rule.recipients_per_transaction?));
+        let recipients = domains.iter().filter_map(limited).collect();
         let domains = domains.iter().map(|rule| (&rule.name, &rule.rates));
         let domains = places(domains, &mut paces);
-        Self { tenants, domains, paces: Mutex::new(paces) }
+        Self { tenants, domains, recipients, paces: Mutex::new(paces) }
     }
 
     /// True where some tenant has a rate.
@@ -43,6 +49,14 @@ impl Quotas {
     #[must_use]
     pub fn limit(&self, holder: Holder<&str>) -> bool {
         self.place(holder).is_some()
+    }
+
+    /// Most recipients of a transaction with this one, by its domain; [`u32::MAX`] where that is
+    /// not limited.
+    #[must_use]
+    pub fn recipients(&self, delivery: &Delivery) -> u32 {
+        let most = delivery.domain().and_then(|domain| self.recipients.get(domain));
+        most.copied().unwrap_or(u32::MAX)
     }
 
     /// How many messages of the lane the rate lets go now; [`u32::MAX`] where there is none.

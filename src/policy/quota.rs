@@ -43,6 +43,8 @@ pub struct DomainRule {
     pub name: String,
     /// Messages in windows, all of which hold; none: no limit.
     pub rates: Vec<Rate>,
+    /// Recipients in one transaction; `None`: as its site has it.
+    pub recipients_per_transaction: Option<u32>,
     /// Which of these the file states, and on which line.
     pub lines: Vec<(LimitKey, usize)>,
 }

@@ -259,13 +259,27 @@ pub(super) const DOMAINS: Section = Section {
             Ok(())
         },
     },
-    keys: &[key(
-        "rate",
-        Inherited("[\"60/min\", \"1000/d\"]"),
-        "Messages to this domain in a window, as in [sites]; what is more waits in the queue. \
-         Newsletters leave a tenth of it to direct mail. Without this key: no limit of its own.",
-        |c, v| last(&mut c.domains, v.rates(), |d, rates| d.rates = rates),
-    )],
+    keys: &[
+        key(
+            "rate",
+            Inherited("[\"60/min\", \"1000/d\"]"),
+            "Messages to this domain in a window, as in [sites]; what is more waits in the queue. \
+             Newsletters leave a tenth of it to direct mail. Without this key: no limit of its \
+             own.",
+            |c, v| last(&mut c.domains, v.rates(), |d, rates| d.rates = rates),
+        ),
+        key(
+            "recipients_per_transaction",
+            Inherited("10"),
+            "Recipients in one transaction that has some at this domain, where that is fewer than \
+             its site takes.",
+            |c, v| {
+                last(&mut c.domains, v.count(range::RECIPIENTS_PER_TRANSACTION), |d, n| {
+                    d.recipients_per_transaction = Some(n)
+                })
+            },
+        ),
+    ],
 };
 
 const WAITS: &str = "Waits after the first, second, … attempt; the last one goes on.";

@@ -19,6 +19,7 @@ use crate::policy::site::route::Route;
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
+use crate::store::Delivery;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -162,6 +163,7 @@ impl Core {
         job.route = Some(route);
         let limits = &site.limits;
         let most = limits.recipients_per_transaction.min(limits.deliveries_per_connection);
+        let most = |delivery: &Delivery| self.quotas.recipients(delivery).min(most);
         job.split(most).into_iter().for_each(|job| site.line.push(job));
         self.touched.insert(id);
     }

@@ -265,7 +265,9 @@ impl<S: Store> World<S> {
                 trusted_until: claimed.trusted_until,
                 room: self.room.clone(),
             };
-            jobs.extend(whole.split(link.opening.limits.recipients_per_transaction));
+            let (quotas, limits) = (self.core.quotas(), &link.opening.limits);
+            let most = limits.recipients_per_transaction;
+            jobs.extend(whole.split(|delivery| quotas.recipients(delivery).min(most)));
         }
         assert!(link.loading.is_none(), "one claim at a time");
         link.loading = Some(jobs);
