@@ -204,6 +204,17 @@ fn a_domains_rate_holds_and_its_neighbour_at_the_same_hosts_goes_on() {
         };
         wait_until(PATIENCE, &format!("{about} is told why: {:?}", why()), is_told);
     }
+    let shown = node.json(&["throttle", "show", "slow.test", "--json"]);
+    assert_eq!(shown["site"], "mx.d.test");
+    let own = &shown["of_domain"][0];
+    assert_eq!(
+        (&own["key"], &own["value"]),
+        (&"rate".into(), &serde_json::json!(["60/min", "900/d"]))
+    );
+    assert_eq!(own["source"]["stated"][0]["section"], "[domains.\"slow.test\"]");
+    assert!(own["source"]["stated"][0]["line"].is_u64(), "{own}");
+    let neighbour = node.json(&["throttle", "show", "d.test", "--json"]);
+    assert_eq!(neighbour["of_domain"], serde_json::json!([]));
     // A login code there does not wait for the newsletters.
     send(&node, "a@s.test", "user@slow.test", &message::direct("code"));
     wait_until(PATIENCE, "direct mail goes", || got("user@slow.test") == 1);

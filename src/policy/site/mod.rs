@@ -18,7 +18,7 @@ pub use rate::Rate;
 use self::setting::LimitKey;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
-use crate::policy::quota::Holder;
+use crate::policy::quota::{self, DomainRule, Holder};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -204,6 +204,9 @@ pub struct SiteLimits {
     pub domains: usize,
     /// Every limit.
     pub limits: Vec<Effective>,
+    /// Those of the domain that was asked for, besides; where it has some of its own.
+    #[serde(default)]
+    pub of_domain: Vec<Effective>,
     /// Open connections.
     pub connections: u32,
     /// Deliveries done in the last minute.
@@ -236,12 +239,13 @@ pub struct Lessons {
 impl SiteLimits {
     /// What would hold for a site of which the name alone is known.
     #[must_use]
-    pub fn foreseen(name: &str, directory: &Directory) -> Self {
+    pub fn foreseen(name: &str, directory: &Directory, domains: &[DomainRule]) -> Self {
         Self {
             site: name.to_string(),
             in_use: false,
             domains: 0,
             limits: directory.foresee(name),
+            of_domain: quota::explain(domains, name),
             connections: 0,
             rate_per_minute: 0,
             gate: None,

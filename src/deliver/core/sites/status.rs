@@ -7,7 +7,7 @@ use crate::deliver::core::Core;
 use crate::deliver::core::queues::Place;
 use crate::deliver::quotas::Quotas;
 use crate::mail::message::Lane;
-use crate::policy::quota::Holder;
+use crate::policy::quota::{self, Holder};
 use crate::policy::site::{Gate, Lessons, Rate, Resting, SiteId, SiteLimits, SiteStatus};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -204,13 +204,14 @@ impl Core {
         };
         let id = by_domain.or_else(|| self.directory.find(name));
         let Some((id, status)) = id.and_then(|id| Some((id, self.status_of(id, now)?))) else {
-            return SiteLimits::foreseen(name, &self.directory);
+            return SiteLimits::foreseen(name, &self.directory, &self.config.domains);
         };
         SiteLimits {
             site: status.site,
             in_use: true,
             domains: self.sites.get(&id).map_or(0, |site| site.domains),
             limits: self.directory.explain(id),
+            of_domain: quota::explain(&self.config.domains, name),
             connections: status.connections,
             rate_per_minute: status.rate_per_minute,
             gate: Some(status.gate),
