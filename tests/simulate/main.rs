@@ -15,6 +15,7 @@ mod world;
 
 use bulkhead::base::time::Timestamp;
 use bulkhead::deliver::core::Extent;
+use bulkhead::policy::site::Rate;
 use bulkhead::store::Store;
 use bulkhead::store::memory::MemoryStore;
 use load::setting;
@@ -37,15 +38,15 @@ const LATE_MAX: f64 = 1_000.0;
 /// By then everything has been delivered or given up.
 const END: Duration = Duration::from_secs(6 * 86_400);
 
-/// The fullest window of any rate of any site, by its limit: messages as they are counted and as
-/// receivers see them, then new connections likewise.
+/// The fullest window of any rate of any site or domain, by its limit: messages as they are counted
+/// and as receivers see them, then new connections likewise.
 fn fullest_windows<S: Store>(world: &mut World<S>) -> [f64; 4] {
     let mut worst = [0.0f64; 4];
     for operator in &mut world.operators {
         let limits = operator.limits.clone();
         let mut note = |n: usize, times: &mut Vec<Timestamp>, rates: &[_]| {
             for rate in rates.iter() {
-                let bulkhead::policy::site::Rate { count, per } = *rate;
+                let Rate { count, per } = *rate;
                 let per = i64::try_from(per.as_millis()).unwrap();
                 worst[n] = worst[n].max(fullest(times, count, per));
             }
@@ -54,6 +55,15 @@ fn fullest_windows<S: Store>(world: &mut World<S>) -> [f64; 4] {
         note(1, &mut operator.seen, &limits.rates);
         note(2, &mut operator.opened, &limits.connection_rates);
         note(3, &mut operator.met, &limits.connection_rates);
+    }
+    for rule in &world.config.domains {
+        let times = world.to_domains.iter_mut().find(|(domain, _)| domain.as_str() == rule.name);
+        for (n, times) in times.into_iter().flat_map(|(_, times)| times).enumerate() {
+            for Rate { count, per } in &rule.rates {
+                let per = i64::try_from(per.as_millis()).unwrap();
+                worst[n] = worst[n].max(fullest(times, *count, per));
+            }
+        }
     }
     worst
 }

@@ -3,6 +3,7 @@
 
 use super::receivers::Exchange;
 use super::{Happening, World, at_once, ms};
+use bulkhead::base::address::Domain;
 use bulkhead::base::time::Timestamp;
 use bulkhead::deliver::addresses::Slot;
 use bulkhead::deliver::connection::Transaction;
@@ -10,10 +11,11 @@ use bulkhead::deliver::core::{AHEAD, Event, LEASE, LinkId, Opening};
 use bulkhead::deliver::line::Job;
 use bulkhead::deliver::settle::past_its_time;
 use bulkhead::mail::message::Lane;
+use bulkhead::policy::quota::Holder;
 use bulkhead::policy::site::route::Hop;
 use bulkhead::policy::verdict::{Ruling, Verdict, judge};
-use bulkhead::store::{Claim, Store};
-use std::collections::{HashMap, VecDeque};
+use bulkhead::store::{Claim, Delivery, DeliveryId, Store};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 /// As the worker: jobs that a connection has ready.
@@ -50,6 +52,7 @@ pub(super) struct Link {
     jobs: VecDeque<Job>,
     ridden: bool,
     paid: Option<(Lane, Timestamp)>,
+    permitted: Option<(DeliveryId, Timestamp)>,
     transmit: Duration,
     loading: Option<VecDeque<Job>>,
     claimed: u32,
@@ -101,6 +104,7 @@ impl<S: Store> World<S> {
             jobs: VecDeque::new(),
             ridden: false,
             paid: None,
+            permitted: None,
             transmit: Duration::ZERO,
             loading: None,
             claimed: 0,
@@ -373,8 +377,55 @@ impl<S: Store> World<S> {
         self.now.after(self.config.delivery.transaction_timeout) >= until
     }
 
+    /// Takes out what the rates of domains do not let go now.
+    fn keep_permitted(&mut self, link: &mut Link, job: &mut Job) -> bool {
+        while !job.transaction.deliveries.is_empty() {
+            let Some(domain) = self.permit(link, &job.transaction) else { return true };
+            let is_held = |delivery: &Delivery| delivery.domain() == Some(domain.as_str());
+            if job.lane() == Lane::Bulk {
+                self.not_claimed(&job.transaction, is_held);
+            }
+            self.dirty = true;
+            at_once(self.store.release(job.take_out(is_held))).unwrap();
+        }
+        false
+    }
+
+    /// The domain whose rate does not let a message go, unless all do.
+    fn permit(&mut self, link: &mut Link, transaction: &Transaction) -> Option<Domain> {
+        let first = transaction.deliveries[0].lease.delivery;
+        let slack = self.core.quotas().slack(transaction.domains());
+        let is_given = |(of, at)| of == first && self.now.since(at) <= slack;
+        if link.permitted.is_some_and(is_given) {
+            return None;
+        }
+        let origin = &transaction.head.origin;
+        let quotas = self.core.quotas();
+        match quotas.begin(&origin.tenant, transaction.domains(), origin.lane, self.now) {
+            Ok(()) => link.permitted = Some((first, self.now)),
+            Err(Holder::Domain(name)) => return Some(Domain::parse(name).unwrap()),
+            Err(Holder::Tenant(name)) => panic!("{name} has no rate here"),
+        }
+        self.note_domains(transaction, 0, self.now);
+        None
+    }
+
+    /// Notes when a message to domains with a rate was begun (0), or seen (1).
+    fn note_domains(&mut self, transaction: &Transaction, what: usize, at: Timestamp) {
+        let domains: BTreeSet<&str> = transaction.domains().collect();
+        for (domain, times) in &mut self.to_domains {
+            if domains.contains(domain.as_str()) {
+                times[what].push(at);
+            }
+        }
+    }
+
     fn transmit(&mut self, mut link: Link, mut job: Job, rode: bool) {
         if !rode {
+            if !self.keep_permitted(&mut link, &mut job) {
+                link.paid = Some((job.lane(), self.now));
+                return self.work(link);
+            }
             if self.is_short(job.trusted_until) {
                 job.trusted_until = self.now.after(LEASE);
                 // One that waited longer than it lasts is somebody else's by now.
@@ -385,14 +436,20 @@ impl<S: Store> World<S> {
                 }
             }
             self.count_seen(&link, self.now);
+            self.note_domains(&job.transaction, 1, self.now);
         }
+        link.permitted = None;
         let rides = self.may_ride(&mut link);
         let operator = &mut self.operators[link.operator];
         let exchange = operator.exchange(self.seed, &job, self.now, rode, link.used > 0);
         if rides && exchange.dotted && exchange.open {
             let manner = &operator.manner;
             let dot = exchange.lasts - manner.transaction(true);
-            self.count_seen(&link, self.now.after(ms(dot)));
+            let at = self.now.after(ms(dot));
+            self.count_seen(&link, at);
+            if let Some(next) = link.jobs.front() {
+                self.note_domains(&next.transaction, 1, at);
+            }
         }
         self.figures.attempts += u64::from(job.count());
         let lasts = exchange.lasts;
@@ -401,10 +458,17 @@ impl<S: Store> World<S> {
     }
 
     fn may_ride(&mut self, link: &mut Link) -> bool {
-        let Some(next) = link.jobs.front() else { return false };
+        let Some(next) = link.jobs.pop_front() else { return false };
+        let rides = self.may_ride_now(link, &next);
+        link.jobs.push_front(next);
+        rides
+    }
+
+    fn may_ride_now(&mut self, link: &mut Link, next: &Job) -> bool {
         let lane = next.lane();
         let line = &link.opening.line;
-        let slow = link.transmit > line.slack() || line.available(lane, self.now, 2) < 2;
+        let slack = line.slack().min(self.core.quotas().slack(next.transaction.domains()));
+        let slow = link.transmit > slack || line.available(lane, self.now, 2) < 2;
         if link.quit || self.is_short(next.trusted_until) || slow {
             return false;
         }
@@ -415,7 +479,7 @@ impl<S: Store> World<S> {
             self.count_begun(link);
         }
         link.paid = Some((lane, self.now));
-        true
+        self.permit(link, &next.transaction).is_none()
     }
 
     fn has_paid(&self, link: &mut Link, lane: Lane) -> bool {
@@ -463,7 +527,7 @@ impl<S: Store> World<S> {
             link.opening.line.push_front(job);
         } else {
             if job.lane() == Lane::Bulk {
-                self.not_claimed(&job.transaction);
+                self.not_claimed(&job.transaction, |_| true);
             }
             self.dirty = true;
             at_once(self.store.release(job.transaction.leases())).unwrap();
