@@ -43,7 +43,8 @@
 //! * Direct mail waits for no newsletter: it has its own line at each site, connections kept free
 //!   for it, and its own hand-off.
 //! * Memory is bounded by the configuration, not by the length of the queue or by what a peer does.
-//! * No limit of `[sites]` is exceeded, by name of the site or by address of the host.
+//! * No limit of `[sites]` is exceeded, by name of the site or by address of the host; nor one of
+//!   `[domains]`.
 //! * Lines end in CRLF alone, in and out; what could be read in two ways is refused.
 //! * Text from outside passes [`base::text::printable`] before it meets a log, a reply or a
 //!   terminal.

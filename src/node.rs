@@ -207,7 +207,7 @@ fn start<S: Store>(
         rng: Mutex::new(random::from_system()),
         dialer: Dialer::new(Arc::clone(config))?,
         addresses: Arc::new(Addresses::default()),
-        tenants: core.tenants(),
+        quotas: core.quotas(),
         room: Arc::new(Semaphore::new(room_kib as usize)),
         room_kib,
         events,

@@ -167,6 +167,91 @@ fn a_customers_rate_holds_and_holds_up_nobody() {
 }
 
 #[test]
+fn a_domains_rate_holds_and_its_neighbour_at_the_same_hosts_goes_on() {
+    let bench = Bench::new();
+    bench.dns.mx("slow.test", &[(10, "mx.d.test")]);
+    let node =
+        bench.start(|setup| setup.raw("[domains.\"slow.test\"]\nrate = [\"60/min\", \"900/d\"]\n"));
+    let got = |domain: &str| {
+        let is_there = |to: &&String| to.ends_with(domain);
+        bench.sink.recipients().iter().filter(is_there).count()
+    };
+    for n in 0..30 {
+        for domain in ["slow.test", "d.test"] {
+            let body = message::newsletter(&format!("{domain}{n}"));
+            send(&node, "news@s.test", &format!("r{n}@{domain}"), &body);
+        }
+    }
+    wait_until(PATIENCE, "its neighbour is done", || got("@d.test") == 30);
+    assert!(got("@slow.test") < 20, "{} at 60/min", got("@slow.test"));
+    let site = site(&node);
+    assert_eq!((&site["site"], &site["gate"]), (&"mx.d.test".into(), &"open".into()));
+    let one = node.json(&["queue", "list", "--domain", "slow.test", "--json"]);
+    let one = one.as_array().unwrap().last().unwrap().clone();
+    let (message, recipient) =
+        (one["message"].as_str().unwrap(), one["recipient"].as_str().unwrap());
+    for about in ["slow.test", message, recipient] {
+        let why = || {
+            let why = node.json(&["why", about, "--json"]);
+            let sentence = why[0]["sentence"].as_str().unwrap().to_string();
+            (sentence, why[0]["remedy"].clone())
+        };
+        let is_told = || {
+            let (sentence, remedy) = why();
+            sentence.starts_with("More mail to slow.test may go in ")
+                && sentence.ends_with(": its rate of 60/min messages is used up.")
+                && remedy.to_string().contains("[domains.")
+        };
+        wait_until(PATIENCE, &format!("{about} is told why: {:?}", why()), is_told);
+    }
+    let shown = node.json(&["throttle", "show", "slow.test", "--json"]);
+    assert_eq!(shown["site"], "mx.d.test");
+    let own = &shown["of_domain"][0];
+    assert_eq!(
+        (&own["key"], &own["value"]),
+        (&"rate".into(), &serde_json::json!(["60/min", "900/d"]))
+    );
+    assert_eq!(own["source"]["stated"][0]["section"], "[domains.\"slow.test\"]");
+    assert!(own["source"]["stated"][0]["line"].is_u64(), "{own}");
+    let neighbour = node.json(&["throttle", "show", "d.test", "--json"]);
+    assert_eq!(neighbour["of_domain"], serde_json::json!([]));
+    // A login code there does not wait for the newsletters.
+    send(&node, "a@s.test", "user@slow.test", &message::direct("code"));
+    wait_until(PATIENCE, "direct mail goes", || got("user@slow.test") == 1);
+    // What goes with one that must wait does not wait with it.
+    let both = ["late@slow.test", "soon@d.test"];
+    let body = message::direct("both");
+    assert_eq!(Client::hello(node.address()).mail("a@s.test", &both, &body).code, 250);
+    wait_until(PATIENCE, "its neighbour goes", || got("soon@d.test") == 1);
+    let before = got("@slow.test");
+    assert!(stays(Duration::from_secs(3), || got("@slow.test") <= before + 4));
+    wait_until(PATIENCE, "it goes on", || got("@slow.test") > before);
+}
+
+#[test]
+fn a_transaction_has_no_more_recipients_than_any_of_its_domains_takes() {
+    let bench = Bench::new();
+    bench.dns.mx("few.test", &[(10, "mx.d.test")]);
+    let limit = "[domains.\"few.test\"]\nrecipients_per_transaction = 2\n";
+    let node = bench.start(|setup| setup.raw(limit));
+    let all: Vec<String> = (0..5)
+        .flat_map(|n| [format!("a{n}@d.test"), format!("b{n}@d.test"), format!("c{n}@few.test")])
+        .collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    for body in [message::direct("direct"), message::newsletter("bulk")] {
+        assert_eq!(Client::hello(node.address()).mail("a@s.test", &all, &body).code, 250);
+        node.wait_until_empty();
+        let got = bench.sink.take();
+        assert_eq!(got.iter().map(|mail| mail.recipients.len()).sum::<usize>(), all.len());
+        for mail in &got {
+            let is_few = mail.recipients.iter().any(|to| to.ends_with("@few.test"));
+            assert!(!is_few || mail.recipients.len() <= 2, "{:?}", mail.recipients);
+        }
+        assert!(got.iter().any(|mail| mail.recipients.len() > 2), "others share one");
+    }
+}
+
+#[test]
 fn suspended_mail_waits_over_a_restart_and_goes_when_it_is_resumed() {
     let bench = Bench::new();
     let mut node = bench.start(|setup| setup);

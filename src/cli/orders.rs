@@ -185,7 +185,7 @@ async fn limits(config: &Config, site: &str, clock: &Clock) -> Result<SiteLimits
     }
     let mut directory = Directory::new(config.sites.clone());
     directory.overrule(on_disk(config, clock)?.throttles(), std::iter::empty());
-    Ok(SiteLimits::foreseen(&name, &directory))
+    Ok(SiteLimits::foreseen(&name, &directory, &config.domains))
 }
 
 fn on_disk(config: &Config, clock: &Clock) -> Result<crate::policy::orders::Orders, Failure> {

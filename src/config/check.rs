@@ -30,6 +30,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
     sources(config, &mut found);
     pools(config, &mut found);
     sites(config, &mut found);
+    domains(config, &mut found);
     retry("retry.direct", &config.retry.direct, &mut found);
     retry("retry.bulk", &config.retry.bulk, &mut found);
     if config.dns.cache_ttl_min > config.dns.cache_ttl_max {
@@ -141,6 +142,17 @@ fn sites(config: &Config, found: &mut Vec<Misfit>) {
             let keys = &["connections", "reserved_for_direct", "rate", "connection_rate"];
             let text = "is of a site that has another section, in other letters".to_string();
             found.push(Misfit { section: "sites", number, keys, text });
+        }
+    }
+}
+
+fn domains(config: &Config, found: &mut Vec<Misfit>) {
+    for (number, rule) in config.domains.iter().enumerate() {
+        let mut earlier = config.domains.iter().take(number);
+        if earlier.any(|other| other.name == rule.name) {
+            let keys = &["rate", "recipients_per_transaction"];
+            let text = "is of a domain that has another section, in other letters".to_string();
+            found.push(Misfit { section: "domains", number, keys, text });
         }
     }
 }

@@ -34,6 +34,7 @@ use crate::base::address::Domain;
 use crate::base::network::Networks;
 use crate::mail::message::ByLane;
 use crate::policy::classify::Rules;
+use crate::policy::quota::DomainRule;
 use crate::policy::retry::Schedule;
 use crate::policy::rules::Rules as ReplyRules;
 use crate::policy::site::setting::LimitKey;
@@ -72,6 +73,8 @@ pub struct Config {
     source_rules: Vec<SourceRule>,
     /// Limits of sites.
     pub sites: Sites,
+    /// Limits of single domains.
+    pub domains: Vec<DomainRule>,
     /// `[[rules]]` and the built-in ones: what receivers' refusals lead to.
     pub rules: ReplyRules,
     /// `[[rules]]` as the file has them, which `rules` is made of.
@@ -170,6 +173,7 @@ impl Config {
                 default_lines: Vec::new(),
                 rules: Vec::new(),
             },
+            domains: Vec::new(),
             rules: ReplyRules::default(),
             rule_drafts: Vec::new(),
             retry: Retry { direct: schedule(), bulk: schedule() },
@@ -205,11 +209,14 @@ impl Config {
         }
     }
 
-    /// Remembers where the limits of sites stand in the file.
+    /// Remembers where the limits of sites and domains stand in the file.
     fn note_lines(&mut self, blocks: &[read::Block], text: &str) {
         let of = |name: &'static str| blocks.iter().filter(move |b| b.section.name == name);
         self.sites.default_lines = of("sites.default").flat_map(|b| lines(b, text)).collect();
         for (rule, block) in self.sites.rules.iter_mut().zip(of("sites")) {
+            rule.lines = lines(block, text);
+        }
+        for (rule, block) in self.domains.iter_mut().zip(of("domains")) {
             rule.lines = lines(block, text);
         }
     }

@@ -175,14 +175,17 @@ impl Reader<'_> {
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
     ) {
-        let Shape::Named { begin, .. } = section.shape else { return };
+        let Shape::Named { begin, example } = section.shape else { return };
         let name: &str = key.get_ref();
         let header = format!("[{}.{}]", section.name, quote(name));
         let DeValue::Table(table) = value.get_ref() else {
-            let text = format!(
-                "{header} is a section; keys for all sites go under [{}.default]",
-                section.name
-            );
+            let default = format!("{}.default", section.name);
+            let text = match SECTIONS.iter().find(|section| section.name == default) {
+                Some(_) => {
+                    format!("{header} is a section; keys for all sites go under [{default}]")
+                }
+                None => format!("{header} is a section; write [{}.\"{example}\"]", section.name),
+            };
             return self.wrong(key, text);
         };
         match begin(self.config, name) {

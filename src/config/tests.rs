@@ -1,11 +1,12 @@
 //! Whole files: what they give, and every kind of mistake with its exact message.
 
 use super::*;
-use crate::mail::message::Lane;
 use crate::policy::rules::{Action, Scope};
 use crate::smtp::reply::Reply;
 use proptest::prelude::*;
 use std::net::IpAddr;
+
+mod sources;
 
 fn place() -> Place {
     Place { name: "config.toml".into(), dir: "/etc/b".into(), machine: "web1.example.net".into() }
@@ -177,6 +178,27 @@ fn a_file_of_its_own_reads_as_written() {
 }
 
 #[test]
+fn a_domain_has_limits_of_its_own() {
+    let c = read(
+        "[domains.\"Example.com\"]\nrate = [\"60/min\", \"1000/d\"]\n\
+         [domains.\"b.test\"]\nrecipients_per_transaction = 7",
+    );
+    let [domain, other] = &c.domains[..] else { panic!("two domains") };
+    let rates: Vec<String> = domain.rates.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (domain.name.as_str(), &domain.lines[..]),
+        ("example.com", &[(LimitKey::Rate, 2)][..])
+    );
+    assert_eq!(rates, ["60/min", "1000/d"]);
+    assert_eq!((domain.recipients_per_transaction, &other.rates[..]), (None, &[][..]));
+    assert_eq!(other.recipients_per_transaction, Some(7));
+    check(
+        "[domains.\"a.test\"]\nrecipients_per_transaction = 0",
+        &["2:30: [domains.\"a.test\"] recipients_per_transaction = 0: must be 1 to 1000"],
+    );
+}
+
+#[test]
 fn all_problems_are_told_at_once_with_place_and_remedy() {
     check(
         "[lanes.bulk]\ngathr = \"30s\"\n\n[sites.\"gmail.com\"]\nconnections = 0\n",
@@ -185,48 +207,6 @@ fn all_problems_are_told_at_once_with_place_and_remedy() {
             "5:15: [sites.\"gmail.com\"] connections = 0: must be 1 to 1000",
         ],
     );
-}
-
-#[test]
-fn sources_are_read_and_what_does_not_fit_is_refused() {
-    let config = read(
-        r#"
-        hostname = "relay.test"
-        [lanes.bulk]
-        sources = ["b"]
-        [sources.a]
-        addresses = ["192.0.2.1", "2001:db8::1"]
-        [sources.b]
-        addresses = ["192.0.2.2"]
-        hostname = "B.relay.test"
-        [[tenants]]
-        name = "t"
-        sources = ["a"]
-        "#,
-    );
-    let names = |lane, tenant| {
-        let pool = config.sources.pool(lane, tenant);
-        let named = config.sources.of(pool).map(|s| format!("{}={}", s.name, s.hostname));
-        named.collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(names(Lane::Direct, "x"), "a=relay.test b=b.relay.test");
-    assert_eq!(names(Lane::Bulk, "x"), "b=b.relay.test");
-    assert_eq!(names(Lane::Bulk, "t"), "a=relay.test");
-    let one = "[sources.a]\naddresses = [\"192.0.2.1\"]\n";
-    for (text, part) in [
-        ("[sources.a]\n", "addresses"),
-        ("[sources.\"a b\"]\naddresses = [\"192.0.2.1\"]", "is not a source's name"),
-        ("[sources.a]\naddresses = [\"0.0.0.0\"]", "is not an address to send from"),
-        ("[sources.a]\naddresses = [\"192.0.2.1\", \"192.0.2.2\"]", "or one of each family"),
-        ("[sources.a]\naddresses = []", "or one of each family"),
-        (&format!("{one}[sources.b]\naddresses = [\"192.0.2.1\"]"), "that of source \"a\" already"),
-        (&format!("{one}[lanes.direct]\nsources = [\"b\"]"), "no source; there are a"),
-        ("[lanes.direct]\nsources = [\"b\"]", "there is no [sources.b]"),
-        ("[[tenants]]\nname = \"t\"\nsources = [\"b\"]", "there is no [sources.b]"),
-    ] {
-        let error = Config::parse(text, &place()).expect_err(text).to_string();
-        assert!(error.contains(part), "{text}: {error}");
-    }
 }
 
 #[test]
@@ -365,6 +345,14 @@ fn sections_of_the_wrong_shape_are_named() {
         &["2:1: [sites.\"connections\"] is a section; keys for all sites go under [sites.default]"],
     );
     check(
+        "[domains]\nrate = \"1/s\"",
+        &["2:1: [domains.\"rate\"] is a section; write [domains.\"example.com\"]"],
+    );
+    check(
+        "[domains.default]\nrate = \"1/s\"",
+        &["1:10: [domains.\"default\"]: what holds for all goes under [sites.default]"],
+    );
+    check(
         "[sites.\"a b\"]\nconnections = 5",
         &["1:8: [sites.\"a b\"]: \"a b\" is not a host name: invalid domain"],
     );
@@ -403,6 +391,10 @@ fn values_must_fit_each_other() {
     check(
         "[sites.\"a.de\"]\nrate = \"1/s\"\n[sites.\"A.de\"]\nrate = \"2/s\"",
         &["4:8: [sites.\"A.de\"] rate is of a site that has another section, in other letters"],
+    );
+    check(
+        "[domains.\"a.de\"]\nrate = \"1/s\"\n[domains.\"A.de\"]\nrate = \"2/s\"",
+        &["4:8: [domains.\"A.de\"] rate is of a domain that has another section, in other letters"],
     );
     let long = "x".repeat(120);
     check(

@@ -213,7 +213,7 @@ mod tests {
         let seen = Arc::clone(&carried_out);
         let obey: Obey = Box::new(move |orders| seen.lock().unwrap().push(orders));
         let explain: Explain =
-            Box::new(|name| SiteLimits::foreseen(name, &Directory::new(sites(10, &[]))));
+            Box::new(|name| SiteLimits::foreseen(name, &Directory::new(sites(10, &[])), &[]));
         (Desk::open(dir, clock.clone(), obey, explain), carried_out)
     }
 

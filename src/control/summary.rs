@@ -4,6 +4,7 @@ use super::outlook::Outlook;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::orders::Suspension;
+use crate::policy::quota::Holder;
 use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting, by_domain};
 use crate::store::{Backlog, Health, QueueBacklog};
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ pub struct SiteSummary {
     /// What each lane waits for.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
-    /// Tenants with mail here that may not send.
+    /// Tenants with mail here that may not send, and domains that may get nothing.
     #[serde(default)]
     pub resting: Vec<Resting>,
 }
@@ -164,13 +165,18 @@ fn is_busy(status: &SiteStatus) -> bool {
     status.connections > 0 || status.rate_per_minute > 0 || status.gate != Gate::Open
 }
 
-/// Trouble, else the limit that newsletters wait for.
+/// Trouble, else the limit that newsletters wait for, else a domain whose mail waits.
 fn why(status: &SiteStatus) -> String {
     let limit = |w: &&Waiting| w.lane == Lane::Bulk && w.limit != Limit::Turn;
-    match status.waiting.iter().find(limit) {
-        Some(waiting) if status.why.is_empty() => waiting.text.clone(),
-        _ => status.why.clone(),
+    let domain = |resting: &Resting| match &resting.whose {
+        Holder::Domain(name) => Some(format!("{name}: {}", resting.why)),
+        Holder::Tenant(_) => None,
+    };
+    if !status.why.is_empty() {
+        return status.why.clone();
     }
+    let limit = status.waiting.iter().find(limit).map(|waiting| waiting.text.clone());
+    limit.or_else(|| status.resting.iter().find_map(domain)).unwrap_or_default()
 }
 
 impl SiteSummary {

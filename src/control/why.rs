@@ -5,6 +5,7 @@ use super::outlook::Outlook;
 use crate::base::time::{Timestamp, human};
 use crate::mail::message::{Lane, Origin};
 use crate::policy::orders::{Orders, Suspension};
+use crate::policy::quota::Holder;
 use crate::policy::site::{Gate, Limit, Resting, SiteStatus, Waiting};
 use crate::store::{Backlog, DeliveryRecord, QueueBacklog, QueueKey, State};
 use serde::{Deserialize, Serialize};
@@ -274,17 +275,35 @@ impl Facts<'_> {
                 "it is probed by itself; nothing is lost",
             );
         }
-        let rests = status.resting.iter().find(|resting| resting.tenant == tenant);
-        if let Some(Resting { until, why, .. }) = rests {
-            let wait = human(until.since(self.now));
-            return found.say(
-                format!("Its tenant {tenant} may send more to {site} in {wait}: {why}."),
-                "a higher `rate` for the tenant, where it is the tenant's own that is used up",
-            );
+        let is_meant = |resting: &&Resting| {
+            [Holder::Tenant(tenant), Holder::Domain(domain)].contains(&resting.whose.as_ref())
+        };
+        if let Some(rests) = status.resting.iter().filter(is_meant).max_by_key(|r| r.until) {
+            return self.rests(found, site, rests);
         }
         match status.waiting.iter().find(|waiting| waiting.lane == lane) {
             Some(waiting) => self.limited(found, site, waiting),
             None => found.say(format!("It is next at {site}."), ""),
+        }
+    }
+
+    fn rests(&self, found: &mut Explanation, site: &str, rests: &Resting) {
+        let Resting { whose, until, why } = rests;
+        let wait = human(until.since(self.now));
+        match whose {
+            Holder::Tenant(tenant) => found.say(
+                format!("Its tenant {tenant} may send more to {site} in {wait}: {why}."),
+                "a higher `rate` for the tenant, where it is the tenant's own that is used up",
+            ),
+            Holder::Domain(domain) => {
+                found.link("binding", format!("{domain}: {why}, until {until}"));
+                found.say(
+                    format!("More mail to {domain} may go in {wait}: {why}."),
+                    format!(
+                        "a higher `rate` in [domains.\"{domain}\"], where its receiver permits that"
+                    ),
+                );
+            }
         }
     }
 
@@ -506,13 +525,22 @@ mod tests {
         assert!(said(&world, State::Leased, 0, NOW).starts_with("It is on a connection"));
         assert_eq!(said(&world, State::Ready, 0, NOW), "It is next at mx.example.");
         world.statuses[0].resting = vec![Resting {
-            tenant: "shop".into(),
+            whose: Holder::Tenant("shop".into()),
             until: minutes(3),
             why: "its rate of 20/h messages to all sites is used up".into(),
         }];
         let rests = "Its tenant shop may send more to mx.example in 3m: its rate of 20/h messages \
                      to all sites is used up.";
         assert_eq!(said(&world, State::Ready, 0, NOW), rests);
+        let domain = Resting {
+            whose: Holder::Domain("a.example".into()),
+            until: minutes(4),
+            why: "its rate of 60/min messages is used up".into(),
+        };
+        world.statuses[0].resting.insert(0, domain);
+        let longer = "More mail to a.example may go in 4m: its rate of 60/min messages is used up.";
+        assert_eq!(said(&world, State::Ready, 0, NOW), longer, "the later of the two binds");
+        world.statuses[0].resting.remove(0);
         // By a name that the planner alone knows the site by.
         let scope = Scope { site: Some("example".into()), ..Scope::default() };
         let (reason, since) = ("asked by its postmaster".to_string(), NOW);

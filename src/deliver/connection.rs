@@ -51,6 +51,11 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// The domains of its recipients.
+    pub fn domains(&self) -> impl Iterator<Item = &str> {
+        self.deliveries.iter().filter_map(Delivery::domain)
+    }
+
     /// The claims on its deliveries.
     #[must_use]
     pub fn leases(&self) -> Vec<Lease> {

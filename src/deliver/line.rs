@@ -12,6 +12,7 @@ use crate::policy::paces::{Paces, What};
 use crate::policy::site::route::Route;
 use crate::policy::site::{Limit, Limits, Rate};
 use crate::policy::source::{Pool, Source, SourceId};
+use crate::store::{Delivery, Lease};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,13 +67,21 @@ impl Job {
         self.transaction.head.origin.lane
     }
 
-    /// This job, in parts of at most `most` recipients.
+    /// This job, in parts: none has more recipients than `most` says of any of them.
     #[must_use]
-    pub fn split(mut self, most: u32) -> Vec<Self> {
-        let most = most.max(1) as usize;
+    pub fn split(mut self, most: impl Fn(&Delivery) -> u32) -> Vec<Self> {
         let mut parts = Vec::new();
-        while self.transaction.deliveries.len() > most {
-            let rest = self.transaction.deliveries.split_off(most);
+        loop {
+            let mut least = u32::MAX;
+            let fits = |(before, delivery): &(u32, &Delivery)| {
+                least = least.min(most(delivery).max(1));
+                *before < least
+            };
+            let first = (0..).zip(&self.transaction.deliveries).take_while(fits).count();
+            if first == self.transaction.deliveries.len() {
+                break;
+            }
+            let rest = self.transaction.deliveries.split_off(first);
             let Transaction { head, body, deliveries } = &mut self.transaction;
             let deliveries = std::mem::replace(deliveries, rest);
             let (head, body) = (Arc::clone(head), body.clone());
@@ -86,6 +95,14 @@ impl Job {
         }
         parts.push(self);
         parts
+    }
+
+    /// Takes some of its deliveries out, and gives their leases.
+    pub fn take_out(&mut self, out: impl Fn(&Delivery) -> bool) -> Vec<Lease> {
+        let deliveries = std::mem::take(&mut self.transaction.deliveries);
+        let (out, left): (Vec<_>, _) = deliveries.into_iter().partition(out);
+        self.transaction.deliveries = left;
+        out.into_iter().map(|delivery| delivery.lease).collect()
     }
 
     /// True where it may go over a connection from `source` to `address` that takes `room` more

@@ -5,7 +5,7 @@ use super::connection::Transaction;
 use super::line::Job;
 use super::settle::past_its_time;
 use super::shared::Shared;
-use crate::store::{Claim, Claimed, Lease, Store};
+use crate::store::{Claim, Claimed, Delivery, Lease, Store};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -83,6 +83,7 @@ async fn send_window<S: Store>(
             trusted_until,
             room: Arc::clone(&room),
         };
+        let most = |delivery: &Delivery| shared.quotas.recipients(delivery).min(most);
         for job in whole.split(most) {
             if let Err(mpsc::error::SendError(job)) = jobs.send(job).await {
                 unsent.extend(job.transaction.leases());

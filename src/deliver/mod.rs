@@ -7,7 +7,7 @@ pub mod core;
 pub mod dispatcher;
 pub mod line;
 pub mod load;
+pub mod quotas;
 pub mod settle;
 pub mod shared;
-pub mod tenants;
 pub mod worker;

@@ -4,8 +4,8 @@
 use super::addresses::Addresses;
 use super::connection::Transaction;
 use super::core::{Event, LEASE};
+use super::quotas::Quotas;
 use super::settle::{self, Peer, Rules};
-use super::tenants::Tenants;
 use crate::base::id::{IdGenerator, QueueId};
 use crate::base::random::Rng;
 use crate::base::time::{Clock, Timestamp};
@@ -43,8 +43,8 @@ pub struct Shared<S> {
     pub dialer: Dialer,
     /// Limits by address.
     pub addresses: Arc<Addresses>,
-    /// Rates of tenants.
-    pub tenants: Arc<Tenants>,
+    /// Rates of tenants and of domains.
+    pub quotas: Arc<Quotas>,
     /// Memory for messages on their way, in KiB.
     pub room: Arc<Semaphore>,
     /// KiB in all.

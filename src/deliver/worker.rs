@@ -20,6 +20,7 @@ use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, MessageHead};
 use crate::observe::delivery::{self as tell, Over};
 use crate::policy::feedback::{Ask, Complaint, Whose};
+use crate::policy::quota::Holder;
 use crate::policy::rules::{Parties, complaint, ruled};
 use crate::policy::site::route::Hop;
 use crate::policy::source::Source;
@@ -182,11 +183,10 @@ fn asked_at_the_door<S: Store>(
     })
 }
 
-/// Whether a message may go, as far as its tenant and its sender are concerned.
-enum Permit {
-    Given,
-    /// When the tenant may send again.
-    Later,
+/// Why a message may not go now.
+enum Hold {
+    /// A rate is used up: its tenant's, or that of one of its recipients' domains.
+    Later(Holder),
     /// From when to when, and why: the site complained about its sender's domain.
     PutOff(Timestamp, Timestamp, String),
 }
@@ -211,8 +211,8 @@ struct Worker<S> {
     paid: Option<(Lane, Timestamp)>,
     /// How long the last transaction took.
     transmit: Duration,
-    /// The delivery whose job has its tenant's permit, and has not gone yet.
-    permitted: Option<DeliveryId>,
+    /// The delivery whose job has its permit, and has not gone yet; and when it was given.
+    permitted: Option<(DeliveryId, Timestamp)>,
     loading: Option<mpsc::Receiver<Job>>,
     /// Deliveries that may still come from there.
     claimed: u32,
@@ -373,17 +373,9 @@ impl<S: Store> Worker<S> {
                 self.quit = true;
                 return self.put_back(job).await;
             }
-            match self.permit(&job.transaction) {
-                Permit::Given => {}
-                Permit::Later => {
-                    // It waits in the store until its tenant may send; others go on.
-                    self.paid = Some((job.lane(), self.shared.clock.now()));
-                    return self.shared.release(job.transaction.leases()).await;
-                }
-                Permit::PutOff(from, to, why) => {
-                    self.paid = Some((job.lane(), self.shared.clock.now()));
-                    return self.put_off(&job, from, to, &why).await;
-                }
+            if let Err(hold) = self.permit(&job.transaction) {
+                self.paid = Some((job.lane(), self.shared.clock.now()));
+                return self.hold(job, hold).await;
             }
             // After the wait for the pace, which may be a long one.
             if self.shared.is_short(job.trusted_until) {
@@ -458,7 +450,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// Whether the next job may ride with this one's last dot: its leases last, and the pace and
-    /// its tenant's rates let it go.
+    /// the rates of its tenant and of its recipients' domains let it go.
     fn may_ride(&mut self) -> bool {
         let Some(next) = self.jobs.pop_front() else { return false };
         let rides = self.may_ride_now(&next);
@@ -470,7 +462,8 @@ impl<S: Store> Worker<S> {
         let (lane, now) = (next.lane(), self.shared.clock.now());
         let Opening { line, source, .. } = &self.opening;
         // It goes with the last dot, some time from now: where the pace leaves more than one.
-        let is_loose = self.transmit <= line.slack() && line.available(source, lane, now, 2) > 1;
+        let slack = line.slack().min(self.shared.quotas.slack(next.transaction.domains()));
+        let is_loose = self.transmit <= slack && line.available(source, lane, now, 2) > 1;
         if self.quit || self.shared.is_short(next.trusted_until) || !is_loose {
             return false;
         }
@@ -479,30 +472,52 @@ impl<S: Store> Worker<S> {
             return false;
         }
         self.paid = Some((lane, now));
-        matches!(self.permit(&next.transaction), Permit::Given)
+        self.permit(&next.transaction).is_ok()
     }
 
-    /// Uses what its tenant may send, at this site and in all, and its sender's domain, for one
-    /// message, unless that was done.
-    fn permit(&mut self, transaction: &Transaction) -> Permit {
+    /// What of a job may not go now waits in the store until it may; the rest is next, and others
+    /// go on.
+    async fn hold(&mut self, mut job: Job, hold: Hold) {
+        let held = match hold {
+            Hold::PutOff(from, to, why) => return self.put_off(&job, from, to, &why).await,
+            Hold::Later(Holder::Tenant(_)) => job.take_out(|_| true),
+            Hold::Later(Holder::Domain(name)) => {
+                job.take_out(|delivery| delivery.domain() == Some(&name))
+            }
+        };
+        if !job.transaction.deliveries.is_empty() {
+            self.jobs.push_front(job);
+        }
+        self.shared.release(held).await;
+    }
+
+    /// Uses what its tenant may send, at this site and in all, its sender's domain and its
+    /// recipients' domains for one message, unless that was done.
+    fn permit(&mut self, transaction: &Transaction) -> Result<(), Hold> {
         let first = transaction.deliveries.first().map(|d| d.lease.delivery);
-        if first.is_some() && self.permitted == first {
-            return Permit::Given;
+        let (line, now) = (&self.opening.line, self.shared.clock.now());
+        let quotas = &self.shared.quotas;
+        // Of what was used longer ago the receiver might see too much at once.
+        let is_given = |(of, at): (DeliveryId, Timestamp)| {
+            first == Some(of) && now.since(at) <= quotas.slack(transaction.domains())
+        };
+        if self.permitted.is_some_and(is_given) {
+            return Ok(());
         }
         let origin = &transaction.head.origin;
         let sender = sender(&transaction.head);
-        let (line, now) = (&self.opening.line, self.shared.clock.now());
         if let Some((from, to, why)) = sender.and_then(|sender| line.puts_off(sender, now)) {
-            return Permit::PutOff(from, to, why);
+            return Err(Hold::PutOff(from, to, why));
         }
-        let may = line.available_to(&origin.tenant, now) > 0
-            && self.shared.tenants.begin(&origin.tenant, origin.lane, now).is_ok();
-        if !may {
-            return Permit::Later;
+        if line.available_to(&origin.tenant, now) == 0 {
+            return Err(Hold::Later(Holder::Tenant(origin.tenant.clone())));
         }
+        quotas
+            .begin(&origin.tenant, transaction.domains(), origin.lane, now)
+            .map_err(|holder| Hold::Later(holder.owned()))?;
         line.take_for(&origin.tenant, sender, now);
-        self.permitted = first;
-        Permit::Given
+        self.permitted = first.map(|first| (first, now));
+        Ok(())
     }
 
     /// Defers what the site does not want of this sender now, to some time from `from` to `to`.

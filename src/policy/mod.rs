@@ -6,6 +6,7 @@ pub mod feedback;
 pub mod forecast;
 pub mod orders;
 pub mod paces;
+pub mod quota;
 pub mod retry;
 pub mod rules;
 pub mod schedule;

@@ -293,6 +293,14 @@ pub struct Delivery {
     pub last_reply: String,
 }
 
+impl Delivery {
+    /// The recipient's domain.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        self.recipient.mailbox.domain().map(|domain| domain.as_str())
+    }
+}
+
 /// Outcomes to record together.
 #[derive(Clone, Debug, Default)]
 pub struct Settlement {

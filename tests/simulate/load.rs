@@ -10,6 +10,7 @@ use bulkhead::base::address::Domain;
 use bulkhead::base::random::{Rng, from_seed};
 use bulkhead::base::time::Timestamp;
 use bulkhead::config::{self, Config};
+use bulkhead::policy::quota::DomainRule;
 use bulkhead::policy::site::{Limits, MxHost, Rate, SiteRule};
 use bulkhead::policy::tenant::TenantRule;
 use std::time::Duration;
@@ -223,6 +224,7 @@ pub fn scenario(seed: u64) -> Scenario {
     operators.push(Operator::new("senders", sets, Manner::sound(20, 10), limits));
     places.push(place("senders.test", n, Answer::Hosts(0), 5));
     popularity.push(0.0);
+    config.domains = domain_rules(seed, &places);
     let mail = mail(&mut rng, &shape, weights.len(), &popularity);
     let direct_per_second = shape.direct_per_second;
     Scenario { config, operators, places, mail, popularity, direct_per_second }
@@ -305,6 +307,25 @@ fn any_limits(rng: &mut Rng, ample: bool) -> Limits {
         limits.connection_rates.push(rate(rng, if ample { 5..20 } else { 1..10 }));
     }
     limits
+}
+
+/// One domain in twelve has limits of its own.
+fn domain_rules(seed: u64, places: &[Place]) -> Vec<DomainRule> {
+    let mut rng = from_seed(seed ^ 2);
+    let limited: Vec<_> = places.iter().filter(|_| rng.u32(..12) == 0).collect();
+    let mut rule = |place: &Place| {
+        let rate = |count, secs| Rate { count, per: Duration::from_secs(secs) };
+        let rates = match rng.u32(..4) {
+            0 => vec![rate(rng.u32(1..20), 1)],
+            1 => vec![rate(rng.u32(10..400), 60), rate(rng.u32(200..2_000), 3_600)],
+            2 => vec![rate(rng.u32(1..60), 600)],
+            _ => Vec::new(),
+        };
+        let recipients_per_transaction = Some(rng.u32(1..10));
+        let name = place.name.to_string();
+        DomainRule { name, rates, recipients_per_transaction, lines: Vec::new() }
+    };
+    limited.into_iter().map(&mut rule).collect()
 }
 
 /// How an operator behaves; `faults` in ten badly.

@@ -41,8 +41,8 @@ const LATE_MAX: f64 = 1_000.0;
 /// By then everything has been delivered or given up.
 const END: Duration = Duration::from_secs(6 * 86_400);
 
-/// The fullest window of any rate of any site, by its limit: messages as they are counted and as
-/// receivers see them, then new connections likewise.
+/// The fullest window of any rate of any site or domain, by its limit: messages as they are counted
+/// and as receivers see them, then new connections likewise.
 fn fullest_windows<S: Store>(world: &mut World<S>) -> [f64; 4] {
     let mut worst = [0.0f64; 4];
     for operator in &mut world.operators {
@@ -60,6 +60,12 @@ fn fullest_windows<S: Store>(world: &mut World<S>) -> [f64; 4] {
         }
         let windows = of_book(&mut all, rates, connection_rates);
         worst = std::array::from_fn(|n| worst[n].max(windows[n]));
+    }
+    for rule in &world.config.domains {
+        let times = world.to_domains.iter_mut().find(|(domain, _)| domain.as_str() == rule.name);
+        for (n, times) in times.into_iter().flat_map(|(_, times)| times).enumerate() {
+            worst[n] = worst[n].max(fullest_of(times, &rule.rates));
+        }
     }
     worst
 }

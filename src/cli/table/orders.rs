@@ -3,7 +3,7 @@
 use super::{Column, Left, Right, clock, gate, grouped, safe, table};
 use crate::base::time::Timestamp;
 use crate::policy::orders::{Suspension, ThrottleOrder};
-use crate::policy::site::{Lessons, SiteLimits, SourceStatus};
+use crate::policy::site::{Effective, Lessons, SiteLimits, SourceStatus};
 
 /// Of a site's learned sizes, the last ones are shown.
 const CURVE_SHOWN: usize = 6;
@@ -53,17 +53,22 @@ pub(in crate::cli) fn limits(limits: &SiteLimits) -> String {
         }
         None => out.push_str("  not in use now; this is what would hold"),
     }
-    let row = |effective: &crate::policy::site::Effective| {
+    let row = |effective: &Effective| {
         vec![
             effective.key.to_string(),
             effective.value.to_string(),
             safe(&effective.source.to_string()),
         ]
     };
-    let rows: Vec<_> = limits.limits.iter().map(row).collect();
+    let rows = |all: &[Effective]| all.iter().map(row).collect::<Vec<_>>();
     let learned = limits.learned.as_ref().map(learned).unwrap_or_default();
     let sources = sources(&limits.sources);
-    format!("{out}\n{}{learned}{sources}", table(&LIMITS, &rows))
+    let mut shown = format!("{out}\n{}{learned}{sources}", table(&LIMITS, &rows(&limits.limits)));
+    if !limits.of_domain.is_empty() {
+        shown.push_str("of the domain itself, besides\n");
+        shown.push_str(&table(&LIMITS, &rows(&limits.of_domain)));
+    }
+    shown
 }
 
 /// What goes there from each source; nothing where there is one.
@@ -145,7 +150,8 @@ fn end(until: Option<Timestamp>, else_until: &str) -> String {
 mod tests {
     use super::*;
     use crate::policy::orders::Scope;
-    use crate::policy::site::setting::Setting;
+    use crate::policy::quota::DomainRule;
+    use crate::policy::site::setting::{LimitKey, Setting};
     use crate::policy::site::{Directory, Gate, Rate, sites};
     use std::time::Duration;
 
@@ -159,7 +165,19 @@ mod tests {
     #[test]
     fn limits_stand_with_their_sources() {
         let directory = Directory::new(sites(10, &[("gmail.com", 20)]));
-        let mut found = SiteLimits::foreseen("gmail.com", &directory);
+        let own = DomainRule {
+            name: "gmail.com".into(),
+            rates: vec![Rate { count: 9, per: Duration::from_secs(1) }],
+            recipients_per_transaction: Some(5),
+            lines: vec![(LimitKey::Rate, 7)],
+        };
+        let mut found = SiteLimits::foreseen("gmail.com", &directory, &[own]);
+        let own = [
+            "of the domain itself, besides",
+            "KEY                         VALUE         FROM",
+            "recipients_per_transaction  5             [domains.\"gmail.com\"]",
+            "rate                        9/s           [domains.\"gmail.com\"] (line 7)",
+        ];
         let rows = [
             "KEY                         VALUE         FROM",
             "connections                 20            [sites.\"gmail.com\"] (line 1)",
@@ -173,7 +191,8 @@ mod tests {
             "connection_rate_per_source  none          default",
         ];
         let head = "gmail.com  not in use now; this is what would hold";
-        check(&limits(&found), &[&[head], &rows[..]].concat());
+        check(&limits(&found), &[&[head], &rows[..], &own[..]].concat());
+        found.of_domain.clear();
         (found.gate, found.domains, found.connections) = (Some(Gate::Throttled), 1_234, 7);
         found.why = "421 \u{1b}[31mslow".into();
         let head = "gmail.com  1,234 domains, 7 open connections, 0 deliveries in the last minute, \

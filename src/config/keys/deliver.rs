@@ -6,6 +6,7 @@ use super::{
 };
 use crate::config::Tls;
 use crate::config::value::Value;
+use crate::policy::quota::DomainRule;
 use crate::policy::site::setting::range;
 use crate::policy::site::{Rate, SiteRule};
 use crate::policy::source::SourceRule;
@@ -263,7 +264,9 @@ pub(super) const SITES: Section = Section {
     name: "sites",
     doc: "Limits for one site, found by a domain that it serves or by a suffix of the names of its \
           MX hosts. What is not given here is what a big receiver is known to welcome \
-          (`bulkhead throttle show NAME` tells), else as in [sites.default].",
+          (`bulkhead throttle show NAME` tells), else as in [sites.default]. Where several \
+          sections mean one site, as those of two domains with the same MX hosts do, the \
+          strictest value of each key counts, and of rates every window.",
     shape: Shape::Named {
         example: "gmail.com",
         begin: |c, name| {
@@ -310,6 +313,44 @@ pub(super) const SITES: Section = Section {
                 s.connection_rates_per_source = Some(rates)
             })
         }),
+    ],
+};
+
+pub(super) const DOMAINS: Section = Section {
+    name: "domains",
+    doc: "Limits for mail to one domain, whichever site it goes to, besides the limits of that \
+          site, which all of its domains share. Connections, their rate and the deliveries over \
+          one are shared by all domains of a site: give those in [sites].",
+    shape: Shape::Named {
+        example: "example.com",
+        begin: |c, name| {
+            if name == "default" {
+                return Err("what holds for all goes under [sites.default]".to_string());
+            }
+            c.domains.push(DomainRule { name: domain_name(name)?, ..DomainRule::default() });
+            Ok(())
+        },
+    },
+    keys: &[
+        key(
+            "rate",
+            Inherited("[\"60/min\", \"1000/d\"]"),
+            "Messages to this domain in a window, as in [sites]; what is more waits in the queue. \
+             Newsletters leave a tenth of it to direct mail. Without this key: no limit of its \
+             own.",
+            |c, v| last(&mut c.domains, v.rates(), |d, rates| d.rates = rates),
+        ),
+        key(
+            "recipients_per_transaction",
+            Inherited("10"),
+            "Recipients in one transaction that has some at this domain, where that is fewer than \
+             its site takes.",
+            |c, v| {
+                last(&mut c.domains, v.count(range::RECIPIENTS_PER_TRANSACTION), |d, n| {
+                    d.recipients_per_transaction = Some(n)
+                })
+            },
+        ),
     ],
 };
 

@@ -67,6 +67,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     deliver::SOURCES,
     deliver::SITES_DEFAULT,
     deliver::SITES,
+    deliver::DOMAINS,
     rules::RULES,
     deliver::RETRY_DIRECT,
     deliver::RETRY_BULK,

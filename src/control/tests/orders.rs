@@ -12,7 +12,7 @@ pub(super) fn desk(dir: &Path, clock: &Clock) -> Desk {
     let obey = move |orders: crate::policy::orders::Orders| {
         directory.lock().unwrap().overrule(orders.throttles(), std::iter::empty());
     };
-    let explain = move |name: &str| SiteLimits::foreseen(name, &explaining.lock().unwrap());
+    let explain = move |name: &str| SiteLimits::foreseen(name, &explaining.lock().unwrap(), &[]);
     Desk::open(dir, clock.clone(), Box::new(obey), Box::new(explain))
 }
 

@@ -171,7 +171,7 @@ impl Core {
                 let planned = plan.iter().map(|(_, n)| n).sum();
                 let mut claim = claim(plan, planned, now);
                 claim.fresh_until = now.after(early);
-                self.promise(&claim.queues);
+                self.promise(&claim.queues, now);
                 // It may still have newsletters, which count until they are gone.
                 self.set_busy(id, if was_bulk { Lane::Bulk } else { lane });
                 if let Some(link) = self.links.get_mut(&id) {

@@ -28,6 +28,7 @@
 mod domains;
 mod extent;
 mod feedback;
+mod grants;
 mod in_order;
 mod links;
 mod opens;
@@ -46,7 +47,7 @@ pub use extent::Extent;
 use self::in_order::InOrder;
 use self::rounds::Rounds;
 use super::line::{Job, Line};
-use super::tenants::Tenants;
+use super::quotas::Quotas;
 use crate::base::address::Domain;
 use crate::base::id::QueueId;
 use crate::base::random::Rng;
@@ -209,6 +210,8 @@ enum Alarm {
     Site(SiteId),
     /// A tenant's rate may let some go.
     Tenant(String),
+    /// A domain's rate may let some go.
+    Rate(Domain),
     /// DNS may answer again.
     Domain(Domain),
     /// An order of the operator comes to its end.
@@ -229,9 +232,13 @@ pub struct Core {
     next_link: u64,
     /// Of sites that are not in use.
     learned: Learned,
-    tenants: Arc<Tenants>,
+    quotas: Arc<Quotas>,
+    /// Shares of tenants against each other, where they are not 1.
+    weights: HashMap<String, u32>,
     /// Sites with mail of a tenant whose rate is used up.
     waiting: HashMap<String, permits::Waiting>,
+    /// Of domains with a rate: queues that wait for it.
+    waiters: HashMap<Domain, grants::Waiters>,
     alarms: BTreeSet<(Timestamp, Alarm)>,
     /// Sites that something happened to.
     touched: InOrder<SiteId>,
@@ -263,8 +270,10 @@ impl Core {
             links: HashMap::new(),
             next_link: 1,
             learned: Learned::default(),
-            tenants: Arc::new(Tenants::new(&config.tenants)),
+            quotas: Arc::new(Quotas::new(&config.tenants, &config.domains)),
+            weights: config.weights(),
             waiting: HashMap::new(),
+            waiters: HashMap::new(),
             alarms: BTreeSet::new(),
             touched: InOrder::default(),
             starved: ByLane::default(),
@@ -284,10 +293,10 @@ impl Core {
         core
     }
 
-    /// The tenants' rates, which connections use up.
+    /// The rates of tenants and of domains, which connections use up.
     #[must_use]
-    pub fn tenants(&self) -> Arc<Tenants> {
-        Arc::clone(&self.tenants)
+    pub fn quotas(&self) -> Arc<Quotas> {
+        Arc::clone(&self.quotas)
     }
 
     /// Takes in an event.
@@ -333,6 +342,7 @@ impl Core {
                 Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),
                 Some((_, Alarm::Site(site))) => self.touched.insert(site),
                 Some((_, Alarm::Tenant(tenant))) => self.tenant_may(tenant, now),
+                Some((_, Alarm::Rate(domain))) => self.domain_may(&domain, now),
                 Some((_, Alarm::Domain(domain))) => self.ask_again(&domain, now),
                 Some((_, Alarm::Orders)) => self.end_orders(now),
                 Some((_, Alarm::Sweep)) => self.sweep(now),

@@ -6,6 +6,7 @@ use super::{Alarm, Core};
 use crate::base::time::Timestamp;
 use crate::deliver::line::WayKey;
 use crate::mail::message::Lane;
+use crate::policy::quota::Holder;
 use crate::policy::site::SiteId;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(super) struct Waiting {
 impl Core {
     /// True where some tenant may be held back at the site.
     fn limits_tenants(&self, site: &Site) -> bool {
-        self.tenants.are_limited() || site.line.has_complaints()
+        self.quotas.limit_tenants() || site.line.has_complaints()
     }
 
     /// How many messages of the tenant may go to the site now.
@@ -34,7 +35,11 @@ impl Core {
             return u32::MAX;
         }
         let here = site.line.available_to(tenant, now);
-        if here == 0 { 0 } else { here.min(self.tenants.available(tenant, lane, now)) }
+        if here == 0 {
+            0
+        } else {
+            here.min(self.quotas.available(Holder::Tenant(tenant), lane, now))
+        }
     }
 
     /// Of those in line at a route, the ones that are held back, and how many of each may go.
@@ -78,8 +83,11 @@ impl Core {
             for (lane, tenant) in lines.in_line() {
                 if let Some((until, _)) = site.line.waits(tenant, now) {
                     here = here.min(until);
-                } else if self.tenants.available(tenant, lane, now) == 0 {
-                    anywhere.push((tenant.to_string(), self.tenants.next_at(tenant, lane, now)));
+                } else if self.quotas.available(Holder::Tenant(tenant), lane, now) == 0 {
+                    anywhere.push((
+                        tenant.to_string(),
+                        self.quotas.next_at(Holder::Tenant(tenant), lane, now),
+                    ));
                 }
             }
         }
@@ -108,7 +116,7 @@ impl Core {
     pub(super) fn tenant_may(&mut self, tenant: String, now: Timestamp) {
         let Some(waiting) = self.waiting.get_mut(&tenant) else { return };
         waiting.alarm_at = None;
-        let direct = self.tenants.available(&tenant, Lane::Direct, now);
+        let direct = self.quotas.available(Holder::Tenant(&tenant), Lane::Direct, now);
         for _ in 0..direct {
             let Some(site) = waiting.sites.pop_first() else { break };
             self.touched.insert(site);
@@ -116,8 +124,8 @@ impl Core {
         if waiting.sites.is_empty() {
             self.waiting.remove(&tenant);
         } else {
-            let at = self.tenants.next_at(&tenant, Lane::Bulk, now).max(now.after(LOOK));
-            self.wake_for(tenant, at);
+            let next = self.quotas.next_at(Holder::Tenant(&tenant), Lane::Bulk, now);
+            self.wake_for(tenant, next.max(now.after(LOOK)));
         }
     }
 

@@ -7,6 +7,7 @@ use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
 use crate::deliver::settle::past_its_time;
 use crate::mail::message::Lane;
+use crate::policy::quota::Holder;
 use crate::policy::schedule::Plan;
 use crate::policy::site::SiteId;
 use crate::policy::site::route::Route;
@@ -44,6 +45,10 @@ pub(super) struct Queue {
     sweep_at: Timestamp,
     /// The operator wants it not to be sent now.
     pub(super) suspended: bool,
+    /// How many more the rate of its domain lets it give now; `None`: its domain has no rate.
+    pub(super) granted: Option<u32>,
+    /// It waits for a grant.
+    pub(super) asks: bool,
 }
 
 /// Where a queue's domain is.
@@ -78,6 +83,16 @@ impl Queue {
     /// the first time. Of those tried before, only a batch at a time is believed to be
     /// due, since the count does not tell.
     pub(super) fn due(&self, now: Timestamp, early: Duration) -> u32 {
+        self.due_in_all(now, early).min(self.granted.unwrap_or(u32::MAX))
+    }
+
+    /// Of these, what the rate of its domain does not let go yet.
+    pub(super) fn ungranted(&self, now: Timestamp) -> u32 {
+        self.due_in_all(now, Duration::ZERO).saturating_sub(self.granted.unwrap_or(u32::MAX))
+    }
+
+    /// The same, whatever the rate of its domain.
+    pub(super) fn due_in_all(&self, now: Timestamp, early: Duration) -> u32 {
         let waits = self.suspended || self.paused_until > now;
         let early = if self.backlog.deferred == 0 { early } else { Duration::ZERO };
         if waits || self.backlog.next_due > now.after(early) {
@@ -89,7 +104,8 @@ impl Queue {
 
     /// Never tried and not promised: what fills connections.
     pub(super) fn fresh(&self) -> u64 {
-        if self.suspended { 0 } else { self.backlog.ready.saturating_sub(self.promised) }
+        let fresh = if self.suspended { 0 } else { self.backlog.ready };
+        fresh.saturating_sub(self.promised).min(self.granted.map_or(u64::MAX, u64::from))
     }
 }
 
@@ -124,6 +140,7 @@ impl Core {
                 }
                 let sweep_at = backlog.oldest.after(expire);
                 let pool = self.config.sources.pool(backlog.key.lane, &backlog.key.tenant).clone();
+                let is_limited = self.quotas.limit(Holder::Domain(domain.as_str()));
                 let queue = Queue {
                     backlog,
                     pool,
@@ -135,6 +152,8 @@ impl Core {
                     alarm_at: None,
                     sweep_at,
                     suspended: false,
+                    granted: is_limited.then_some(0),
+                    asks: false,
                 };
                 self.queues.insert(id, queue);
                 self.rounds.add_queue(id, sweep_at);
@@ -150,6 +169,7 @@ impl Core {
 
     fn drop_queue(&mut self, id: QueueId, now: Timestamp) {
         self.leave_site(id);
+        self.give_back(id, 0, now);
         let Some(queue) = self.queues.remove(&id) else { return };
         self.rounds.drop_queue(id, queue.sweep_at);
         if let Some(at) = queue.alarm_at {
@@ -183,6 +203,7 @@ impl Core {
     /// Puts the queue in line where something is due, or sets its alarm.
     pub(super) fn queue_due(&mut self, id: QueueId, now: Timestamp) {
         self.mind_suspensions(id, now);
+        self.ask_grant(id, now);
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if let Some(at) = queue.alarm_at.take() {
             self.alarms.remove(&(at, Alarm::Queue(id)));
@@ -215,7 +236,7 @@ impl Core {
             return;
         }
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let due = queue.due(now, Duration::ZERO).min(BATCH);
+        let due = queue.due_in_all(now, Duration::ZERO).min(BATCH);
         if due > 0 {
             let claim = claim(vec![(id, due)], due, now);
             queue.promised += u64::from(due);
@@ -224,8 +245,9 @@ impl Core {
     }
 
     /// Notes what a claim was told to take.
-    pub(super) fn promise(&mut self, plan: &Plan) {
+    pub(super) fn promise(&mut self, plan: &Plan, now: Timestamp) {
         for (id, count) in plan {
+            self.use_grant(*id, *count, now);
             if let Some(queue) = self.queues.get_mut(id) {
                 queue.promised += u64::from(*count);
                 self.recount(*id);
@@ -290,6 +312,7 @@ impl Core {
         match &queue.place {
             Place::Unknown(why) => why.clone(),
             Place::Dead(verdict) => verdict.text.clone(),
+            Place::At(..) if queue.asks => "the rate of its domain let no more go".to_string(),
             Place::At(site, _) => self.why(*site),
         }
     }

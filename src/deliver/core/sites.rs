@@ -12,12 +12,14 @@ use crate::base::time::Timestamp;
 use crate::deliver::line::{Job, Line, Way, WayKey};
 use crate::mail::message::{ByLane, Lane};
 use crate::policy::feedback::Feedback;
+use crate::policy::quota::Holder;
 use crate::policy::schedule::Turns;
 use crate::policy::shares::Shares;
 use crate::policy::site::route::Route;
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
+use crate::store::Delivery;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,9 +153,20 @@ impl Core {
             return self.commands.push(Command::Release(job.transaction.leases()));
         }
         let Some(site) = self.sites.get(&id) else { return };
+        // What the rate of a domain does not let go now waits in the queue, without a connection.
+        let (lane, quotas) = (job.lane(), &self.quotas);
+        let is_used_up = |domain: &str| quotas.available(Holder::Domain(domain), lane, now) == 0;
+        let held = job.take_out(|delivery| delivery.domain().is_some_and(is_used_up));
+        if !held.is_empty() {
+            self.commands.push(Command::Release(held));
+        }
+        if job.transaction.deliveries.is_empty() {
+            return;
+        }
         job.way = Some(way);
         let limits = &site.limits;
         let most = limits.recipients_per_transaction.min(limits.deliveries_per_connection);
+        let most = |delivery: &Delivery| self.quotas.recipients(delivery).min(most);
         job.split(most).into_iter().for_each(|job| site.line.push(job));
         self.touched.insert(id);
     }
@@ -227,7 +240,7 @@ impl Core {
                 if turns.is_empty() {
                     lines.pressed = None;
                 }
-                let weight = self.tenants.weight(&key.tenant);
+                let weight = self.weights.get(&key.tenant).copied().unwrap_or(1);
                 turns.add(id, &key.tenant, &key.campaign, weight, shares);
                 queue.in_line = true;
                 lines.gathering.remove(&id);

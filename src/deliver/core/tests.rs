@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::Semaphore;
 
 mod feedback;
+mod grants;
 mod names;
 mod orders;
 mod pace;
@@ -81,6 +82,7 @@ struct World {
     /// Where they came from.
     sources: BTreeSet<String>,
     released: usize,
+    books: grants::Books,
     next_message: i64,
 }
 
@@ -112,6 +114,7 @@ impl World {
             opened: Vec::new(),
             sources: BTreeSet::new(),
             released: 0,
+            books: grants::Books::default(),
             next_message: 1,
         }
     }
@@ -294,7 +297,7 @@ impl World {
         }
     }
 
-    /// A connection sends all it has, and asks for more or ends.
+    /// A connection sends all it has that may go, and asks for more or ends.
     fn work(&mut self, link: LinkId) {
         let Some(fake) = self.links.get_mut(&link) else { return };
         let mut done = 0;
@@ -305,14 +308,14 @@ impl World {
             fake.room -= 1;
             done += 1;
         }
+        let mut room = fake.room;
         for (queue, n) in std::mem::take(&mut fake.has) {
-            fake.room -= n;
-            done += n;
-            *self.delivered.entry(queue).or_default() += u64::from(n);
-            self.stock.get_mut(&queue).unwrap().leased -= u64::from(n);
-            self.changed.insert(queue);
+            let sent = self.begin(queue, n, n);
+            (room, done) = (room - sent, done + sent);
         }
-        if fake.room == 0 {
+        let fake = self.links.get_mut(&link).unwrap();
+        (fake.room, fake.idle) = (room, true);
+        if room == 0 {
             self.links.remove(&link);
             self.core.handle(Event::Closed { link, done, trouble: None }, self.now);
         } else {

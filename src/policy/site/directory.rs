@@ -24,13 +24,14 @@ pub struct SiteId(pub u32);
 /// One site.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// For people: the provider's or the rule's name, else that of its first MX host.
+    /// For people: the name of the section that was found first, else the provider's, else that of
+    /// its first MX host.
     pub name: String,
     /// What it may be burdened with.
     pub limits: Limits,
     provider: Option<&'static Provider>,
-    /// Its section, by its place among them. One by name is final; one by domain may still come.
-    rule: Option<usize>,
+    /// Sections that mean it, by their places among all; with a new domain, more may come.
+    rules: BTreeSet<usize>,
     /// Names of overrides that mean it.
     called: BTreeSet<String>,
     keys: Vec<Key>,
@@ -85,17 +86,18 @@ impl Directory {
         names.dedup();
         let first = first_host(domain, route);
         let provider = Provider::of_host(first);
-        let found = self.rule(domain, first, provider);
-        let rule = found.and_then(|n| self.config.rules.get(n)).cloned();
+        let found = self.rules(domain, first, provider);
 
         let mut keys = Vec::new();
-        // A provider, and a rule by MX suffix, gather hosts of many names.
-        let by_suffix = rule.as_ref().is_some_and(|r| is_below(first, &r.name));
-        match (provider, &rule) {
+        // A provider, and a rule by MX suffix, gather hosts of many names; of suffixes the widest,
+        // so that its limits hold for all of them together.
+        let rules = found.iter().filter_map(|n| self.config.rules.get(*n));
+        let suffixes = rules.map(|rule| &rule.name).filter(|name| is_below(first, name));
+        match (provider, suffixes.min_by_key(|name| name.len())) {
             (Some(provider), _) if !provider.regional => {
                 keys.push(Key::Name(provider.name.to_string()))
             }
-            (_, Some(rule)) if by_suffix => keys.push(Key::Name(rule.name.clone())),
+            (_, Some(suffix)) => keys.push(Key::Name(suffix.clone())),
             _ => {}
         }
         keys.push(Key::Hosts(names));
@@ -104,7 +106,7 @@ impl Directory {
         let (site, is_new) =
             known.map_or_else(|| (self.open(first, provider), true), |site| (site, false));
         self.learn(site, keys);
-        let ruled = self.apply(site, found);
+        let ruled = self.apply(site, &found);
         let called = self.note_names(site, domain, first);
         if ruled || called {
             self.retune(site);
@@ -156,7 +158,8 @@ impl Directory {
         self.sites.get(&site).is_some_and(|site| site.is_called(name, domain, first))
     }
 
-    /// The site that goes by this name: its own, its provider's, or an MX host's.
+    /// The site that goes by this name: its own, its provider's, that of a section, or an MX
+    /// host's.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<SiteId> {
         let of_host = |keys: &[Key]| {
@@ -168,6 +171,7 @@ impl Directory {
         };
         find(&|site| site.name == name)
             .or_else(|| find(&|site| site.provider.is_some_and(|p| p.is_called(name))))
+            .or_else(|| find(&|site| self.sections(site).any(|rule| rule.name == name)))
             .or_else(|| find(&|site| of_host(&site.keys)))
     }
 
@@ -182,8 +186,8 @@ impl Directory {
     pub fn foresee(&self, name: &str) -> Vec<Effective> {
         let called = PROVIDERS.iter().find(|provider| provider.is_called(name));
         let provider = called.or_else(|| Provider::of_host(name));
-        let rule = self.rule(name, name, provider);
-        let site = Site::new(provider.map_or(name, |p| p.name), provider, rule);
+        let rules = self.rules(name, name, provider).into_iter().collect();
+        let site = Site { rules, ..Site::new(provider.map_or(name, |p| p.name), provider) };
         let means = |order: &&ThrottleOrder| site.is_called(&order.site, name, name);
         let called = self.overrides.iter().filter(means).map(|order| order.site.clone()).collect();
         self.said_of(&Site { called, ..site })
@@ -202,21 +206,30 @@ impl Directory {
         }
     }
 
-    /// The section that holds for the domain, by its place: by provider, by MX suffix, by the
-    /// domain itself.
-    fn rule(&self, domain: &str, host: &str, provider: Option<&Provider>) -> Option<usize> {
-        let find = |test: &dyn Fn(&SiteRule) -> bool| self.config.rules.iter().position(test);
-        provider
-            .and_then(|p| find(&|r| p.is_called(&r.name)))
-            .or_else(|| find(&|r| is_below(host, &r.name)))
-            .or_else(|| find(&|r| r.name == domain))
+    /// The sections that mean the domain's site, by their places: first those by provider, then
+    /// those by MX suffix, then the one by the domain itself.
+    fn rules(&self, domain: &str, host: &str, provider: Option<&Provider>) -> Vec<usize> {
+        let nearness = |rule: &SiteRule| {
+            let by_provider = provider.is_some_and(|provider| provider.is_called(&rule.name));
+            let means = [by_provider, is_below(host, &rule.name), rule.name == domain];
+            means.into_iter().position(|means| means)
+        };
+        let rules = self.config.rules.iter().enumerate();
+        let mut found: Vec<_> = rules.filter_map(|(n, rule)| Some((nearness(rule)?, n))).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, n)| n).collect()
+    }
+
+    /// A site's sections, in the order of the file.
+    fn sections<'a>(&'a self, site: &'a Site) -> impl Iterator<Item = &'a SiteRule> {
+        site.rules.iter().filter_map(|n| self.config.rules.get(*n))
     }
 
     fn open(&mut self, first: &str, provider: Option<&'static Provider>) -> SiteId {
         let id = SiteId(self.next);
         self.next = self.next.wrapping_add(1);
         let name = provider.filter(|p| !p.regional).map_or(first, |p| p.name);
-        self.sites.insert(id, Site::new(name, provider, None));
+        self.sites.insert(id, Site::new(name, provider));
         self.retune(id);
         id
     }
@@ -237,17 +250,17 @@ impl Directory {
         }
     }
 
-    /// The first rule found for one of a site's domains is the site's.
-    fn apply(&mut self, site: SiteId, rule: Option<usize>) -> bool {
-        let (Some(site), Some(rule)) = (self.sites.get_mut(&site), rule) else { return false };
-        if site.rule.is_some() {
-            return false;
-        }
-        site.rule = Some(rule);
-        if let Some(rule) = self.config.rules.get(rule) {
+    /// Remembers the sections that mean a site; true where there is a new one. The first of all
+    /// names the site.
+    fn apply(&mut self, site: SiteId, rules: &[usize]) -> bool {
+        let Some(site) = self.sites.get_mut(&site) else { return false };
+        let first = rules.first().filter(|_| site.rules.is_empty());
+        if let Some(rule) = first.and_then(|n| self.config.rules.get(*n)) {
             site.name.clone_from(&rule.name);
         }
-        true
+        let before = site.rules.len();
+        site.rules.extend(rules);
+        site.rules.len() > before
     }
 
     /// Remembers the overrides that mean a site by this domain; true where there is a new one.
@@ -277,19 +290,19 @@ impl Directory {
     fn said_of(&self, site: &Site) -> Vec<Effective> {
         let live: Vec<&ThrottleOrder> =
             self.overrides.iter().filter(|order| site.called.contains(&order.site)).collect();
-        let rule = site.rule.and_then(|n| self.config.rules.get(n));
-        explain(Sayers { live: &live, rule, provider: site.provider, sites: &self.config })
+        let rules: Vec<&SiteRule> = self.sections(site).collect();
+        explain(Sayers { live: &live, rules: &rules, provider: site.provider, sites: &self.config })
     }
 }
 
 impl Site {
     /// Its limits are still to be found.
-    fn new(name: &str, provider: Option<&'static Provider>, rule: Option<usize>) -> Self {
+    fn new(name: &str, provider: Option<&'static Provider>) -> Self {
         Self {
             name: name.to_string(),
             limits: limits(&[]),
             provider,
-            rule,
+            rules: BTreeSet::new(),
             called: BTreeSet::new(),
             keys: Vec::new(),
         }
@@ -314,7 +327,10 @@ mod tests {
     use super::*;
     use crate::base::time::Timestamp;
     use crate::policy::site::setting::Setting;
-    use crate::policy::site::{MxHost, sites};
+    use crate::policy::site::{MxHost, Rate, sites};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
 
     fn directory(rules: &[(&str, u32)]) -> Directory {
         Directory::new(sites(10, rules))
@@ -378,6 +394,101 @@ mod tests {
         let c = d.place("c.test", &route(&[("mx7.mail.host", "192.0.2.7")]));
         let e = d.place("e.test", &route(&[("mx8.mail.host", "192.0.2.8")]));
         assert_eq!((c.site, d.get(c.site).unwrap().limits.connections), (e.site, 4));
+    }
+
+    #[test]
+    fn all_sections_that_mean_a_site_hold_for_it() {
+        let google = route(&[("aspmx.l.google.com", "192.0.2.1")]);
+        let mut d = directory(&[("google.com", 33), ("gmail.com", 4)]);
+        let id = d.place("shop.test", &google).site;
+        let site = d.get(id).unwrap();
+        assert_eq!((site.name.as_str(), site.limits.connections), ("google.com", 4));
+        assert_eq!(d.explain(id)[0].source.to_string(), "[sites.\"gmail.com\"] (line 1)");
+        assert_eq!(d.foresee("googlemail.com")[0].value.to_string(), "4");
+
+        let mut d = directory(&[("a.test", 5), ("b.test", 3), ("mail.host", 4), ("c.test", 9)]);
+        let hosts = route(&[("mx1.mail.host", "192.0.2.2")]);
+        let connections = |d: &Directory, id| {
+            let site = d.get(id).unwrap();
+            (site.name.clone(), site.limits.connections)
+        };
+        let id = d.place("a.test", &hosts).site;
+        assert_eq!(connections(&d, id), ("mail.host".into(), 4));
+        assert!(d.place("b.test", &hosts).changed);
+        assert_eq!(connections(&d, id), ("mail.host".into(), 3), "the name stays");
+        assert!(d.place("c.test", &hosts).changed, "a section more, if not a stricter one");
+        assert!(!d.place("c.test", &hosts).changed);
+        assert_eq!(connections(&d, id).1, 3);
+        for name in ["mail.host", "a.test", "b.test"] {
+            assert_eq!(d.find(name), Some(id), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_two_suffixes_the_wider_gathers_the_hosts() {
+        for rules in
+            [[("a.mail.host", 3), ("mail.host", 4)], [("mail.host", 4), ("a.mail.host", 3)]]
+        {
+            let mut d = directory(&rules);
+            let a = d.place("a.test", &route(&[("mx.a.mail.host", "192.0.2.1")])).site;
+            let b = d.place("b.test", &route(&[("mx.b.mail.host", "192.0.2.2")])).site;
+            assert_eq!((a, d.get(a).unwrap().limits.connections), (b, 3));
+        }
+    }
+
+    proptest! {
+        /// Whichever domain is asked for first: what every section says is kept.
+        #[test]
+        fn prop_sections_hold_in_any_order(
+            rules in proptest::collection::btree_map(0usize..8, (1u32..30, 1u32..30), 0..8),
+            (places, shuffled) in proptest::collection::vec((0usize..4, 0usize..5), 1..12)
+                .prop_flat_map(|places| (Just(places.clone()), Just(places).prop_shuffle())),
+        ) {
+            const NAMES: [&str; 8] = [
+                "d0.test", "d1.test", "d2.test", "mail.host", "b.mail.host", "google.com",
+                "gmail.com", "l.google.com",
+            ];
+            const HOSTS: [&str; 5] = [
+                "mx.a.mail.host", "mx.b.mail.host", "mx.other.test", "aspmx.l.google.com",
+                "alt1.aspmx.l.google.com",
+            ];
+            let mut sites = sites(10, &[]);
+            for (n, (connections, per_minute)) in &rules {
+                sites.rules.push(SiteRule {
+                    name: NAMES[*n].into(),
+                    connections: Some(*connections),
+                    rates: Some(vec![Rate { count: *per_minute, per: Duration::from_secs(60) }]),
+                    ..SiteRule::default()
+                });
+            }
+            let found = |places: &[(usize, usize)]| -> BTreeMap<(usize, usize), (SiteId, Limits)> {
+                let mut d = Directory::new(sites.clone());
+                let place = |(domain, host): &(usize, usize)| {
+                    let hosts = route(&[(HOSTS[*host], &format!("192.0.2.{host}"))]);
+                    ((*domain, *host), d.place(&format!("d{domain}.test"), &hosts).site)
+                };
+                let placed: Vec<_> = places.iter().map(place).collect();
+                let limits = |id| (id, d.get(id).unwrap().limits.clone());
+                placed.into_iter().map(|(place, id)| (place, limits(id))).collect()
+            };
+            let (one, other) = (found(&places), found(&shuffled));
+            prop_assert!(one.values().map(|(_, l)| l).eq(other.values().map(|(_, l)| l)));
+            for (n, (connections, per_minute)) in rules {
+                let mut gathered = BTreeSet::new();
+                for ((domain, host), (id, limits)) in &one {
+                    let suffix = is_below(HOSTS[*host], NAMES[n]);
+                    let provider = NAMES[n] == "gmail.com" && HOSTS[*host].contains("google");
+                    if suffix || provider || format!("d{domain}.test") == NAMES[n] {
+                        prop_assert!(limits.connections <= connections);
+                        prop_assert!(limits.rates[0].count <= per_minute);
+                    }
+                    if suffix || provider {
+                        gathered.insert(*id);
+                    }
+                }
+                prop_assert!(gathered.len() <= 1, "{} is several sites", NAMES[n]);
+            }
+        }
     }
 
     #[test]

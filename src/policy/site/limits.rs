@@ -1,8 +1,9 @@
 //! What a site may be burdened with, and who says so.
 //!
 //! Each limit is decided by the first who states it: an operator's live override, the site's
-//! section of the configuration, its provider, `[sites.default]`. [`explain`] says which it was;
-//! what connections keep to ([`limits`]) is read off that, so that both cannot differ.
+//! sections of the configuration, its provider, `[sites.default]`. Of several sections the
+//! strictest statement counts. [`explain`] says which it was; what connections keep to
+//! ([`limits`]) is read off that, so that both cannot differ.
 
 use super::provider::Provider;
 use super::setting::{LimitKey, Value};
@@ -105,10 +106,8 @@ pub enum Source {
     Default,
     /// The configuration says so.
     Config {
-        /// `[sites.default]`, `[sites."gmail.com"]`.
-        section: String,
-        /// Of the file, from 1; where it is known.
-        line: Option<usize>,
+        /// Where; all sections of a site that say the same, or some of its rates each.
+        stated: Vec<Stated>,
     },
     /// What this operator of mail hosts is known to welcome.
     Provider {
@@ -127,13 +126,33 @@ pub enum Source {
     Fitted,
 }
 
+/// A statement in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stated {
+    /// `[sites.default]`, `[sites."gmail.com"]`.
+    pub section: String,
+    /// Of the file, from 1; where it is known.
+    pub line: Option<usize>,
+}
+
+/// For people.
+impl fmt::Display for Stated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{} (line {line})", self.section),
+            None => f.write_str(&self.section),
+        }
+    }
+}
+
 /// For people.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::Config { section, line: Some(line) } => write!(f, "{section} (line {line})"),
-            Self::Config { section, line: None } => f.write_str(section),
+            Self::Config { stated } => {
+                f.write_str(&stated.iter().map(Stated::to_string).collect::<Vec<_>>().join(", "))
+            }
             Self::Provider { name } => write!(f, "provider {name}"),
             Self::Live { name, until: Some(until) } => write!(f, "live ({name}), until {until}"),
             Self::Live { name, until: None } => write!(f, "live ({name}), until cleared"),
@@ -158,8 +177,8 @@ pub struct Effective {
 pub struct Sayers<'a> {
     /// Overrides that mean it; of two for the same key the later counts.
     pub live: &'a [&'a ThrottleOrder],
-    /// Its section.
-    pub rule: Option<&'a SiteRule>,
+    /// Its sections, in the order of the file; of two for the same key the stricter counts.
+    pub rules: &'a [&'a SiteRule],
     /// Who runs its hosts.
     pub provider: Option<&'a Provider>,
     /// For `[sites.default]`.
@@ -173,9 +192,12 @@ impl Sayers<'_> {
             (order.setting.value().clone(), source)
         });
         let ruled = || {
-            let rule = self.rule?;
-            let section = format!("[sites.\"{}\"]", rule.name);
-            Some((rule.get(key)?, Source::Config { section, line: line(&rule.lines, key) }))
+            let said = self.rules.iter().filter_map(|rule| {
+                let section = format!("[sites.\"{}\"]", rule.name);
+                Some((rule.get(key)?, Stated { section, line: line(&rule.lines, key) }))
+            });
+            let (value, stated) = strictest(key, &said.collect::<Vec<_>>())?;
+            Some((value, Source::Config { stated }))
         };
         let provided = || {
             let provider = self.provider?;
@@ -183,7 +205,10 @@ impl Sayers<'_> {
         };
         let (value, source) = live.or_else(ruled).or_else(provided).unwrap_or_else(|| {
             let source = match line(&self.sites.default_lines, key) {
-                line @ Some(_) => Source::Config { section: "[sites.default]".to_string(), line },
+                line @ Some(_) => {
+                    let section = "[sites.default]".to_string();
+                    Source::Config { stated: vec![Stated { section, line }] }
+                }
                 None => Source::Default,
             };
             (self.sites.default.get(key), source)
@@ -194,6 +219,43 @@ impl Sayers<'_> {
 
 fn line(lines: &[(LimitKey, usize)], key: LimitKey) -> Option<usize> {
     lines.iter().find(|(known, _)| *known == key).map(|(_, line)| *line)
+}
+
+/// What keeps to all that is said of one key, and who says that.
+fn strictest(key: LimitKey, said: &[(Value, Stated)]) -> Option<(Value, Vec<Stated>)> {
+    let values = said.iter().map(|(value, _)| value.clone());
+    let strictest = values.reduce(|one, other| stricter(key, one, other))?;
+    let says_so = |value: &Value| match (value, &strictest) {
+        (Value::Rates(said), Value::Rates(all)) if !all.is_empty() => {
+            said.iter().any(|rate| all.contains(rate))
+        }
+        _ => *value == strictest,
+    };
+    let stated = said.iter().filter(|(value, _)| says_so(value)).map(|(_, stated)| stated.clone());
+    let stated = stated.collect();
+    Some((strictest, stated))
+}
+
+/// What keeps to both: of rates, the least of each window, and the windows of either.
+fn stricter(key: LimitKey, one: Value, other: Value) -> Value {
+    match (one, other) {
+        // What is kept from newsletters is a limit on them.
+        (Value::Count(one), Value::Count(other)) if key == LimitKey::ReservedForDirect => {
+            Value::Count(one.max(other))
+        }
+        (Value::Count(one), Value::Count(other)) => Value::Count(one.min(other)),
+        (Value::Rates(mut rates), Value::Rates(others)) => {
+            for rate in others {
+                match rates.iter_mut().find(|known| known.per == rate.per) {
+                    Some(known) => known.count = known.count.min(rate.count),
+                    None => rates.push(rate),
+                }
+            }
+            Value::Rates(rates)
+        }
+        // A value is of its key's kind.
+        (one, Value::Count(_) | Value::Rates(_)) => one,
+    }
 }
 
 /// Every limit of a site, in the order of the configuration. Bulk mail keeps at least one
@@ -272,13 +334,13 @@ mod tests {
             lines: vec![(Connections, 9)],
             ..SiteRule::default()
         };
-        let bare = Sayers { live: &[], rule: None, provider: None, sites: &sites };
+        let bare = Sayers { live: &[], rules: &[], provider: None, sites: &sites };
         check(bare, Connections, "7", "[sites.default] (line 3)");
         check(bare, Rate, "none", "default");
         let known = Sayers { provider: google, ..bare };
         check(known, Connections, "10", "provider gmail.com");
         check(known, RecipientsPerTransaction, "100", "[sites.default] (line 4)");
-        let ruled = Sayers { rule: Some(&rule), ..known };
+        let ruled = Sayers { rules: &[&rule], ..known };
         check(ruled, Connections, "20", "[sites.\"gmail.com\"] (line 9)");
         check(ruled, DeliveriesPerConnection, "50", "provider gmail.com");
         let first = order("connections=3", None);
@@ -293,6 +355,39 @@ mod tests {
             (limits.connections, limits.reserved_for_direct, limits.deliveries_per_connection),
             (2, 1, 50)
         );
+    }
+
+    #[test]
+    fn of_several_sections_the_strictest_word_counts_for_each_key() {
+        use LimitKey::*;
+        let sites = sites(7, &[]);
+        let rule = |name: &str, at: usize, texts: &[&str]| {
+            let mut rule = SiteRule { name: name.into(), ..SiteRule::default() };
+            for (n, text) in texts.iter().enumerate() {
+                let setting = Setting::parse(text).unwrap();
+                match (setting.key(), setting.value()) {
+                    (Connections, Value::Count(n)) => rule.connections = Some(*n),
+                    (ReservedForDirect, Value::Count(n)) => rule.reserved_for_direct = Some(*n),
+                    (Rate, Value::Rates(rates)) => rule.rates = Some(rates.clone()),
+                    _ => panic!("{text}"),
+                }
+                rule.lines.push((setting.key(), at + n));
+            }
+            rule
+        };
+        let a = rule("a", 1, &["connections=9", "reserved_for_direct=1", "rate=9/s,500/h"]);
+        let b = rule("b", 11, &["connections=4", "reserved_for_direct=2", "rate=10/s,100/min"]);
+        let c = rule("c", 21, &["connections=4", "rate=none"]);
+        let google = Provider::of_host("aspmx.l.google.com");
+        let said = Sayers { live: &[], rules: &[&a, &b, &c], provider: google, sites: &sites };
+        check(said, Connections, "4", "[sites.\"b\"] (line 11), [sites.\"c\"] (line 21)");
+        check(said, ReservedForDirect, "2", "[sites.\"b\"] (line 12)");
+        let both = "[sites.\"a\"] (line 3), [sites.\"b\"] (line 13)";
+        check(said, Rate, "9/s,500/h,100/min", both);
+        check(said, DeliveriesPerConnection, "50", "provider gmail.com");
+        let open = rule("d", 31, &["rate=none"]);
+        let said = Sayers { rules: &[&c, &open], ..said };
+        check(said, Rate, "none", "[sites.\"c\"] (line 22), [sites.\"d\"] (line 31)");
     }
 
     #[test]
@@ -312,10 +407,10 @@ mod tests {
         let orders = texts.map(|text| order(text, None));
         let live: Vec<&ThrottleOrder> = orders.iter().collect();
         let got =
-            limits(&explain(Sayers { live: &live, rule: None, provider: None, sites: &sites }));
+            limits(&explain(Sayers { live: &live, rules: &[], provider: None, sites: &sites }));
         let shown = LimitKey::ALL.map(|key| format!("{key}={}", got.get(key)));
         assert_eq!(shown, texts);
-        let none = Sayers { live: &[], rule: None, provider: None, sites: &sites };
+        let none = Sayers { live: &[], rules: &[], provider: None, sites: &sites };
         let fitted = Limits { connections_per_source: 7, ..sites.default.clone() };
         assert_eq!(limits(&explain(none)), fitted);
     }

@@ -18,6 +18,7 @@ pub use rate::Rate;
 use self::setting::LimitKey;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
+use crate::policy::quota::{self, DomainRule, Holder};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -142,11 +143,12 @@ pub struct Waiting {
     pub text: String,
 }
 
-/// A tenant that may not send to a site just now.
+/// A tenant that may not send to a site just now, or a domain there that may get nothing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Resting {
-    /// Which.
-    pub tenant: String,
+    /// Which: `tenant` or `domain`.
+    #[serde(flatten)]
+    pub whose: Holder,
     /// Until when.
     #[serde(rename = "until_ms")]
     pub until: Timestamp,
@@ -175,7 +177,7 @@ pub struct SiteStatus {
     pub window: u32,
     /// What each lane waits for.
     pub waiting: Vec<Waiting>,
-    /// Tenants with mail here that may not send.
+    /// Tenants with mail here that may not send, and domains that may get nothing.
     pub resting: Vec<Resting>,
     /// Names by which suspensions mean domains of this site, beside their own names and the site's:
     /// a provider's, a suffix of MX hosts' names.
@@ -210,6 +212,9 @@ pub struct SiteLimits {
     pub domains: usize,
     /// Every limit.
     pub limits: Vec<Effective>,
+    /// Those of the domain that was asked for, besides; where it has some of its own.
+    #[serde(default)]
+    pub of_domain: Vec<Effective>,
     /// Open connections.
     pub connections: u32,
     /// Deliveries done in the last minute.
@@ -263,12 +268,13 @@ pub struct Lessons {
 impl SiteLimits {
     /// What would hold for a site of which the name alone is known.
     #[must_use]
-    pub fn foreseen(name: &str, directory: &Directory) -> Self {
+    pub fn foreseen(name: &str, directory: &Directory, domains: &[DomainRule]) -> Self {
         Self {
             site: name.to_string(),
             in_use: false,
             domains: 0,
             limits: directory.foresee(name),
+            of_domain: quota::explain(domains, name),
             connections: 0,
             rate_per_minute: 0,
             gate: None,

@@ -1,7 +1,7 @@
 //! One simulated connection: what `deliver::worker` and `deliver::load` do, in the same order, with
 //! a receiver's manners in place of bytes.
 
-use super::permit::Permit;
+use super::permit::Hold;
 use super::receivers::Exchange;
 use super::{Happening, World, at_once, ms};
 use bulkhead::base::time::Timestamp;
@@ -11,10 +11,11 @@ use bulkhead::deliver::core::{AHEAD, Event, LEASE, LinkId, Opening};
 use bulkhead::deliver::line::Job;
 use bulkhead::deliver::settle::past_its_time;
 use bulkhead::mail::message::Lane;
+use bulkhead::policy::quota::Holder;
 use bulkhead::policy::site::route::Hop;
 use bulkhead::policy::verdict::{Blame, Ruling, Verdict, judge};
 use bulkhead::smtp::reply::EnhancedCode;
-use bulkhead::store::{Claim, DeliveryId, Store};
+use bulkhead::store::{Claim, Delivery, DeliveryId, Store};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub(super) struct Link {
     jobs: VecDeque<Job>,
     ridden: bool,
     paid: Option<(Lane, Timestamp)>,
-    pub(super) permitted: Option<DeliveryId>,
+    pub(super) permitted: Option<(DeliveryId, Timestamp)>,
     transmit: Duration,
     loading: Option<VecDeque<Job>>,
     claimed: u32,
@@ -287,7 +288,9 @@ impl<S: Store> World<S> {
                 trusted_until: claimed.trusted_until,
                 room: self.room.clone(),
             };
-            jobs.extend(whole.split(link.opening.limits.recipients_per_transaction));
+            let (quotas, limits) = (self.core.quotas(), &link.opening.limits);
+            let most = limits.recipients_per_transaction;
+            jobs.extend(whole.split(|delivery| quotas.recipients(delivery).min(most)));
         }
         assert!(link.loading.is_none(), "one claim at a time");
         link.loading = Some(jobs);
@@ -357,17 +360,14 @@ impl<S: Store> World<S> {
         self.pace(link, job);
     }
 
-    /// Where its tenant and its sender may send.
+    /// Where its tenant, its sender and its recipients' domains let it go; else what may not waits.
     fn begin(&mut self, mut link: Link, job: Job) {
-        let paid = Some((job.lane(), self.now));
-        match self.permit(&mut link, &job) {
-            Permit::Given => return self.transmit(link, job, false),
-            Permit::Later => {
-                link.paid = paid;
-                self.give_back(&job);
-            }
-            Permit::PutOff(at, why) => {
-                link.paid = paid;
+        let Err(hold) = self.permit(&mut link, &job.transaction) else {
+            return self.transmit(link, job, false);
+        };
+        link.paid = Some((job.lane(), self.now));
+        match hold {
+            Hold::PutOff(at, why) => {
                 let status = EnhancedCode(4, 7, 0);
                 let verdict = Verdict {
                     retry_at: Some(at),
@@ -375,6 +375,12 @@ impl<S: Store> World<S> {
                 };
                 let verdicts = vec![verdict; job.transaction.deliveries.len()];
                 self.settle(&job.transaction, &verdicts, "");
+            }
+            Hold::Later(Holder::Tenant(_)) => _ = self.give_back(job, |_| true),
+            Hold::Later(Holder::Domain(name)) => {
+                let rest = self.give_back(job, |delivery| delivery.domain() == Some(&name));
+                link.jobs.extend(rest);
+                link.jobs.rotate_right(link.jobs.len().min(1));
             }
         }
         self.work(link);
@@ -424,6 +430,7 @@ impl<S: Store> World<S> {
                 }
             }
             self.count_seen(&link, self.now);
+            self.note_domains(&job.transaction, 1, self.now);
         }
         link.permitted = None;
         let rides = self.may_ride(&mut link);
@@ -433,7 +440,11 @@ impl<S: Store> World<S> {
         if rides && exchange.dotted && exchange.open {
             let manner = &operator.manner;
             let dot = exchange.lasts - manner.transaction(true);
-            self.count_seen(&link, self.now.after(ms(dot)));
+            let at = self.now.after(ms(dot));
+            self.count_seen(&link, at);
+            if let Some(next) = link.jobs.front() {
+                self.note_domains(&next.transaction, 1, at);
+            }
         }
         self.figures.attempts += u64::from(job.count());
         let lasts = exchange.lasts;
@@ -451,8 +462,9 @@ impl<S: Store> World<S> {
     fn may_ride_now(&mut self, link: &mut Link, next: &Job) -> bool {
         let lane = next.lane();
         let Opening { line, source, .. } = &link.opening;
+        let slack = line.slack().min(self.core.quotas().slack(next.transaction.domains()));
         let few = line.available(source, lane, self.now, 2) < 2;
-        let slow = link.transmit > line.slack() || few;
+        let slow = link.transmit > slack || few;
         if link.quit || self.is_short(next.trusted_until) || slow {
             return false;
         }
@@ -463,7 +475,7 @@ impl<S: Store> World<S> {
             self.count_begun(link);
         }
         link.paid = Some((lane, self.now));
-        matches!(self.permit(link, next), Permit::Given)
+        self.permit(link, &next.transaction).is_ok()
     }
 
     fn has_paid(&self, link: &mut Link, lane: Lane) -> bool {
@@ -512,16 +524,18 @@ impl<S: Store> World<S> {
         if job.way.is_some() && !link.quit {
             link.opening.line.push_front(job);
         } else {
-            self.give_back(&job);
+            self.give_back(job, |_| true);
         }
     }
 
-    fn give_back(&mut self, job: &Job) {
+    /// Releases some of a job's deliveries; gives the job with the others.
+    fn give_back(&mut self, mut job: Job, which: impl Fn(&Delivery) -> bool) -> Option<Job> {
         if job.lane() == Lane::Bulk {
-            self.not_claimed(&job.transaction);
+            self.not_claimed(&job.transaction, &which);
         }
         self.dirty = true;
-        at_once(self.store.release(job.transaction.leases())).unwrap();
+        at_once(self.store.release(job.take_out(which))).unwrap();
+        (!job.transaction.deliveries.is_empty()).then_some(job)
     }
 
     fn end(&mut self, mut link: Link) {

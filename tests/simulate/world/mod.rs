@@ -32,10 +32,13 @@ use bulkhead::deliver::core::{Command, Core, Event, LEASE, LinkId, Turn};
 use bulkhead::deliver::settle::{Peer, Rules, conclude};
 use bulkhead::mail::envelope::{Envelope, Recipient};
 use bulkhead::mail::message::{Lane, NewMessage, Origin};
+use bulkhead::policy::quota::DomainRule;
 use bulkhead::policy::verdict::Verdict;
-use bulkhead::store::{Claim, Claimed, Handoff, Outcome, QueueBacklog, QueueId, Revision, Store};
+use bulkhead::store::{
+    Claim, Claimed, Delivery, Handoff, Outcome, QueueBacklog, QueueId, Revision, Store,
+};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -139,6 +142,10 @@ pub struct World<S> {
     heap: BinaryHeap<Reverse<(Timestamp, u64, Happening)>>,
     happened: u64,
     links: HashMap<LinkId, Link>,
+    /// When mail to each domain with limits of its own was begun, and when its receiver saw it.
+    pub to_domains: BTreeMap<Domain, [Vec<Timestamp>; 2]>,
+    /// Sites of these: what one domain may not get, others do, whoever has mail for them.
+    uneven: HashSet<usize>,
     addresses: Arc<Addresses>,
     asked: [(usize, VecDeque<Domain>); 3],
     revision: Revision,
@@ -173,6 +180,9 @@ impl<S: Store> World<S> {
             let hosts = operator.hosts.iter().flatten();
             hosts.flat_map(move |host| host.addresses.iter().map(move |a| (*a, n)))
         });
+        let is_limited =
+            |place: &&Place| config.domains.iter().any(|rule| rule.name == place.name.as_str());
+        let uneven = places.iter().filter(is_limited).map(|place| place.operator).collect();
         Self {
             now: START,
             core: Core::new(Arc::clone(&config), from_seed(seed), START),
@@ -196,6 +206,8 @@ impl<S: Store> World<S> {
             heap: BinaryHeap::new(),
             happened: 0,
             links: HashMap::new(),
+            uneven,
+            to_domains: config.domains.iter().map(limited).collect(),
             addresses: Arc::new(Addresses::default()),
             asked: Default::default(),
             revision: Revision::START,
@@ -369,6 +381,9 @@ impl<S: Store> World<S> {
         }
         for (route, given) in given {
             let site = route / SETS;
+            if self.uneven.contains(&site) {
+                continue;
+            }
             let connections = self.operators[site].limits.connections;
             self.shares.claimed(site, &given, connections, self.now);
         }
@@ -379,9 +394,9 @@ impl<S: Store> World<S> {
     }
 
     /// Newsletters come back that were claimed and not tried.
-    fn not_claimed(&mut self, transaction: &Transaction) {
+    fn not_claimed(&mut self, transaction: &Transaction, which: impl Fn(&Delivery) -> bool) {
         let tenant = self.tenant(&transaction.head.origin.tenant);
-        for delivery in transaction.deliveries.iter().filter(|d| d.attempts == 0) {
+        for delivery in transaction.deliveries.iter().filter(|d| d.attempts == 0 && which(d)) {
             self.note_waiting(&delivery.recipient.clone(), tenant, self.now);
         }
     }
@@ -401,8 +416,10 @@ impl<S: Store> World<S> {
     }
 
     fn note_waiting(&mut self, recipient: &Recipient, tenant: usize, due_at: Timestamp) {
-        let route = self.route_of(recipient);
-        self.shares.arrived(route / SETS, tenant, due_at);
+        let site = self.route_of(recipient) / SETS;
+        if !self.uneven.contains(&site) {
+            self.shares.arrived(site, tenant, due_at);
+        }
     }
 
     /// As `Shared::settle`.
@@ -503,7 +520,8 @@ impl<S: Store> World<S> {
         for (delivery, place) in claimed.deliveries.iter().zip(&mail.to) {
             let place = &self.places[*place];
             let operator = &self.operators[place.operator];
-            let is_limited = !self.config.tenants[mail.tenant].rates.is_empty();
+            let is_limited = self.to_domains.contains_key(&place.name)
+                || !self.config.tenants[mail.tenant].rates.is_empty();
             if operator.promised && place.is_sound() && !is_limited {
                 let needs = place.takes + operator.manner.connect();
                 let needs = needs + operator.manner.transaction(false);
@@ -561,6 +579,10 @@ impl<S: Store> World<S> {
         let count = |queue: &QueueBacklog| queue.waiting() + queue.leased + queue.held;
         self.store.backlog(Revision::START).queues.iter().map(count).sum()
     }
+}
+
+fn limited(rule: &DomainRule) -> (Domain, [Vec<Timestamp>; 2]) {
+    (Domain::parse(&rule.name).unwrap(), Default::default())
 }
 
 fn ms(ms: i64) -> Duration {

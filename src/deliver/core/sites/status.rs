@@ -5,10 +5,11 @@ use crate::base::address::Domain;
 use crate::base::time::Timestamp;
 use crate::deliver::core::Core;
 use crate::deliver::core::queues::Place;
-use crate::deliver::tenants::Tenants;
+use crate::deliver::quotas::Quotas;
 use crate::mail::message::Lane;
 use crate::policy::feedback::scoped::Standing;
 use crate::policy::paces::What;
+use crate::policy::quota::{self, Holder};
 use crate::policy::site::{
     Gate, Lessons, Rate, Resting, SiteId, SiteLimits, SiteStatus, SourceStatus,
 };
@@ -69,21 +70,19 @@ impl Minutes {
 
 impl Site {
     /// Tenants in line that may not send now.
-    fn resting(&self, tenants: &Tenants, now: Timestamp) -> Vec<Resting> {
+    fn resting(&self, quotas: &Quotas, now: Timestamp) -> Vec<Resting> {
         let in_line: BTreeSet<_> = self.ways.values().flat_map(Lines::in_line).collect();
         let rests = |(lane, tenant): (Lane, &str)| {
-            let (until, why) = match (self.line.waits(tenant, now), tenants.binding(tenant, now)) {
-                (Some(here), _) => here,
-                (None, Some((_, rate))) if tenants.available(tenant, lane, now) == 0 => {
-                    let until = tenants.next_at(tenant, lane, now);
-                    (until, format!("its rate of {rate} messages to all sites is used up"))
-                }
-                _ => return None,
-            };
-            Some(Resting { tenant: tenant.to_string(), until, why })
+            let here = self.line.waits(tenant, now);
+            let here = here.map(|(until, why)| Resting {
+                whose: Holder::Tenant(tenant.to_string()),
+                until,
+                why,
+            });
+            here.or_else(|| rests(quotas, Holder::Tenant(tenant), lane, now))
         };
         let mut resting: Vec<Resting> = in_line.into_iter().filter_map(rests).collect();
-        resting.dedup_by(|a, b| a.tenant == b.tenant);
+        resting.dedup_by(|a, b| a.whose == b.whose);
         resting
     }
 
@@ -141,6 +140,17 @@ impl Site {
     }
 }
 
+/// Where the rate is used up.
+fn rests(quotas: &Quotas, whose: Holder<&str>, lane: Lane, now: Timestamp) -> Option<Resting> {
+    let (_, rate) = quotas.binding(whose, now)?;
+    let until = quotas.next_at(whose, lane, now);
+    let why = match whose {
+        Holder::Tenant(_) => format!("its rate of {rate} messages to all sites is used up"),
+        Holder::Domain(_) => format!("its rate of {rate} messages is used up"),
+    };
+    (until > now).then(|| Resting { whose: whose.owned(), until, why })
+}
+
 impl Core {
     /// All sites with mail or connections, and domains that DNS does not find.
     pub(in crate::deliver::core) fn site_status(&mut self, now: Timestamp) -> Vec<SiteStatus> {
@@ -182,19 +192,32 @@ impl Core {
         called
     }
 
+    /// Of these domains, those whose mail waits for their own rate.
+    fn resting_domains(&self, domains: &BTreeSet<Domain>, now: Timestamp) -> Vec<Resting> {
+        let rests_in = |domain: &Domain, lane| {
+            let waiters = self.waiters.get(domain)?;
+            let rests = || rests(&self.quotas, Holder::Domain(domain.as_str()), lane, now);
+            waiters.wait_in(lane).then(rests).flatten()
+        };
+        let rests =
+            |domain| rests_in(domain, Lane::Direct).or_else(|| rests_in(domain, Lane::Bulk));
+        domains.iter().filter_map(rests).collect()
+    }
+
     fn status_of(&mut self, id: SiteId, now: Timestamp) -> Option<SiteStatus> {
-        let site = self.sites.get_mut(&id)?;
-        let queues = site.ways.values().flat_map(|r| &r.queues);
-        let domains: BTreeSet<String> = queues
+        let queues = self.sites.get(&id)?.ways.values().flat_map(|r| &r.queues);
+        let domains: BTreeSet<Domain> = queues
             .filter_map(|q| self.queues.get(q))
-            .map(|q| q.backlog.key.domain.to_string())
+            .map(|q| q.backlog.key.domain.clone())
             .collect();
+        let resting = self.resting_domains(&domains, now);
+        let site = self.sites.get_mut(&id)?;
         let sources = &self.config.sources;
         let (gate, why) = site.gate(sources, now);
-        let resting = site.resting(&self.tenants, now);
+        let resting = [site.resting(&self.quotas, now), resting].concat();
         Some(SiteStatus {
             site: site.name.to_string(),
-            domains: domains.into_iter().collect(),
+            domains: domains.iter().map(Domain::to_string).collect(),
             connections: u32::try_from(site.links.len()).unwrap_or(u32::MAX),
             connections_max: site.limits.connections,
             rate_per_minute: site.meter.per_minute(now),
@@ -239,13 +262,14 @@ impl Core {
         };
         let id = by_domain.or_else(|| self.directory.find(name));
         let Some((id, status)) = id.and_then(|id| Some((id, self.status_of(id, now)?))) else {
-            return SiteLimits::foreseen(name, &self.directory);
+            return SiteLimits::foreseen(name, &self.directory, &self.config.domains);
         };
         SiteLimits {
             site: status.site,
             in_use: true,
             domains: self.sites.get(&id).map_or(0, |site| site.domains),
             limits: self.directory.explain(id),
+            of_domain: quota::explain(&self.config.domains, name),
             connections: status.connections,
             rate_per_minute: status.rate_per_minute,
             gate: Some(status.gate),

@@ -22,28 +22,24 @@ impl World {
                 let fake = self.links.get_mut(&link).unwrap();
                 let Some((queue, n)) = fake.has.last_mut() else { continue };
                 let (queue, tenant) = (*queue, self.stock[queue].key.tenant.clone());
-                let may = fake.line.available_to(&tenant, now) > 0
-                    && fake.line.available(&fake.source, Lane::Bulk, now, 1) > 0
-                    && self.core.tenants().begin(&tenant, Lane::Bulk, now).is_ok();
                 *n -= 1;
                 if *n == 0 {
                     fake.has.pop();
                 }
-                let stock = self.stock.get_mut(&queue).unwrap();
-                stock.leased -= 1;
-                if may {
+                let (line, source) = (Arc::clone(&fake.line), Arc::clone(&fake.source));
+                let may = line.available_to(&tenant, now).min(1);
+                let may = line.available(&source, Lane::Bulk, now, may);
+                let sent = self.begin(queue, 1, may);
+                let fake = self.links.get_mut(&link).unwrap();
+                if sent > 0 {
                     fake.line.take_for(&tenant, None, now);
                     fake.line.begin(&fake.source, Lane::Bulk, now).unwrap();
                     fake.room -= 1;
-                    *self.delivered.entry(queue).or_default() += 1;
-                } else {
-                    stock.waiting.push_front(now);
                 }
-                self.changed.insert(queue);
                 let has: u32 = fake.has.iter().map(|(_, n)| n).sum();
                 // With enough at hand it asks for no more.
                 let room = if has < 8 { fake.room - has } else { 0 };
-                let (idle, done) = (has == 0, u32::from(may));
+                let (idle, done) = (has == 0, sent);
                 if fake.room == 0 {
                     self.links.remove(&link);
                     self.core.handle(Event::Closed { link, done, trouble: None }, now);
