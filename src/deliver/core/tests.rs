@@ -18,6 +18,7 @@ mod feedback;
 #[cfg(test)]
 mod orders;
 mod pace;
+mod slices;
 
 const START: Timestamp = Timestamp(1_795_394_728_000);
 
