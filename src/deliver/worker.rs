@@ -112,7 +112,7 @@ async fn open<S: Store>(
     let begun = shared.clock.now();
     let (mut why, mut asked) = (String::new(), None);
     for hop in shared.addresses.order(opening.hops.clone(), begun) {
-        let Some(slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
+        let Some(mut slot) = shared.addresses.take(hop.address, opening.limits.connections) else {
             continue;
         };
         // The first was counted by whoever decided to open one.
@@ -126,7 +126,7 @@ async fn open<S: Store>(
         };
         let opened = Connection::open(&shared.dialer, &shared.clock, &target).await;
         let now = shared.clock.now();
-        shared.addresses.answered(hop.address, opened.is_ok(), now);
+        slot.answered(opened.is_ok(), now);
         match opened {
             Ok(connection) => return Ok((connection, hop, slot, now.since(begun))),
             Err(error) => {

@@ -177,7 +177,9 @@ impl<S: Store> World<S> {
 
     fn dialed(&mut self, mut link: Link, result: Result<(), String>) {
         let Some(hop) = link.hops.front().cloned() else { return };
-        self.addresses.answered(hop.address, result.is_ok(), self.now);
+        if let Some(slot) = &mut link.slot {
+            slot.answered(result.is_ok(), self.now);
+        }
         match result {
             Ok(()) => {
                 link.open = true;
@@ -484,7 +486,8 @@ impl<S: Store> World<S> {
 
     fn closed(&mut self, mut link: Link) {
         let at = &mut self.operators[link.operator];
-        (at.links, at.sessions) = (at.links - 1, at.sessions - 1);
+        at.links -= 1;
+        at.hang_up(link.hops[0].address);
         link.slot = None;
         let (done, trouble) = (link.done, link.trouble.take());
         self.tell(Event::Closed { link: link.opening.link, done, trouble });

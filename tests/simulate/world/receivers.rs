@@ -24,6 +24,8 @@ pub struct Manner {
     pub jitter: i64,
     /// Sessions at once; `true`: beyond them TCP is refused, else the greeting says 421.
     pub sessions_max: Option<(u32, bool)>,
+    /// Sessions at once at each address; beyond them the greeting says 421.
+    pub sessions_each: Option<u32>,
     /// Messages in any window of so many ms; `true`: beyond them 421, else 451.
     pub messages_max: Option<(usize, i64, bool)>,
     /// How long a recipient is put off at first.
@@ -54,6 +56,7 @@ impl Manner {
             service,
             jitter: 0,
             sessions_max: None,
+            sessions_each: None,
             messages_max: None,
             greylist: 0,
             transient: 0.0,
@@ -103,8 +106,10 @@ pub struct Operator {
     pub links: u32,
     /// Of these, busy with bulk mail.
     pub busy: u32,
-    /// Sessions that it sees.
-    pub sessions: u32,
+    /// Sessions that it sees at each address.
+    sessions: HashMap<IpAddr, u32>,
+    /// When it refused one more.
+    pub refused: Vec<Timestamp>,
     /// When each connection was ordered, where that is limited, and when the receiver met it.
     pub opened: Vec<Timestamp>,
     pub met: Vec<Timestamp>,
@@ -142,7 +147,8 @@ impl Operator {
             promised: false,
             links: 0,
             busy: 0,
-            sessions: 0,
+            sessions: HashMap::new(),
+            refused: Vec::new(),
             opened: Vec::new(),
             met: Vec::new(),
             begun: Vec::new(),
@@ -173,23 +179,32 @@ impl Operator {
         let warm = u32::try_from(now.since(met).as_secs() / 20).unwrap_or(u32::MAX);
         let warm = if manner.slow_start { warm.saturating_add(1) } else { u32::MAX };
         let (most, by_tcp) = manner.sessions_max.unwrap_or((u32::MAX, false));
-        if self.sessions >= most.min(warm) {
-            let rtt = manner.rtt;
-            if by_tcp {
+        let (rtt, all) = (manner.rtt, self.sessions.values().sum::<u32>());
+        let here = self.sessions.entry(address).or_default();
+        let is_full = all >= most.min(warm);
+        if is_full || manner.sessions_each.is_some_and(|most| *here >= most) {
+            self.refused.push(now);
+            if is_full && by_tcp {
                 return (Err("connect: connection refused".into()), rtt);
             }
-            self.open(now);
-            self.sessions -= 1;
+            self.meet(now);
             return (Err("greeting: 421 4.7.0 too many sessions".into()), rtt * 2);
         }
-        self.open(now);
+        *here += 1;
+        self.meet(now);
         (Ok(()), self.manner.connect())
     }
 
-    fn open(&mut self, now: Timestamp) {
-        self.sessions += 1;
+    fn meet(&mut self, now: Timestamp) {
         if !self.limits.connection_rates.is_empty() {
             self.met.push(now);
+        }
+    }
+
+    /// A session is over.
+    pub fn hang_up(&mut self, address: IpAddr) {
+        if let Some(sessions) = self.sessions.get_mut(&address) {
+            *sessions -= 1;
         }
     }
 
