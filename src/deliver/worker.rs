@@ -32,8 +32,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A connection that asks for nothing tells so often what it has done: the site's window opens by
-/// it.
+/// A connection that asks for nothing tells so often what it has done, and of its first delivery at
+/// once: the site's window opens by it.
 const TELL: Duration = Duration::from_millis(250);
 /// Jobs that a connection has ready; with fewer, and no more to come, it asks for more.
 const AT_HAND: usize = 8;
@@ -80,7 +80,7 @@ pub async fn run<S: Store>(
                 claimed: 0,
                 used: 0,
                 done: 0,
-                told_at: shared.clock.now(),
+                told_at: Timestamp(0),
                 asked: false,
                 quit: false,
                 trouble: None,
@@ -194,7 +194,7 @@ struct Worker<S> {
     used: u32,
     /// Deliveries done since the dispatcher was told.
     done: u32,
-    /// When that was.
+    /// When it was told of some; at first, long ago.
     told_at: Timestamp,
     /// The dispatcher knows that we would take more.
     asked: bool,
@@ -294,7 +294,9 @@ impl<S: Store> Worker<S> {
 
     /// What is told now is not told again.
     fn take_done(&mut self) -> u32 {
-        self.told_at = self.shared.clock.now();
+        if self.done > 0 {
+            self.told_at = self.shared.clock.now();
+        }
         std::mem::take(&mut self.done)
     }
 

@@ -16,8 +16,9 @@ use bulkhead::store::{Claim, Store};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// As the worker: jobs that a connection has ready.
+/// As the worker: jobs that a connection has ready, and how often it tells what it has done.
 const AT_HAND: usize = 8;
+const TELL: Duration = Duration::from_millis(250);
 
 /// What the dispatcher tells a connection.
 pub(super) enum Order {
@@ -55,6 +56,8 @@ pub(super) struct Link {
     claimed: u32,
     used: u32,
     done: u32,
+    /// When it last told of deliveries; at first, long ago.
+    told_at: Timestamp,
     asked: bool,
     quit: bool,
     trouble: Option<String>,
@@ -106,6 +109,7 @@ impl<S: Store> World<S> {
             claimed: 0,
             used: 0,
             done: 0,
+            told_at: Timestamp(0),
             asked: false,
             quit: false,
             trouble: None,
@@ -306,8 +310,16 @@ impl<S: Store> World<S> {
     }
 
     fn tell_wants(&mut self, link: &mut Link, room: u32, idle: bool) {
-        let done = std::mem::take(&mut link.done);
+        let done = self.take_done(link);
         self.tell(Event::Wants { link: link.opening.link, room, idle, done });
+    }
+
+    fn take_done(&self, link: &mut Link) -> u32 {
+        let done = std::mem::take(&mut link.done);
+        if done > 0 {
+            link.told_at = self.now;
+        }
+        done
     }
 
     fn rest(&mut self, mut link: Link) {
@@ -451,6 +463,10 @@ impl<S: Store> World<S> {
         }
         let host = link.hops[0].host.clone();
         self.settle(&job.transaction, &verdicts, &host);
+        if link.done > 0 && self.now.since(link.told_at) >= TELL {
+            let done = self.take_done(&mut link);
+            self.tell(Event::Did(link.opening.link, done));
+        }
         if !link.open {
             let trouble = verdicts.into_iter().find(|v| v.ruling != Ruling::Delivered);
             link.trouble = trouble.map(|v| v.text);
