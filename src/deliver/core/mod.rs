@@ -11,7 +11,7 @@
 //! * *Pull, not push.* A connection asks for bulk mail when it has room; [`Turns`] says which
 //!   queues fill it. So mail waits in the store, not behind a slow host.
 //! * *As few connections as do the work*: one per connection's worth of waiting deliveries, up to
-//!   the limit.
+//!   the limit; more where they wait for long although all are at work.
 //! * *A shut gate leaves mail where it is.* An unreachable site or a failing DNS is probed with
 //!   growing pauses; what is queued for it goes on at once when it answers.
 //!
@@ -75,7 +75,7 @@ pub const LEASE: Duration = Duration::from_secs(2 * 3_600);
 pub const AHEAD: Duration = Duration::from_secs(1);
 /// Deliveries claimed in one go: few enough that other connections find some too.
 const BATCH: u32 = 25;
-/// Mail that has waited so long while all connections were busy gets one more.
+/// Mail that has waited so long while all connections were busy gets up to twice as many.
 const PRESSED: Duration = Duration::from_secs(1);
 
 /// Names a connection, from its opening to its end.
