@@ -21,7 +21,7 @@ use bulkhead::policy::tenant::TenantRule;
 use std::time::{Duration, Instant};
 use world::receivers::{Answer, Manner, Operator, Place};
 use world::stock::Stock;
-use world::{Figures, Mail, START, World};
+use world::{Figures, Mail, World};
 
 const SITES: usize = 10;
 const TENANTS: usize = 10;
@@ -58,10 +58,10 @@ fn measure(queues: usize) -> f64 {
             }
         }
     }
-    world.run(Timestamp(START.0 + 1), |_| false);
-    let first = world.figures.planning;
+    world.run(Timestamp::NEVER, |world| world.core.extent().queues == queues);
+    let Figures { planning: first, longest, .. } = world.figures;
     run(&mut world, WARM_UP);
-    world.figures = Figures::default();
+    world.figures = Figures { longest, ..Figures::default() };
     let (from, since) = (world.ledger.delivered, world.now);
     run(&mut world, from + MEASURED);
     let delivered = (world.ledger.delivered - from) as f64;

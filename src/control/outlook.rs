@@ -158,7 +158,7 @@ mod tests {
         };
         let statuses =
             [status("a", "a.test", 60, Gate::Open), status("b", "b.test", 0, Gate::Broken)];
-        let backlog = Backlog { revision: Revision(1), all_held: false, queues };
+        let backlog = Backlog { revision: Revision::START, all_held: false, queues };
         let weights = Weights::from([("club".to_string(), 4)]);
         let outlook = outlook(&backlog, &statuses, &weights, NOW);
         let seconds = |n: i64| Some(NOW.0 + n * 1_000);

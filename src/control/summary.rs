@@ -247,7 +247,7 @@ mod tests {
             queue(Lane::Bulk, "new.example", [0, 0, 7, 0], 1_000),
             queue(Lane::Bulk, "gone.example", [0, 0, 0, 0], 0),
         ];
-        Backlog { revision: Revision(1), all_held, queues }
+        Backlog { revision: Revision::START, all_held, queues }
     }
 
     fn statuses() -> Vec<SiteStatus> {

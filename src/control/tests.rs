@@ -98,7 +98,7 @@ impl Store for Fake {
         Err(StoreError::Busy)
     }
 
-    fn backlog(&self, _: Revision) -> Backlog {
+    fn backlog_part(&self, _: Revision, _: usize) -> Backlog {
         let rows = self.0.lock().unwrap();
         let queue = |record: &DeliveryRecord| {
             let count = |state| u64::from(record.state == state);
@@ -121,7 +121,7 @@ impl Store for Fake {
             }
         };
         let queues = rows.deliveries.iter().map(queue).collect();
-        Backlog { revision: Revision(1), all_held: rows.all_held, queues }
+        Backlog { revision: Revision::START, all_held: rows.all_held, queues }
     }
 
     async fn changed(&self, _: Revision) {}

@@ -470,7 +470,7 @@ mod tests {
 
     fn world(status: SiteStatus) -> World {
         let queues = vec![queue("shop", "a.example", 40), queue("club", "b.example", 5)];
-        let backlog = Backlog { revision: Revision(1), all_held: false, queues };
+        let backlog = Backlog { revision: Revision::START, all_held: false, queues };
         World { backlog, statuses: vec![status], orders: Orders::default(), running: true }
     }
 

@@ -26,8 +26,10 @@ pub struct Addresses(Mutex<HashMap<IpAddr, Use>>);
 
 #[derive(Debug, Default)]
 struct Use {
-    /// In the order of their sources.
+    /// Connections from each source, also those that are being opened.
     open: BTreeMap<SourceId, u32>,
+    /// Of these, those that stand.
+    stand: u32,
     dead_until: Timestamp,
 }
 
@@ -37,6 +39,24 @@ pub struct Slot {
     addresses: Arc<Addresses>,
     address: IpAddr,
     source: SourceId,
+    stands: bool,
+}
+
+impl Slot {
+    /// Notes whether the address could be connected to. One that has connections is not dead: it
+    /// takes no more just now.
+    pub fn answered(&mut self, ok: bool, now: Timestamp) {
+        let mut all = self.addresses.lock();
+        if let Some(used) = all.get_mut(&self.address) {
+            used.stand += u32::from(ok && !self.stands);
+            let is_dead = !ok && used.stand == 0;
+            used.dead_until = if is_dead { now.after(DEAD) } else { Timestamp(0) };
+        }
+        if all.len() > REMEMBERED {
+            all.retain(|_, used| !used.open.is_empty() || used.dead_until > now);
+        }
+        self.stands |= ok;
+    }
 }
 
 impl Addresses {
@@ -56,28 +76,20 @@ impl Addresses {
             return None;
         }
         used.open.insert(source, from_here + 1);
-        Some(Slot { addresses: Arc::clone(self), address, source })
+        Some(Slot { addresses: Arc::clone(self), address, source, stands: false })
     }
 
-    /// Notes whether the address could be connected to.
-    pub fn answered(&self, address: IpAddr, ok: bool, now: Timestamp) {
-        let mut all = self.lock();
-        if let Some(used) = all.get_mut(&address) {
-            used.dead_until = if ok { Timestamp(0) } else { now.after(DEAD) };
-        }
-        if all.len() > REMEMBERED {
-            all.retain(|_, used| !used.open.is_empty() || used.dead_until > now);
-        }
-    }
-
-    /// The same addresses, those that did not answer lately at the end.
+    /// The same addresses, those that did not answer lately at the end; among equals, the one with
+    /// the fewest connections first: where each takes so many, that is the one that takes one more.
     #[must_use]
-    pub fn order(&self, hops: Vec<Hop>, now: Timestamp) -> Vec<Hop> {
+    pub fn order(&self, mut hops: Vec<Hop>, now: Timestamp) -> Vec<Hop> {
         let all = self.lock();
-        let is_dead = |hop: &Hop| all.get(&hop.address).is_some_and(|used| used.dead_until > now);
-        let (dead, mut alive): (Vec<Hop>, Vec<Hop>) = hops.into_iter().partition(is_dead);
-        alive.extend(dead);
-        alive
+        hops.sort_by_cached_key(|hop| {
+            let used = all.get(&hop.address);
+            let is_dead = used.is_some_and(|used| used.dead_until > now);
+            (is_dead, hop.preference, used.map_or(0, |used| used.open.values().sum::<u32>()))
+        });
+        hops
     }
 
     /// Counters cannot be left half changed, so a panic elsewhere does not spoil them.
@@ -96,6 +108,7 @@ impl Drop for Slot {
                 open.remove();
             }
         }
+        used.stand = used.stand.saturating_sub(u32::from(self.stands));
         if used.open.is_empty() && used.dead_until == Timestamp(0) {
             all.remove(&self.address);
         }
@@ -129,19 +142,46 @@ mod tests {
         assert!(take(1, 1).is_some());
     }
 
+    fn hops(all: &[(u8, u16)]) -> Vec<Hop> {
+        let hop = |(n, preference): &(u8, u16)| Hop {
+            host: format!("mx{n}"),
+            preference: *preference,
+            address: ip(*n),
+        };
+        all.iter().map(hop).collect()
+    }
+
+    #[test]
+    fn equals_have_as_many_connections_and_others_are_tried_after_them() {
+        let addresses = Arc::new(Addresses::default());
+        let mut slots = Vec::new();
+        for _ in 0..6 {
+            let hops = addresses.order(hops(&[(1, 20), (2, 10), (3, 10), (4, 10)]), Timestamp(0));
+            assert_eq!(hops[3].address, ip(1));
+            slots.push(addresses.take(hops[0].address, SourceId(0), &limits(9, 9)).unwrap());
+        }
+        let each = |n| slots.iter().filter(|slot| slot.address == ip(n)).count();
+        assert_eq!([1, 2, 3, 4].map(each), [0, 2, 2, 2]);
+    }
+
     #[test]
     fn the_dead_are_tried_last_until_they_answer() {
         let addresses = Arc::new(Addresses::default());
-        let hops: Vec<Hop> = [1, 2].map(|n| Hop { host: format!("mx{n}"), address: ip(n) }).into();
+        let hops = hops(&[(1, 10), (2, 10)]);
         let first = |at| addresses.order(hops.clone(), Timestamp(at))[0].address;
-        let slot = addresses.take(ip(1), SourceId(0), &limits(1, 1));
-        addresses.answered(ip(1), false, Timestamp(0));
+        let take = || addresses.take(ip(1), SourceId(0), &limits(9, 9)).unwrap();
+        let refused = |at| take().answered(false, Timestamp(at));
+        refused(0);
         assert_eq!(first(59_000), ip(2));
         assert_eq!(first(60_000), ip(1));
-        addresses.answered(ip(1), false, Timestamp(60_000));
-        addresses.answered(ip(1), true, Timestamp(60_000));
+        refused(60_000);
+        let place = |n| addresses.take(ip(n), SourceId(0), &limits(9, 9)).unwrap();
+        let mut slots = [1, 2, 2].map(place);
+        slots.iter_mut().for_each(|slot| slot.answered(true, Timestamp(60_000)));
         assert_eq!(first(60_000), ip(1));
-        drop(slot);
+        refused(60_000);
+        assert_eq!(first(60_000), ip(1), "it has a connection, and the fewest");
+        drop(slots);
         assert_eq!(addresses.lock().len(), 0, "nothing is kept of the sound");
     }
 }

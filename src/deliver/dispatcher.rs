@@ -17,6 +17,9 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 /// The backlog is looked at so often at most: direct mail does not need it, and bulk mail can wait.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
+/// Queues taken in at once of those that were there at the start: the events of meanwhile have
+/// their turn after them.
+const BACKLOG_PART: usize = 2_000;
 /// Events taken in before commands are carried out.
 const EVENTS_AT_ONCE: usize = 256;
 /// Orders that a connection has not seen yet; the core gives it one at a time, and an end.
@@ -87,7 +90,7 @@ impl<S: Store> Dispatcher<S> {
         let mut revision = Revision::START;
         let mut draining = false;
         loop {
-            let backlog = self.shared.store.backlog(revision);
+            let backlog = self.shared.store.backlog_part(revision, BACKLOG_PART);
             revision = backlog.revision;
             let now = self.shared.clock.now();
             let (commands, alarm, idle) = {

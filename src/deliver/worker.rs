@@ -34,8 +34,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A connection that asks for nothing tells so often what it has done: the site's window opens by
-/// it.
+/// A connection that asks for nothing tells so often what it has done, and of its first delivery at
+/// once: the site's window opens by it.
 const TELL: Duration = Duration::from_millis(250);
 /// Jobs that a connection has ready; with fewer, and no more to come, it asks for more.
 const AT_HAND: usize = 8;
@@ -86,7 +86,7 @@ pub async fn run<S: Store>(
                 claims: 0,
                 used: 0,
                 done: 0,
-                told_at: shared.clock.now(),
+                told_at: Timestamp(0),
                 asked: false,
                 quit: false,
                 trouble: None,
@@ -119,7 +119,7 @@ async fn open<S: Store>(
     let (mut why, mut asked, source) = (String::new(), None, &opening.source);
     for hop in shared.addresses.order(opening.hops.clone(), begun) {
         let place = shared.addresses.take(hop.address, source.id, &opening.limits);
-        let Some(slot) = place else { continue };
+        let Some(mut slot) = place else { continue };
         // The first was counted by whoever decided to open one.
         let again = !why.is_empty();
         let now = shared.clock.now();
@@ -135,7 +135,7 @@ async fn open<S: Store>(
         let now = shared.clock.now();
         match opened {
             Ok(connection) => {
-                shared.addresses.answered(hop.address, true, now);
+                slot.answered(true, now);
                 return Ok((connection, hop, slot, now.since(begun)));
             }
             // The receiver was not asked: it is we who cannot send from there.
@@ -143,7 +143,7 @@ async fn open<S: Store>(
                 return Err((String::new(), Some(unusable(&opening.site, source, why))));
             }
             Err(error) => {
-                shared.addresses.answered(hop.address, false, now);
+                slot.answered(false, now);
                 why = format!("{}[{}] {error}", hop.host, target.address);
                 let reply = error.reply.as_ref();
                 asked = reply.and_then(|reply| asked_at_the_door(shared, opening, &hop, reply));
@@ -222,7 +222,7 @@ struct Worker<S> {
     used: u32,
     /// Deliveries done since the dispatcher was told.
     done: u32,
-    /// When that was.
+    /// When it was told of some; at first, long ago.
     told_at: Timestamp,
     /// The dispatcher knows that we would take more.
     asked: bool,
@@ -329,7 +329,9 @@ impl<S: Store> Worker<S> {
 
     /// What is told now is not told again.
     fn take_done(&mut self) -> u32 {
-        self.told_at = self.shared.clock.now();
+        if self.done > 0 {
+            self.told_at = self.shared.clock.now();
+        }
         std::mem::take(&mut self.done)
     }
 

@@ -10,8 +10,9 @@
 //! Deliveries: the cost of all this follows the number of queues.
 
 use super::row::Class;
-use super::{Backlog, Cursor, QueueBacklog, QueueId, QueueKey, Revision};
+use super::{Backlog, Cursor, QueueBacklog, QueueId, QueueKey, Revision, Told};
 use crate::base::time::Timestamp;
+use crate::mail::message::Lane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -44,8 +45,8 @@ pub(super) struct Scan {
 #[derive(Debug)]
 pub(super) struct Tally {
     queues: BTreeMap<QueueId, Entry>,
-    /// By the revision of the last change.
-    order: BTreeSet<(u64, QueueId)>,
+    /// By the revision of the last change, direct mail's first.
+    order: BTreeSet<(u64, Lane, QueueId)>,
     revision: u64,
     /// The present revision was given to somebody: the next change makes a new one.
     given: bool,
@@ -78,7 +79,7 @@ impl Tally {
 
     /// The present revision.
     pub(super) fn revision(&self) -> Revision {
-        Revision(self.revision)
+        Revision { at: self.revision, told: None }
     }
 
     /// A delivery arrived, to wait.
@@ -253,17 +254,24 @@ impl Tally {
         self.queues.get(&queue).map(|entry| Arc::clone(&entry.now.key))
     }
 
-    /// See [`super::Store::backlog`]. Empty queues are forgotten once told to a reader that follows
-    /// changes.
-    pub(super) fn since(&mut self, since: Revision) -> Backlog {
+    /// See [`super::Store::backlog_part`]. Empty queues are forgotten once told to a reader that
+    /// follows changes. One that changes while the older ones are told may be told of again with
+    /// those.
+    pub(super) fn since(&mut self, since: Revision, most: usize) -> Backlog {
         self.given = true;
-        let changed: Vec<QueueId> = self
-            .order
-            .range((Bound::Excluded((since.0, QueueId(i64::MAX))), Bound::Unbounded))
-            .map(|(_, id)| *id)
-            .collect();
+        let (seen, told) = match since {
+            Revision::START => (self.revision, Some((0, Lane::Direct, QueueId(0)))),
+            Revision { at, told } => (at, told),
+        };
+        let seen = (seen, Lane::Bulk, QueueId(i64::MAX));
+        let rest = told.into_iter().flat_map(|told| {
+            self.order.range((Bound::Excluded(told), Bound::Included(seen))).take(most)
+        });
+        let mut changed: Vec<Told> = rest.copied().collect();
+        let told = changed.last().copied().filter(|_| changed.len() == most);
+        changed.extend(self.order.range((Bound::Excluded(seen), Bound::Unbounded)));
         let mut queues = Vec::with_capacity(changed.len());
-        for id in changed {
+        for (_, _, id) in changed {
             let Some(entry) = self.queues.get_mut(&id) else { continue };
             if entry.is_empty() && since == Revision::START {
                 continue;
@@ -274,12 +282,13 @@ impl Tally {
                 self.forget(id);
             }
         }
-        Backlog { revision: self.revision(), all_held: self.all_held, queues }
+        let revision = Revision { told, ..self.revision() };
+        Backlog { revision, all_held: self.all_held, queues }
     }
 
     fn forget(&mut self, queue: QueueId) {
         if let Some(entry) = self.queues.remove(&queue) {
-            self.order.remove(&(entry.revision, queue));
+            self.order.remove(&(entry.revision, entry.now.key.lane, queue));
         }
     }
 
@@ -299,9 +308,10 @@ impl Tally {
             entry.now.next_due = Timestamp::NEVER;
         }
         if entry.revision != self.revision {
-            self.order.remove(&(entry.revision, queue));
+            let lane = entry.now.key.lane;
+            self.order.remove(&(entry.revision, lane, queue));
             entry.revision = self.revision;
-            self.order.insert((self.revision, queue));
+            self.order.insert((self.revision, lane, queue));
         }
     }
 }
@@ -357,7 +367,6 @@ mod tests {
     use super::*;
     use crate::base::address::Domain;
     use crate::base::id::MessageId;
-    use crate::mail::message::Lane;
     use crate::store::DeliveryId;
 
     fn key(domain: &str) -> Arc<QueueKey> {
@@ -380,16 +389,36 @@ mod tests {
         let mut tally = Tally::default();
         tally.enter(row(1, 5, 1), &key("a.example"), Class::Ready, 10);
         tally.enter(row(2, 5, 2), &key("b.example"), Class::Ready, 10);
-        let first = tally.since(Revision::START);
+        let first = tally.since(Revision::START, usize::MAX);
         assert_eq!(counts(&first), [(1, 1, 0), (2, 1, 0)]);
-        assert!(tally.since(first.revision).queues.is_empty());
+        assert!(tally.since(first.revision, usize::MAX).queues.is_empty());
         tally.lease(QueueId(1), Class::Ready);
         assert!(tally.leave_leased(QueueId(1), 10).is_some());
-        let second = tally.since(first.revision);
+        let second = tally.since(first.revision, usize::MAX);
         assert_eq!(counts(&second), [(1, 0, 0)]);
         assert_eq!(second.queues[0].next_due, Timestamp::NEVER);
-        assert_eq!(counts(&tally.since(Revision::START)), [(2, 1, 0)]);
-        assert!(tally.since(second.revision).queues.is_empty());
+        assert_eq!(counts(&tally.since(Revision::START, usize::MAX)), [(2, 1, 0)]);
+        assert!(tally.since(second.revision, usize::MAX).queues.is_empty());
+    }
+
+    #[test]
+    fn a_long_one_is_told_in_parts_and_what_changes_meanwhile_at_once() {
+        let mut tally = Tally::default();
+        let direct = QueueKey { lane: Lane::Direct, ..QueueKey::clone(&key("a.example")) };
+        (1..=5).for_each(|n| tally.enter(row(n, 5, n), &key("a.example"), Class::Ready, 10));
+        tally.enter(row(6, 5, 6), &Arc::new(direct), Class::Ready, 10);
+        let first = tally.since(Revision::START, 2);
+        assert_eq!(counts(&first), [(6, 1, 0), (1, 1, 0)]);
+        assert_ne!(first.revision, tally.revision(), "there is more to ask for");
+        for queue in [1, 4] {
+            tally.lease(QueueId(queue), Class::Ready);
+        }
+        let second = tally.since(first.revision, 2);
+        assert_eq!(counts(&second), [(2, 1, 0), (3, 1, 0), (1, 0, 1), (4, 0, 1)]);
+        let third = tally.since(second.revision, 2);
+        assert_eq!(counts(&third)[0], (5, 1, 0));
+        let last = tally.since(third.revision, 2);
+        assert_eq!(last.revision, tally.revision());
     }
 
     #[test]
@@ -408,6 +437,6 @@ mod tests {
         tally.enter(row(1, 4, 2), &key("a.example"), Class::Ready, 10);
         tally.scanned(QueueId(1), scan, Some(row(1, 5, 1)), Timestamp::NEVER);
         assert!(tally.scan(QueueId(1)).unwrap().from.is_none());
-        assert_eq!(tally.since(Revision::START).queues[0].next_due, Timestamp(4));
+        assert_eq!(tally.since(Revision::START, usize::MAX).queues[0].next_due, Timestamp(4));
     }
 }

@@ -364,8 +364,8 @@ impl Store for MemoryStore {
         Ok(messages.into_iter().filter_map(body).collect())
     }
 
-    fn backlog(&self, since: Revision) -> Backlog {
-        self.0.shared.backlog(since)
+    fn backlog_part(&self, since: Revision, most: usize) -> Backlog {
+        self.0.shared.backlog_part(since, most)
     }
 
     async fn changed(&self, seen: Revision) {

@@ -113,7 +113,13 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The scheduled queues that changed after `since` (all of them for [`Revision::START`]). From
     /// memory: cost follows the number of changed queues, not of deliveries. Empty queues that had
     /// been reported appear once, with zero counts.
-    fn backlog(&self, since: Revision) -> Backlog;
+    fn backlog(&self, since: Revision) -> Backlog {
+        self.backlog_part(since, usize::MAX)
+    }
+
+    /// The same bit by bit: of those that were there before the reader first asked, `most` at a
+    /// time, direct mail's first; with them all that changed since it asked before.
+    fn backlog_part(&self, since: Revision, most: usize) -> Backlog;
 
     /// Waits until the backlog is at another revision than `seen`.
     fn changed(&self, seen: Revision) -> impl Future<Output = ()> + Send;
@@ -344,13 +350,21 @@ pub enum Outcome {
     },
 }
 
-/// A state of the backlog; equality is all that can be asked of it.
+/// What a reader knows of the backlog; equality is all that can be asked of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Revision(pub u64);
+pub struct Revision {
+    /// All changes up to this one,
+    at: u64,
+    /// except those of queues that come after this place.
+    told: Option<Told>,
+}
+
+/// A queue's place in the order of last changes.
+type Told = (u64, Lane, QueueId);
 
 impl Revision {
-    /// Before everything.
-    pub const START: Self = Self(0);
+    /// Nothing.
+    pub const START: Self = Self { at: 0, told: None };
 }
 
 /// Changed scheduled queues.

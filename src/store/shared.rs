@@ -1,9 +1,9 @@
 //! What an engine knows without asking its disk: leases and backlog, kept in step.
 //!
 //! The lock is held for moments only, never over a read or write of the disk, so that
-//! [`Store::backlog`] may be called from async code.
+//! [`Store::backlog_part`] may be called from async code.
 //!
-//! [`Store::backlog`]: super::Store::backlog
+//! [`Store::backlog_part`]: super::Store::backlog_part
 
 use super::backlog::Tally;
 use super::journal::Position;
@@ -78,9 +78,9 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// See [`super::Store::backlog`].
-    pub(super) fn backlog(&self, since: Revision) -> Backlog {
-        self.lock().tally.since(since)
+    /// See [`super::Store::backlog_part`].
+    pub(super) fn backlog_part(&self, since: Revision, most: usize) -> Backlog {
+        self.lock().tally.since(since, most)
     }
 
     /// See [`super::Store::changed`]. Wakes when a lease runs out, too.

@@ -10,6 +10,7 @@
 #![allow(unreachable_pub, reason = "a test has no other users")]
 
 mod load;
+mod ramp;
 mod report;
 mod variety;
 mod world;

@@ -226,7 +226,8 @@ impl Core {
                 entry.answer = Answer::None;
                 entry.answered_at = now;
             } else {
-                let direct = entry.queues.iter().any(|q| self.queues.get(q).is_some_and(is_direct));
+                let direct =
+                    entry.queues.iter().any(|q| self.queues.get(q).is_some_and(|q| is_direct(q)));
                 let turn = if direct { Turn::Direct } else { Turn::Bulk };
                 entry.asking = Some(turn);
                 self.commands.push(Command::Resolve(domain.clone(), turn));

@@ -26,7 +26,7 @@ impl Core {
             domains: self.domains.len(),
             sites: self.sites.len(),
             links: self.links.len(),
-            alarms: self.alarms.len(),
+            alarms: self.alarms.len() + self.looks.len(),
         }
     }
 }

@@ -132,7 +132,7 @@ impl Core {
         if let Place::At(site, _) = &place {
             for lane in [Lane::Direct, Lane::Bulk] {
                 let Some(site) = self.sites.get(site) else { continue };
-                let found = self.look(&mut waiters, domain, site, lane, now);
+                let found = self.look_at_lane(&mut waiters, domain, site, lane, now);
                 for (id, count) in found.planned.plan {
                     if let Some(queue) = self.queues.get_mut(&id) {
                         queue.granted = queue.granted.map(|granted| granted + count);
@@ -165,7 +165,7 @@ impl Core {
     }
 
     /// Looks who may have what a domain's rate lets go of a lane now.
-    fn look(
+    fn look_at_lane(
         &self,
         waiters: &mut Waiters,
         domain: &Domain,

@@ -11,7 +11,7 @@
 //! * *Pull, not push.* A connection asks for bulk mail when it has room; [`Turns`] says which
 //!   queues fill it. So mail waits in the store, not behind a slow host.
 //! * *As few connections as do the work*: one per connection's worth of waiting deliveries, up to
-//!   the limit.
+//!   the limit; more where they wait for long although all are at work.
 //! * *A shut gate leaves mail where it is.* An unreachable site or a failing DNS is probed with
 //!   growing pauses; what is queued for it goes on at once when it answers.
 //!
@@ -19,7 +19,7 @@
 //! * Connections of a site, opening ones included, never exceed its limit; those busy with bulk
 //!   mail never exceed the limit less the reserve (`core::tests`).
 //! * Work follows changes: no event costs more than the queues, routes and connections of the sites
-//!   it touches.
+//!   it touches, and a step looks at so many other queues at most (`looks`), however many wait.
 //!
 //! # Absent
 //! Limits per address (`deliver::addresses`: held by the connections themselves), the pace of
@@ -31,6 +31,7 @@ mod feedback;
 mod grants;
 mod in_order;
 mod links;
+mod looks;
 mod opens;
 mod orders;
 mod permits;
@@ -45,6 +46,7 @@ mod waits;
 pub use extent::Extent;
 
 use self::in_order::InOrder;
+use self::looks::Looks;
 use self::rounds::Rounds;
 use super::line::{Job, Line};
 use super::quotas::Quotas;
@@ -76,7 +78,7 @@ pub const LEASE: Duration = Duration::from_secs(2 * 3_600);
 pub const AHEAD: Duration = Duration::from_secs(1);
 /// Deliveries claimed in one go: few enough that other connections find some too.
 const BATCH: u32 = 25;
-/// Mail that has waited so long while all connections were busy gets one more.
+/// Mail that has waited so long while all connections were busy gets up to twice as many.
 const PRESSED: Duration = Duration::from_secs(1);
 
 /// Names a connection, from its opening to its end.
@@ -204,8 +206,6 @@ pub struct Opening {
 /// Wakes the core at a time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Alarm {
-    /// Something in the queue may be due.
-    Queue(QueueId),
     /// The site's gate or pace may have opened.
     Site(SiteId),
     /// A tenant's rate may let some go.
@@ -226,7 +226,8 @@ pub struct Core {
     rng: Rng,
     directory: Directory,
     domains: HashMap<Domain, domains::Entry>,
-    queues: HashMap<QueueId, queues::Queue>,
+    /// Boxed, so that little is moved where the table grows.
+    queues: HashMap<QueueId, Box<queues::Queue>>,
     sites: HashMap<SiteId, sites::Site>,
     links: HashMap<LinkId, links::Link>,
     next_link: u64,
@@ -245,7 +246,8 @@ pub struct Core {
     /// Sites that could not open a connection because there are too many in all.
     starved: ByLane<InOrder<SiteId>>,
     rounds: Rounds,
-    /// Queues to be looked at in the next step: their claims were carried out, or a hold has ended.
+    looks: Looks,
+    /// Queues to be looked at in the next step: their claims were carried out.
     to_recheck: Vec<QueueId>,
     commands: Vec<Command>,
     /// Of the operator.
@@ -278,6 +280,7 @@ impl Core {
             touched: InOrder::default(),
             starved: ByLane::default(),
             rounds: Rounds::default(),
+            looks: Looks::default(),
             to_recheck: Vec::new(),
             commands: Vec::new(),
             orders: Orders::default(),
@@ -322,11 +325,10 @@ impl Core {
 
     /// Takes in what changed in the store.
     pub fn backlog(&mut self, backlog: Backlog, now: Timestamp) {
-        if self.all_held != backlog.all_held {
-            self.all_held = backlog.all_held;
-            self.touched.extend(self.sites.keys().copied());
-            // Those without a site are looked at, too.
-            self.to_recheck.extend(self.queues.keys());
+        if std::mem::replace(&mut self.all_held, backlog.all_held) && !backlog.all_held {
+            let in_line = self.sites.iter().filter(|(_, site)| !site.line.is_empty());
+            self.touched.extend(in_line.map(|(id, _)| *id));
+            self.look_at_all();
         }
         for queue in backlog.queues {
             self.queue_changed(queue, now);
@@ -339,7 +341,6 @@ impl Core {
         self.recheck(now);
         while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
             match self.alarms.pop_first() {
-                Some((_, Alarm::Queue(queue))) => self.queue_due(queue, now),
                 Some((_, Alarm::Site(site))) => self.touched.insert(site),
                 Some((_, Alarm::Tenant(tenant))) => self.tenant_may(tenant, now),
                 Some((_, Alarm::Rate(domain))) => self.domain_may(&domain, now),
@@ -349,6 +350,7 @@ impl Core {
                 None => {}
             }
         }
+        self.look(now);
         while let Some(site) = self.touched.pop() {
             self.find_work(site, now);
         }
@@ -359,7 +361,8 @@ impl Core {
     /// When [`Core::step`] has something to do without an event.
     #[must_use]
     pub fn next_alarm(&self) -> Option<Timestamp> {
-        self.alarms.first().map(|(at, _)| *at)
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        alarm.into_iter().chain(self.looks.next_at()).min()
     }
 
     /// Begins no new work and closes what is idle; connections end after their transaction.

@@ -2,7 +2,6 @@
 
 use super::links::LinkState;
 use super::sites::{Lines, Site};
-use super::sources::Reached;
 use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
 use crate::base::time::Timestamp;
 use crate::deliver::line::Way;
@@ -32,8 +31,13 @@ struct Want {
     at_it: u64,
     /// How many should be.
     count: u64,
+    /// How many more where it waits for long: as many as are at it, if each finds a claim's worth.
+    pressed: u64,
     way: Way,
 }
+
+/// A limit that holds mail back, and until when where that is known.
+pub(super) type Reached = (Limit, Option<Timestamp>);
 
 impl Core {
     /// One connection for each waiting direct job or queue that no opening one is meant for.
@@ -75,6 +79,33 @@ impl Core {
             let waits = waits.then_some((Limit::Rate, Some(at)));
             return self.waits_for(id, Lane::Bulk, waits, now);
         }
+        let worth = Shares::worth(u64::from(site.limits.deliveries_per_connection));
+        let (mut wants, mut waits) = self.wanted(site, now);
+        for want in wants.iter_mut().filter(|want| want.at_it > 0) {
+            if self.is_pressed(id, &want.way, now) {
+                want.count += want.pressed;
+            }
+        }
+        while let Some(want) = wants
+            .iter_mut()
+            .filter(|want| want.at_it < want.count)
+            .min_by_key(|want| (want.stands, want.at_it))
+        {
+            if let Err(limit) = self.open(id, &want.way, Lane::Bulk, now) {
+                waits = Some(limit);
+                break;
+            }
+            want.at_it += 1;
+            want.stands = want.stands.saturating_add(worth);
+        }
+        for want in wants.iter().filter(|want| want.at_it >= want.count) {
+            self.relieve(id, &want.way, now);
+        }
+        self.waits_for(id, Lane::Bulk, waits, now);
+    }
+
+    /// What a site's ways want, and what their mail waits for where that is nothing.
+    fn wanted(&self, site: &Site, now: Timestamp) -> (Vec<Want>, Option<Reached>) {
         let worth = u64::from(site.limits.deliveries_per_connection);
         // How many, and what they will take beside what they have.
         let mut at_it: HashMap<(&[IpAddr], &Pool), (u64, u64)> = HashMap::new();
@@ -101,25 +132,11 @@ impl Core {
                 stands: if several { self.stands(site, lines, now) } else { 0 },
                 at_it,
                 count: (at_it + mail.saturating_sub(room).div_ceil(worth)).max(1),
+                pressed: at_it.min(mail.div_ceil(u64::from(BATCH))).max(1),
                 way: lines.way.clone(),
             });
         }
-        for want in wants.iter_mut().filter(|want| want.at_it >= want.count) {
-            want.count = want.at_it + self.press(id, &want.way, now);
-        }
-        while let Some(want) = wants
-            .iter_mut()
-            .filter(|want| want.at_it < want.count)
-            .min_by_key(|want| (want.stands, want.at_it))
-        {
-            if let Err(limit) = self.open(id, &want.way, Lane::Bulk, now) {
-                waits = Some(limit);
-                break;
-            }
-            want.at_it += 1;
-            want.stands = want.stands.saturating_add(Shares::worth(worth));
-        }
-        self.waits_for(id, Lane::Bulk, waits, now);
+        (wants, waits)
     }
 
     /// True where all who have mail for this way had so much more of the site than somebody with
@@ -139,18 +156,27 @@ impl Core {
         may.map(|tenant| site.shares.bulk.of(tenant)).min().unwrap_or(u64::MAX)
     }
 
-    /// 1 where a way's mail has waited for a while although connections are at it.
-    fn press(&mut self, id: SiteId, way: &Way, now: Timestamp) -> u64 {
-        let lines = self.sites.get_mut(&id).and_then(|site| site.ways.get_mut(&way.key()));
-        let Some(lines) = lines else { return 0 };
-        let since = *lines.pressed.get_or_insert(now);
-        let enough = now.since(since) >= PRESSED;
-        if enough {
-            lines.pressed = Some(now);
+    /// True where a way's mail has waited for a while although connections are at it.
+    fn is_pressed(&mut self, id: SiteId, way: &Way, now: Timestamp) -> bool {
+        let Some(lines) = self.lines_mut(id, way) else { return false };
+        let until = lines.pressed.get_or_insert(now).after(PRESSED);
+        if until > now {
+            self.alarm(until, Alarm::Site(id));
         }
-        let next = if enough { now } else { since }.after(PRESSED);
-        self.alarm(next, Alarm::Site(id));
-        u64::from(enough)
+        until <= now
+    }
+
+    /// It has as many connections as it wants: whether it wants more is seen after a while.
+    fn relieve(&mut self, id: SiteId, way: &Way, now: Timestamp) {
+        let Some(lines) = self.lines_mut(id, way) else { return };
+        if lines.pressed.is_some_and(|since| since.after(PRESSED) <= now) {
+            lines.pressed = Some(now);
+            self.alarm(now.after(PRESSED), Alarm::Site(id));
+        }
+    }
+
+    fn lines_mut(&mut self, id: SiteId, way: &Way) -> Option<&mut Lines> {
+        self.sites.get_mut(&id)?.ways.get_mut(&way.key())
     }
 
     /// Opens a connection.

@@ -50,7 +50,7 @@ impl Core {
             self.alarm(at, Alarm::Orders);
         }
         if suspensions {
-            self.to_recheck.extend(self.queues.keys());
+            self.look_at_all();
         }
         let places = super::domains::places(&self.domains);
         for id in self.directory.overrule(self.orders.throttles(), places) {

@@ -1,7 +1,7 @@
 //! Scheduled queues as the dispatcher sees them: counts, due times, and whether they stand in line
 //! at a site.
 
-use super::{Alarm, BATCH, Command, Core, LEASE};
+use super::{BATCH, Command, Core, LEASE};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
@@ -39,8 +39,8 @@ pub(super) struct Queue {
     pub(super) in_line: bool,
     /// Not asked before this.
     paused_until: Timestamp,
-    /// Its alarm, so that there is only one.
-    alarm_at: Option<Timestamp>,
+    /// When it is looked at for mail that falls due, so that there is only one such time.
+    look_at: Option<Timestamp>,
     /// When it is looked at for mail past its time.
     sweep_at: Timestamp,
     /// The operator wants it not to be sent now.
@@ -149,13 +149,13 @@ impl Core {
                     place,
                     in_line: false,
                     paused_until: Timestamp(0),
-                    alarm_at: None,
+                    look_at: None,
                     sweep_at,
                     suspended: false,
                     granted: is_limited.then_some(0),
                     asks: false,
                 };
-                self.queues.insert(id, queue);
+                self.queues.insert(id, Box::new(queue));
                 self.rounds.add_queue(id, sweep_at);
                 self.join_site(id);
             }
@@ -172,8 +172,8 @@ impl Core {
         self.give_back(id, 0, now);
         let Some(queue) = self.queues.remove(&id) else { return };
         self.rounds.drop_queue(id, queue.sweep_at);
-        if let Some(at) = queue.alarm_at {
-            self.alarms.remove(&(at, Alarm::Queue(id)));
+        if let Some(at) = queue.look_at {
+            self.looks.drop(queue.backlog.key.lane, id, at);
         }
         self.leave_domain(&queue.backlog.key.domain, id, now);
     }
@@ -200,23 +200,24 @@ impl Core {
         self.queue_due(id, now);
     }
 
-    /// Puts the queue in line where something is due, or sets its alarm.
+    /// Puts the queue in line where something is due, or notes when it may be.
     pub(super) fn queue_due(&mut self, id: QueueId, now: Timestamp) {
         self.mind_suspensions(id, now);
         self.ask_grant(id, now);
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        if let Some(at) = queue.alarm_at.take() {
-            self.alarms.remove(&(at, Alarm::Queue(id)));
+        let lane = queue.backlog.key.lane;
+        if let Some(at) = queue.look_at.take() {
+            self.looks.drop(lane, id, at);
         }
         let next = queue.backlog.next_due.max(queue.paused_until);
         if queue.backlog.waiting() == 0 || queue.backlog.next_due == Timestamp::NEVER {
             return;
         }
         if next > now {
-            queue.alarm_at = Some(next);
-            self.alarms.insert((next, Alarm::Queue(id)));
+            queue.look_at = Some(next);
+            self.looks.add(lane, id, next);
         }
-        let (domain, turn) = (queue.backlog.key.domain.clone(), queue.backlog.key.lane.into());
+        let (domain, turn) = (queue.backlog.key.domain.clone(), lane.into());
         match queue.place.clone() {
             Place::At(site, _) => {
                 self.look_up(domain, turn, now);

@@ -7,6 +7,7 @@
 //! What a receiver says of the only source there is, it says of all our mail.
 
 use super::links::{Link, LinkState};
+use super::opens::Reached;
 use super::sites::{Site, shut};
 use super::{AHEAD, Command, Core, LinkId};
 use crate::base::time::Timestamp;
@@ -17,9 +18,6 @@ use crate::policy::source::{Source, SourceId};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-
-/// A limit that says no, and until when where that is known.
-pub(super) type Reached = (Limit, Option<Timestamp>);
 
 impl Core {
     /// The source of a new connection for mail of this way.

@@ -19,6 +19,7 @@ mod grants;
 mod names;
 mod orders;
 mod pace;
+mod slices;
 mod sources;
 
 const START: Timestamp = Timestamp(1_795_394_728_000);
@@ -199,7 +200,7 @@ impl World {
         for _ in 0..1_000 {
             let queues =
                 std::mem::take(&mut self.changed).into_iter().map(|q| self.counts(q)).collect();
-            let backlog = Backlog { revision: Revision(1), all_held: false, queues };
+            let backlog = Backlog { revision: Revision::START, all_held: false, queues };
             self.core.backlog(backlog, self.now);
             let commands = self.core.step(self.now);
             self.check();

@@ -2,13 +2,16 @@
 //! when one is refused or the site asks for less.
 //!
 //! TCP's slow start and additive increase, multiplicative decrease (RFC 5681) are the model, and
-//! Postfix's SCHEDULER_README for what they mean for mail. A refusal tells the number exactly: so
+//! Postfix's SCHEDULER_README for what they mean for mail: in slow start each connection that
+//! delivers brings one more, so that they double in the time that opening one and delivering over
+//! it takes. A refusal tells the number exactly: so
 //! many stand, one more was too many. That number is not tried again before a pause that doubles
 //! with each vain try; so a receiver with a fixed limit sees one refused connection in many
 //! minutes, not a sawtooth.
 //!
 //! # Invariants
-//! * Nothing but success makes it grow, and not beyond what is in use (`prop_growth_is_earned`).
+//! * Nothing but success makes it grow, by one, and not beyond twice what is in use
+//!   (`prop_growth_is_earned`).
 //! * After a refusal it is what stands (`a_refusal_tells_the_number`).
 
 use super::is_same_complaint;
@@ -79,18 +82,23 @@ impl Window {
     /// may stand now.
     pub fn delivered(&mut self, used: u32, ceiling: u32, now: Timestamp) -> bool {
         if self.too_many.is_some_and(|count| used >= count) {
-            // What was too many is welcome now.
+            // What was too many is welcome now, or was under way when one was refused.
             (self.too_many, self.patience) = (None, PATIENCE);
+            self.set(self.size.max(used.min(ceiling)), now);
         }
         if used >= self.proven {
             self.doubts = 0;
         }
         self.proven = self.proven.max(used);
-        let may_grow = self.slow_start || now >= self.grow_at;
+        // Those that are being opened shall not hold up the others.
+        let may_grow = if self.slow_start {
+            used.saturating_mul(2) > self.size
+        } else {
+            used >= self.size && now >= self.grow_at
+        };
         let next = self.size.saturating_add(1);
         let refused_lately = self.too_many.is_some_and(|count| next >= count);
-        if used < self.size || next > ceiling || !may_grow || refused_lately && now < self.retry_at
-        {
+        if next > ceiling || !may_grow || refused_lately && now < self.retry_at {
             return false;
         }
         self.set(next, now);
@@ -212,6 +220,19 @@ mod tests {
     }
 
     #[test]
+    fn those_under_way_when_one_is_refused_count_too() {
+        let mut window = Window::default();
+        (0..3).for_each(|_| assert!(window.delivered(3, 100, NOW)));
+        assert!(!window.delivered(3, 100, NOW), "twice as many, and no more");
+        window.refused(3, NOW);
+        assert_eq!(window.size(1, 100), 3);
+        window.delivered(5, 100, NOW);
+        assert_eq!((window.size(1, 100), window.retry_at(NOW)), (5, None));
+        assert!(!window.delivered(5, 100, seconds(9)), "slow start is over");
+        assert!(window.delivered(5, 100, seconds(10)));
+    }
+
+    #[test]
     fn one_that_ends_as_another_begins_is_no_lesson_and_a_lower_limit_is() {
         let mut window = Window { size: 8, slow_start: false, ..Window::default() };
         window.delivered(8, 100, NOW);
@@ -269,11 +290,13 @@ mod tests {
                 let before = window.size(floor, ceiling);
                 match kind {
                     0 | 1 => {
-                        let used = n.min(before);
+                        let used = n.min(ceiling);
                         let grew = window.delivered(used, ceiling, now);
                         let after = window.size(floor, ceiling);
-                        prop_assert_eq!(after, before + u32::from(grew));
-                        prop_assert!(!grew || used == before);
+                        let stand = before.max(used);
+                        prop_assert!((before..=stand + 1).contains(&after));
+                        prop_assert!(!grew || after > before);
+                        prop_assert!(after == before || after <= 2 * used);
                     }
                     2 => {
                         let standing = n.min(before.saturating_sub(1));

@@ -38,6 +38,8 @@ impl Route {
 pub struct Hop {
     /// Name of the MX host.
     pub host: String,
+    /// Its preference: the lower goes first.
+    pub preference: u16,
     /// Its address.
     pub address: IpAddr,
 }
@@ -51,7 +53,7 @@ pub fn hops(hosts: &[MxHost], source: &Source, most: usize, rng: &mut Rng) -> Ve
         hosts.iter().map(|host| (host.preference, rng.u32(..), host)).collect();
     order.sort_by_key(|(preference, random, _)| (*preference, *random));
     let mut all = Vec::new();
-    for (_, _, host) in order {
+    for (preference, _, host) in order {
         let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) =
             host.addresses.iter().filter(|ip| source.reaches(**ip)).partition(|ip| ip.is_ipv6());
         rng.shuffle(&mut v6);
@@ -60,7 +62,7 @@ pub fn hops(hosts: &[MxHost], source: &Source, most: usize, rng: &mut Rng) -> Ve
         let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
         for _ in 0..longest {
             for address in [v6.next(), v4.next()].into_iter().flatten() {
-                all.push(Hop { host: host.name.clone(), address });
+                all.push(Hop { host: host.name.clone(), preference, address });
             }
         }
     }

@@ -348,8 +348,8 @@ impl Store for EmbeddedStore {
         Ok(messages.iter().filter_map(|id| Some((*id, found.get(id)?.clone()))).collect())
     }
 
-    fn backlog(&self, since: Revision) -> Backlog {
-        self.0.shared.backlog(since)
+    fn backlog_part(&self, since: Revision, most: usize) -> Backlog {
+        self.0.shared.backlog_part(since, most)
     }
 
     async fn changed(&self, seen: Revision) {

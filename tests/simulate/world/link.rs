@@ -20,8 +20,9 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// As the worker: jobs that a connection has ready.
+/// As the worker: jobs that a connection has ready, and how often it tells what it has done.
 const AT_HAND: usize = 8;
+const TELL: Duration = Duration::from_millis(250);
 
 /// What the dispatcher tells a connection.
 pub(super) enum Order {
@@ -61,6 +62,8 @@ pub(super) struct Link {
     claims: u32,
     used: u32,
     done: u32,
+    /// When it last told of deliveries; at first, long ago.
+    told_at: Timestamp,
     asked: bool,
     quit: bool,
     trouble: Option<String>,
@@ -120,6 +123,7 @@ impl<S: Store> World<S> {
             claims: 0,
             used: 0,
             done: 0,
+            told_at: Timestamp(0),
             asked: false,
             quit: false,
             trouble: None,
@@ -199,7 +203,9 @@ impl<S: Store> World<S> {
 
     fn dialed(&mut self, mut link: Link, result: Result<(), String>) {
         let Some(hop) = link.hops.front().cloned() else { return };
-        self.addresses.answered(hop.address, result.is_ok(), self.now);
+        if let Some(slot) = &mut link.slot {
+            slot.answered(result.is_ok(), self.now);
+        }
         match result {
             Ok(()) => {
                 link.open = true;
@@ -329,9 +335,17 @@ impl<S: Store> World<S> {
     }
 
     fn tell_wants(&mut self, link: &mut Link, room: u32, idle: bool) {
-        let done = std::mem::take(&mut link.done);
+        let done = self.take_done(link);
         let claims = link.claims;
         self.tell(Event::Wants { link: link.opening.link, room, idle, claims, done });
+    }
+
+    fn take_done(&self, link: &mut Link) -> u32 {
+        let done = std::mem::take(&mut link.done);
+        if done > 0 {
+            link.told_at = self.now;
+        }
+        done
     }
 
     fn rest(&mut self, mut link: Link) {
@@ -512,6 +526,10 @@ impl<S: Store> World<S> {
         }
         let host = link.hops[0].host.clone();
         self.settle(&job.transaction, &verdicts, &host);
+        if link.done > 0 && self.now.since(link.told_at) >= TELL {
+            let done = self.take_done(&mut link);
+            self.tell(Event::Did(link.opening.link, done));
+        }
         if !link.open {
             let refused = |v: &Verdict| v.ruling != Ruling::Delivered && v.rule.is_empty();
             let trouble = verdicts.into_iter().find(refused);
@@ -554,7 +572,7 @@ impl<S: Store> World<S> {
 
     fn closed(&mut self, mut link: Link) {
         self.left(&link);
-        self.operators[link.operator].sessions -= 1;
+        self.operators[link.operator].hang_up(link.hops[0].address);
         link.slot = None;
         let (done, trouble) = (link.done, link.trouble.take());
         self.tell(Event::Closed { link: link.opening.link, done, trouble });

@@ -50,6 +50,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub const START: Timestamp = Timestamp(1_795_394_728_000);
 /// As the dispatcher: how long a change of the backlog alone may wait.
 const BACKLOG_PAUSE: i64 = 5;
+/// As the dispatcher: queues told of at once of those that were there at the start.
+const BACKLOG_PART: usize = 2_000;
 /// As the dispatcher: domains asked of DNS at once in each turn.
 const LOOK_UPS: [usize; 3] = [100, 100, 1_000];
 /// Sets of hosts that an operator has at most.
@@ -283,8 +285,9 @@ impl<S: Store> World<S> {
     #[allow(clippy::disallowed_methods, reason = "what the planner costs is measured")]
     fn step(&mut self) -> usize {
         (self.stirred, self.dirty, self.stepped_at) = (false, false, self.now);
-        let backlog = self.store.backlog(self.revision);
+        let backlog = self.store.backlog_part(self.revision, BACKLOG_PART);
         self.revision = backlog.revision;
+        self.dirty = backlog.queues.len() >= BACKLOG_PART;
         let begun = Instant::now();
         self.core.backlog(backlog, self.now);
         let commands = self.core.step(self.now);

@@ -25,6 +25,8 @@ pub struct Manner {
     pub jitter: i64,
     /// Sessions at once; `true`: beyond them TCP is refused, else the greeting says 421.
     pub sessions_max: Option<(u32, bool)>,
+    /// Sessions at once at each address; beyond them the greeting says 421.
+    pub sessions_each: Option<u32>,
     /// Messages in any window of so many ms; `true`: beyond them 421, else 451.
     pub messages_max: Option<(usize, i64, bool)>,
     /// What it says then.
@@ -59,6 +61,7 @@ impl Manner {
             service,
             jitter: 0,
             sessions_max: None,
+            sessions_each: None,
             messages_max: None,
             says: "not now",
             lists: None,
@@ -110,8 +113,10 @@ pub struct Operator {
     pub links: u32,
     /// Of these, busy with bulk mail.
     pub busy: u32,
-    /// Sessions that it sees.
-    pub sessions: u32,
+    /// Sessions that it sees at each address.
+    sessions: HashMap<IpAddr, u32>,
+    /// When it refused one more.
+    pub refused: Vec<Timestamp>,
     /// Where something is limited, of each source.
     pub books: HashMap<SourceId, Book>,
     first_met: Option<Timestamp>,
@@ -158,7 +163,8 @@ impl Operator {
             promised: false,
             links: 0,
             busy: 0,
-            sessions: 0,
+            sessions: HashMap::new(),
+            refused: Vec::new(),
             books: HashMap::new(),
             first_met: None,
             lately: VecDeque::new(),
@@ -196,22 +202,27 @@ impl Operator {
         let warm = u32::try_from(now.since(met).as_secs() / 20).unwrap_or(u32::MAX);
         let warm = if manner.slow_start { warm.saturating_add(1) } else { u32::MAX };
         let (most, by_tcp) = manner.sessions_max.unwrap_or((u32::MAX, false));
-        if self.sessions >= most.min(warm) {
-            let rtt = manner.rtt;
-            if by_tcp {
+        let (rtt, all) = (manner.rtt, self.sessions.values().sum::<u32>());
+        let here = self.sessions.entry(address).or_default();
+        let is_full = all >= most.min(warm);
+        if is_full || manner.sessions_each.is_some_and(|most| *here >= most) {
+            self.refused.push(now);
+            if is_full && by_tcp {
                 return (Err("connect: connection refused".into()), rtt);
             }
-            self.open(source, now);
-            self.sessions -= 1;
+            self.book(source).met.push(now);
             return (Err("greeting: 421 4.7.0 too many sessions".into()), rtt * 2);
         }
-        self.open(source, now);
+        *here += 1;
+        self.book(source).met.push(now);
         (Ok(()), self.manner.connect())
     }
 
-    fn open(&mut self, source: SourceId, now: Timestamp) {
-        self.sessions += 1;
-        self.book(source).met.push(now);
+    /// A session is over.
+    pub fn hang_up(&mut self, address: IpAddr) {
+        if let Some(sessions) = self.sessions.get_mut(&address) {
+            *sessions -= 1;
+        }
     }
 
     /// How a transaction that begins now will go. `rode`: its first commands came with the dot of

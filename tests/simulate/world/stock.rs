@@ -19,7 +19,7 @@ use bulkhead::store::{
     StoreError,
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -32,8 +32,10 @@ struct Inner {
     names: HashMap<Arc<QueueKey>, QueueId>,
     queues: Vec<Queue>,
     leases: HashMap<MessageId, Held>,
+    /// Queues that the reader was not told of yet.
+    new: VecDeque<QueueId>,
+    /// Others that changed since it asked.
     changed: Vec<QueueId>,
-    revision: u64,
     fences: u64,
 }
 
@@ -79,8 +81,9 @@ impl Inner {
             ready: 0,
             leased: 0,
             oldest: message.accepted_at,
-            told: true,
+            told: false,
         });
+        self.new.push_back(id);
         id
     }
 
@@ -257,17 +260,18 @@ impl Store for Stock {
         Ok(messages.into_iter().map(|id| (id, Bytes::new())).collect())
     }
 
-    /// For the one reader that follows: what changed since it asked before.
-    fn backlog(&self, since: Revision) -> Backlog {
+    /// For the one reader that follows: what changed since it asked before. For others, who want
+    /// it whole, all.
+    fn backlog_part(&self, _: Revision, most: usize) -> Backlog {
         let mut inner = self.lock();
-        if since == Revision::START && inner.revision > 0 {
+        if most == usize::MAX {
             let all = 1..=i64::try_from(inner.queues.len()).unwrap();
             let queues = all.map(|id| inner.counts(QueueId(id))).collect();
-            return Backlog { revision: Revision(inner.revision), all_held: false, queues };
+            return Backlog { queues, ..Backlog::default() };
         }
-        assert_eq!(since.0, inner.revision, "one reader, who follows");
-        inner.revision += 1;
-        let changed = std::mem::take(&mut inner.changed);
+        let most = most.min(inner.new.len());
+        let mut changed: Vec<QueueId> = inner.new.drain(..most).collect();
+        changed.append(&mut inner.changed);
         let queues = changed
             .into_iter()
             .map(|id| {
@@ -275,7 +279,7 @@ impl Store for Stock {
                 inner.counts(id)
             })
             .collect();
-        Backlog { revision: Revision(inner.revision), all_held: false, queues }
+        Backlog { queues, ..Backlog::default() }
     }
 
     async fn changed(&self, _: Revision) {}
