@@ -274,7 +274,7 @@ impl Line {
     }
 
     /// The site complained about some of the mail; see [`Scoped::complain`].
-    pub fn complain(&self, complaint: &Complaint, per_minute: u64, floor: u64, now: Timestamp) {
+    pub fn complain(&self, complaint: &Complaint, floor: u64, now: Timestamp) {
         let state = &mut *self.lock();
         let (scoped, name) = match &complaint.whose {
             Whose::Everyones => return,
@@ -282,7 +282,7 @@ impl Line {
             Whose::Senders(name) => (&mut state.senders, name),
             Whose::Sources(name) => (&mut state.sources, name),
         };
-        scoped.complain(name, complaint, per_minute, floor, now);
+        scoped.complain(name, complaint, floor, now);
     }
 
     /// True where the site complained about some tenant's mail lately.

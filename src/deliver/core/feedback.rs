@@ -112,22 +112,23 @@ impl Core {
         let Some(site) = self.sites.get_mut(&id) else { return };
         let floor = self.config.delivery.learned_rate_min.map_or(1, Rate::per_hour);
         self.touched.insert(id);
-        let several = self.config.sources.iter().nth(1).is_some();
-        let per_minute = match &complaint.whose {
-            Whose::Sources(_) if several => {
-                let per_minute = site.meter.per_minute_from(source, now);
-                site.line.complain(&complaint, per_minute, floor, now);
+        // What is said of the only source there is, is said of all mail.
+        let is_only = self.config.sources.iter().nth(1).is_none();
+        match complaint.whose {
+            Whose::Everyones => {}
+            Whose::Sources(_) if is_only => {}
+            Whose::Tenants(_) | Whose::Senders(_) => {
+                return site.line.complain(&complaint, floor, now);
+            }
+            Whose::Sources(_) => {
+                site.line.complain(&complaint, floor, now);
                 if matches!(complaint.ask, Ask::Stop(_)) {
                     self.source_stopped(id, source, now);
                 }
                 return;
             }
-            Whose::Tenants(_) | Whose::Senders(_) => {
-                let per_minute = site.meter.per_minute(now);
-                return site.line.complain(&complaint, per_minute, floor, now);
-            }
-            Whose::Everyones | Whose::Sources(_) => site.meter.per_minute(now),
-        };
+        }
+        let per_minute = site.meter.per_minute(now);
         match complaint.ask {
             Ask::Slower(hold) => {
                 let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);

@@ -236,10 +236,21 @@ impl Core {
                     q.in_line = false;
                 }
             }
+            let plan = self.without_suspended(plan, now);
             if !plan.is_empty() {
                 return Some((plan, early));
             }
         }
         None
+    }
+
+    /// A suspension holds at once, also where there are so many queues that not all have been looked
+    /// at since it came.
+    pub(super) fn without_suspended(&mut self, mut plan: Plan, now: Timestamp) -> Plan {
+        if self.looks.are_behind() {
+            plan.iter().for_each(|(queue, _)| self.mind_suspensions(*queue, now));
+            plan.retain(|(id, _)| self.queues.get(id).is_some_and(|queue| !queue.suspended));
+        }
+        plan
     }
 }

@@ -46,6 +46,11 @@ impl Looks {
         self.of.iter().map(|(_, ahead)| ahead.due.len()).sum()
     }
 
+    /// True while some are still to be looked at, whatever their times.
+    pub(super) fn are_behind(&self) -> bool {
+        self.of.iter().any(|(_, ahead)| !ahead.again.is_empty())
+    }
+
     /// When the next is looked at.
     pub(super) fn next_at(&self) -> Option<Timestamp> {
         let at = self.of.iter().filter_map(|(_, ahead)| ahead.next_at()).min()?;

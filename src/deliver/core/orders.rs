@@ -16,6 +16,8 @@ use crate::mail::message::Lane;
 use crate::policy::orders::Orders;
 use crate::policy::site::SiteId;
 use crate::policy::site::route::Route;
+use crate::policy::source::SourceId;
+use std::collections::{BTreeSet, HashMap};
 
 impl Core {
     /// Puts these orders in place of those before. To be followed by [`Core::step`]. The sites that
@@ -105,8 +107,8 @@ impl Core {
         self.orders.suspension_of(is_site, tenant, campaign, lane, now).is_some()
     }
 
-    /// Ends the connections of a site that are more than its limits allow: those that idle or open
-    /// first, direct mail's last.
+    /// Ends the connections of a site that are more than its limits allow, in all or from a source:
+    /// those that idle or open first, direct mail's last.
     fn shed(&mut self, id: SiteId) {
         let Some(site) = self.sites.get(&id) else { return };
         let link = |id: &LinkId| self.links.get(id).filter(|link| link.state != LinkState::Ending);
@@ -123,8 +125,18 @@ impl Core {
         let kept = standing.split_off(too_many);
         let bulk = kept.iter().filter(|(_, l)| l.lane == Lane::Bulk && l.state != LinkState::Idle);
         let too_many_bulk = bulk.clone().count().saturating_sub(site.bulk_connections() as usize);
-        let ending: Vec<LinkId> =
+        let mut ending: BTreeSet<LinkId> =
             standing.iter().chain(bulk.take(too_many_bulk)).map(|(id, _)| *id).collect();
+        let (mut of_source, mut over) = (HashMap::<SourceId, u32>::new(), Vec::new());
+        // The last in that order stay.
+        for (id, link) in kept.iter().rev().filter(|(id, _)| !ending.contains(id)) {
+            let count = of_source.entry(link.source.id).or_default();
+            *count += 1;
+            if *count > site.limits.connections_per_source {
+                over.push(*id);
+            }
+        }
+        ending.extend(over);
         ending.into_iter().for_each(|link| self.quit(link));
     }
 }

@@ -4,6 +4,7 @@
 //! gives; kept over a restart.
 
 pub mod brake;
+mod counts;
 pub mod learned;
 pub mod scoped;
 pub mod window;

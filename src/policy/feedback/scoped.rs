@@ -2,6 +2,7 @@
 //! is slowed or stopped there, and nothing else.
 
 use super::brake::Brake;
+use super::counts::Counts;
 use super::{Ask, Complaint};
 use crate::base::time::Timestamp;
 use crate::policy::site::Rate;
@@ -13,7 +14,11 @@ const NAMES_MAX: usize = 1_000;
 
 /// The tenants, the senders' domains, or the sources in trouble at a site.
 #[derive(Clone, Debug, Default)]
-pub struct Scoped(HashMap<String, Trouble>);
+pub struct Scoped {
+    troubled: HashMap<String, Trouble>,
+    /// Of all, also those that nobody complained about.
+    sent: Counts,
+}
 
 /// What a site wants of a name for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,26 +52,23 @@ impl Trouble {
 }
 
 impl Scoped {
-    /// The site complained about this name's mail, while it was sent `per_minute` in all; a rate
-    /// is not forced below `floor` per hour.
-    pub fn complain(
-        &mut self,
-        name: &str,
-        complaint: &Complaint,
-        per_minute: u64,
-        floor: u64,
-        now: Timestamp,
-    ) {
+    /// The site complained about this name's mail: half of what it was sent in the last minute is
+    /// the most from now on, but not less than `floor` per hour.
+    pub fn complain(&mut self, name: &str, complaint: &Complaint, floor: u64, now: Timestamp) {
+        let per_minute = self.sent.per_minute(name, now);
         self.sweep(now);
-        if self.0.len() >= NAMES_MAX && !self.0.contains_key(name) {
+        if self.troubled.len() >= NAMES_MAX && !self.troubled.contains_key(name) {
             let end = |t: &Trouble| {
                 t.brake.as_ref().map(|b| b.next_change(now)).max(Some(t.stopped_until))
             };
-            let first =
-                self.0.iter().min_by_key(|(_, trouble)| end(trouble)).map(|(t, _)| t.clone());
-            first.map(|first| self.0.remove(&first));
+            let first = self
+                .troubled
+                .iter()
+                .min_by_key(|(_, trouble)| end(trouble))
+                .map(|(t, _)| t.clone());
+            first.map(|first| self.troubled.remove(&first));
         }
-        let trouble = self.0.entry(name.to_string()).or_default();
+        let trouble = self.troubled.entry(name.to_string()).or_default();
         trouble.why.clone_from(&complaint.why);
         match complaint.ask {
             Ask::Slower(hold) => {
@@ -81,13 +83,13 @@ impl Scoped {
 
     /// Forgets complaints whose time is over.
     pub fn sweep(&mut self, now: Timestamp) {
-        self.0.retain(|_, trouble| !trouble.is_over(now));
+        self.troubled.retain(|_, trouble| !trouble.is_over(now));
     }
 
     /// How many messages of it may go now; [`u32::MAX`] where nothing holds it back.
     #[must_use]
     pub fn available(&mut self, name: &str, now: Timestamp) -> u32 {
-        match self.0.get_mut(name) {
+        match self.troubled.get_mut(name) {
             None => u32::MAX,
             Some(trouble) if trouble.stopped_until > now => 0,
             Some(trouble) => trouble.pace(now).available(now, u32::MAX),
@@ -96,7 +98,8 @@ impl Scoped {
 
     /// Uses up one message, which [`Scoped::available`] allowed.
     pub fn take(&mut self, name: &str, now: Timestamp) {
-        if let Some(trouble) = self.0.get_mut(name) {
+        self.sent.add(name, now);
+        if let Some(trouble) = self.troubled.get_mut(name) {
             trouble.pace(now).take(now, 1);
         }
     }
@@ -104,7 +107,7 @@ impl Scoped {
     /// Until when its mail waits, and why; `None` where it may go.
     #[must_use]
     pub fn waits(&mut self, name: &str, now: Timestamp) -> Option<(Timestamp, String)> {
-        let trouble = self.0.get_mut(name)?;
+        let trouble = self.troubled.get_mut(name)?;
         let at = trouble.stopped_until.max(trouble.pace(now).next_at(now));
         (at > now).then(|| (at, trouble.why.clone()))
     }
@@ -112,7 +115,7 @@ impl Scoped {
     /// How it stands; `None` where nothing holds it back.
     #[must_use]
     pub fn standing(&self, name: &str, now: Timestamp) -> Option<Standing> {
-        let Trouble { brake, stopped_until, why, .. } = self.0.get(name)?;
+        let Trouble { brake, stopped_until, why, .. } = self.troubled.get(name)?;
         let why = why.clone();
         if *stopped_until > now {
             return Some(Standing { until: *stopped_until, rate: None, why });
@@ -137,7 +140,7 @@ impl Scoped {
         now: Timestamp,
     ) -> Option<(Timestamp, Timestamp, String)> {
         let (from, why) = self.waits(name, now)?;
-        let brake = self.0.get(name).and_then(|trouble| trouble.brake.as_ref());
+        let brake = self.troubled.get(name).and_then(|trouble| trouble.brake.as_ref());
         let to = brake.map_or(from, |brake| brake.next_change(now).max(from));
         Some((from, to, why))
     }
@@ -145,7 +148,7 @@ impl Scoped {
     /// True where nobody is in trouble.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.troubled.is_empty()
     }
 }
 
@@ -165,7 +168,14 @@ mod tests {
     fn one_tenant_is_slowed_and_no_other() {
         let mut scoped = Scoped::default();
         let hold = Duration::from_secs(600);
-        scoped.complain("a", &complaint(Ask::Slower(hold)), 60, 1, NOW);
+        for tenth in 0..1_200 {
+            let now = NOW.before(Duration::from_millis(120_000 - tenth * 100));
+            scoped.take("b", now);
+            if tenth % 10 == 0 {
+                scoped.take("a", now);
+            }
+        }
+        scoped.complain("a", &complaint(Ask::Slower(hold)), 1, NOW);
         assert_eq!(scoped.available("b", NOW), u32::MAX);
         let mut sent = 0;
         for tenth in 0..6_000 {
@@ -183,7 +193,7 @@ mod tests {
     #[test]
     fn one_tenant_is_stopped_for_a_while() {
         let mut scoped = Scoped::default();
-        scoped.complain("a", &complaint(Ask::Stop(Duration::from_secs(60))), 60, 1, NOW);
+        scoped.complain("a", &complaint(Ask::Stop(Duration::from_secs(60))), 1, NOW);
         assert_eq!(scoped.available("a", NOW), 0);
         let (until, why) = scoped.waits("a", NOW).unwrap();
         assert_eq!((until, why.as_str()), (NOW.after(Duration::from_secs(60)), "421 slow down"));
@@ -195,9 +205,9 @@ mod tests {
         let mut scoped = Scoped::default();
         for n in 0..=NAMES_MAX {
             let wait = Duration::from_secs(n as u64 + 1);
-            scoped.complain(&n.to_string(), &complaint(Ask::Stop(wait)), 60, 1, NOW);
+            scoped.complain(&n.to_string(), &complaint(Ask::Stop(wait)), 1, NOW);
         }
-        assert_eq!((scoped.0.len(), scoped.available("0", NOW)), (NAMES_MAX, u32::MAX));
+        assert_eq!((scoped.troubled.len(), scoped.available("0", NOW)), (NAMES_MAX, u32::MAX));
         assert_eq!(scoped.available("1", NOW), 0);
     }
 }

@@ -87,6 +87,9 @@ fn a_suspension_reaches_all_queues_bit_by_bit_and_leaves_them_so() {
     let (reason, since, until) = ("list bought".to_string(), START, None);
     orders.suspend(Suspension { scope, reason, since, until }).unwrap();
     world.core.set_orders(orders, world.now);
+    let plan = vec![(QueueId(QUEUES), 1), (QueueId(1), 1)];
+    let planned = world.core.without_suspended(plan, world.now);
+    assert_eq!(planned, [(QueueId(QUEUES), 1)], "what is planned before it was looked at");
     assert_eq!(world.slices(|core| suspended(core) + 1), 3);
     world.core.set_orders(Orders::default(), world.now);
     assert_eq!(world.slices(|core| QUEUES as usize - suspended(core)), 3);

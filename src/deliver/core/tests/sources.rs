@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::policy::feedback::{Ask, Whose};
+use crate::policy::orders::ThrottleOrder;
 use crate::policy::site::Gate;
+use crate::policy::site::setting::Setting;
 use crate::policy::source::{SourceRule, Sources};
 
 /// Sources of these names; of each lane and tenant, those that it may use.
@@ -50,6 +52,23 @@ fn each_source_has_its_connections_and_none_more_than_it_may() {
     let waits = &status[0].waiting[0];
     assert_eq!(waits.limit, crate::policy::site::Limit::Connections);
     assert!(waits.text.contains("of 3 from each of its sources"), "{}", waits.text);
+}
+
+#[test]
+fn a_lower_limit_of_each_source_ends_the_connections_that_are_too_many() {
+    let mut world = World::new(with_sources(config(10, 0, 100), &["a", "b"], any()), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(Duration::from_secs(300));
+    world.settle();
+    assert_eq!((world.links_from("a"), world.links_from("b")), (5, 5));
+    let setting = Setting::parse("connections_per_source=2").unwrap();
+    let site = "a.test".to_string();
+    let order = ThrottleOrder { site, setting, since: world.now, until: None };
+    let mut orders = Orders::default();
+    orders.set(order).unwrap();
+    world.core.set_orders(orders, world.now);
+    world.settle();
+    assert_eq!((world.links_from("a"), world.links_from("b")), (2, 2));
 }
 
 #[test]
