@@ -211,8 +211,8 @@ fn a_domains_rate_holds_and_its_neighbour_at_the_same_hosts_goes_on() {
         (&own["key"], &own["value"]),
         (&"rate".into(), &serde_json::json!(["60/min", "900/d"]))
     );
-    assert_eq!(own["source"]["stated"][0]["section"], "[domains.\"slow.test\"]");
-    assert!(own["source"]["stated"][0]["line"].is_u64(), "{own}");
+    assert_eq!(own["origin"]["stated"][0]["section"], "[domains.\"slow.test\"]");
+    assert!(own["origin"]["stated"][0]["line"].is_u64(), "{own}");
     let neighbour = node.json(&["throttle", "show", "d.test", "--json"]);
     assert_eq!(neighbour["of_domain"], serde_json::json!([]));
     // A login code there does not wait for the newsletters.

@@ -37,7 +37,7 @@ impl Bench {
         let shown = self.node.json(&["throttle", "show", "d.test", "--json"]);
         let limits = shown["limits"].as_array().unwrap().clone();
         let found = limits.iter().find(|limit| limit["key"] == key).unwrap();
-        (found["value"].clone(), found["source"]["from"].as_str().unwrap().to_string())
+        (found["value"].clone(), found["origin"]["from"].as_str().unwrap().to_string())
     }
 }
 

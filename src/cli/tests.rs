@@ -179,7 +179,7 @@ async fn order(node: &Running, line: &str) -> (String, Result<(), Failure>) {
 fn limit(text: &str, key: &str) -> (serde_json::Value, String) {
     let limits = json(text)["limits"].as_array().unwrap().clone();
     let found = limits.iter().find(|limit| limit["key"] == key).unwrap();
-    (found["value"].clone(), found["source"]["from"].as_str().unwrap().to_string())
+    (found["value"].clone(), found["origin"]["from"].as_str().unwrap().to_string())
 }
 
 #[tokio::test]

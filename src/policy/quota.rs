@@ -1,7 +1,7 @@
 //! Limits that hold whichever site mail goes to: those of a tenant, and those of a domain.
 
 use super::site::Rate;
-use super::site::limits::{Effective, Source, Stated};
+use super::site::limits::{Effective, Origin, Stated};
 use super::site::setting::{LimitKey, Value};
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +60,8 @@ impl DomainRule {
         let effective = |(key, value): (LimitKey, Option<Value>)| {
             let section = format!("[domains.\"{}\"]", self.name);
             let line = self.lines.iter().find(|(known, _)| *known == key).map(|(_, line)| *line);
-            let source = Source::Config { stated: vec![Stated { section, line }] };
-            Some(Effective { key, value: value?, source })
+            let origin = Origin::Config { stated: vec![Stated { section, line }] };
+            Some(Effective { key, value: value?, origin })
         };
         stated.into_iter().filter_map(effective).collect()
     }

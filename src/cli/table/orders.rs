@@ -57,7 +57,7 @@ pub(in crate::cli) fn limits(limits: &SiteLimits) -> String {
         vec![
             effective.key.to_string(),
             effective.value.to_string(),
-            safe(&effective.source.to_string()),
+            safe(&effective.origin.to_string()),
         ]
     };
     let rows = |all: &[Effective]| all.iter().map(row).collect::<Vec<_>>();

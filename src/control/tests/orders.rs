@@ -59,7 +59,7 @@ async fn limits_are_set_shown_and_cleared() {
     let (found, _) = ask(&mut client, Request::Limits { site: "googlemail.com".into() }).await;
     let [Response::Limits(limits)] = &found[..] else { panic!("{found:?}") };
     let shown: Vec<String> =
-        limits.limits.iter().map(|e| format!("{}={} {}", e.key, e.value, e.source)).collect();
+        limits.limits.iter().map(|e| format!("{}={} {}", e.key, e.value, e.origin)).collect();
     assert_eq!(shown[0], "connections=3 live (gmail.com), until 2026-11-23T01:45:28.114Z");
     assert_eq!(shown[3], "deliveries_per_connection=50 provider gmail.com");
     assert_eq!((limits.in_use, limits.gate), (false, None));

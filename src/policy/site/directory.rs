@@ -403,7 +403,7 @@ mod tests {
         let id = d.place("shop.test", &google).site;
         let site = d.get(id).unwrap();
         assert_eq!((site.name.as_str(), site.limits.connections), ("google.com", 4));
-        assert_eq!(d.explain(id)[0].source.to_string(), "[sites.\"gmail.com\"] (line 1)");
+        assert_eq!(d.explain(id)[0].origin.to_string(), "[sites.\"gmail.com\"] (line 1)");
         assert_eq!(d.foresee("googlemail.com")[0].value.to_string(), "4");
 
         let mut d = directory(&[("a.test", 5), ("b.test", 3), ("mail.host", 4), ("c.test", 9)]);
@@ -579,7 +579,7 @@ mod tests {
             ("c.test", "10 default"),
         ] {
             let all = d.foresee(name);
-            assert_eq!(format!("{} {}", all[0].value, all[0].source), shown, "{name}");
+            assert_eq!(format!("{} {}", all[0].value, all[0].origin), shown, "{name}");
         }
         let id = d.place("shop.test", &route(&[("aspmx.l.google.com", "192.0.2.1")])).site;
         for name in ["gmail.com", "google.com", "aspmx.l.google.com"] {

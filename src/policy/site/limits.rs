@@ -101,7 +101,7 @@ impl SiteRule {
 /// Where a limit comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "lowercase")]
-pub enum Source {
+pub enum Origin {
     /// It is built in; the configuration says nothing of it.
     Default,
     /// The configuration says so.
@@ -146,7 +146,7 @@ impl fmt::Display for Stated {
 }
 
 /// For people.
-impl fmt::Display for Source {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -169,7 +169,7 @@ pub struct Effective {
     /// What it is.
     pub value: Value,
     /// Who says so.
-    pub source: Source,
+    pub origin: Origin,
 }
 
 /// Who may state limits of a site, the last word first.
@@ -188,8 +188,8 @@ pub struct Sayers<'a> {
 impl Sayers<'_> {
     fn say(&self, key: LimitKey) -> Effective {
         let live = self.live.iter().rev().find(|order| order.setting.key() == key).map(|order| {
-            let source = Source::Live { name: order.site.clone(), until: order.until };
-            (order.setting.value().clone(), source)
+            let origin = Origin::Live { name: order.site.clone(), until: order.until };
+            (order.setting.value().clone(), origin)
         });
         let ruled = || {
             let said = self.rules.iter().filter_map(|rule| {
@@ -197,23 +197,23 @@ impl Sayers<'_> {
                 Some((rule.get(key)?, Stated { section, line: line(&rule.lines, key) }))
             });
             let (value, stated) = strictest(key, &said.collect::<Vec<_>>())?;
-            Some((value, Source::Config { stated }))
+            Some((value, Origin::Config { stated }))
         };
         let provided = || {
             let provider = self.provider?;
-            Some((provider.get(key)?, Source::Provider { name: provider.name.to_string() }))
+            Some((provider.get(key)?, Origin::Provider { name: provider.name.to_string() }))
         };
-        let (value, source) = live.or_else(ruled).or_else(provided).unwrap_or_else(|| {
-            let source = match line(&self.sites.default_lines, key) {
+        let (value, origin) = live.or_else(ruled).or_else(provided).unwrap_or_else(|| {
+            let origin = match line(&self.sites.default_lines, key) {
                 line @ Some(_) => {
                     let section = "[sites.default]".to_string();
-                    Source::Config { stated: vec![Stated { section, line }] }
+                    Origin::Config { stated: vec![Stated { section, line }] }
                 }
-                None => Source::Default,
+                None => Origin::Default,
             };
-            (self.sites.default.get(key), source)
+            (self.sites.default.get(key), origin)
         });
-        Effective { key, value, source }
+        Effective { key, value, origin }
     }
 }
 
@@ -275,7 +275,7 @@ pub fn explain(sayers: Sayers<'_>) -> Vec<Effective> {
     for effective in &mut all {
         for (key, most) in fits {
             if count(effective, key).is_some_and(|n| n > most) {
-                (effective.value, effective.source) = (Value::Count(most), Source::Fitted);
+                (effective.value, effective.origin) = (Value::Count(most), Origin::Fitted);
             }
         }
     }
@@ -312,12 +312,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(sayers: Sayers<'_>, key: LimitKey, value: &str, source: &str) {
+    fn check(sayers: Sayers<'_>, key: LimitKey, value: &str, origin: &str) {
         let all = explain(sayers);
         let found = all.iter().find(|effective| effective.key == key).unwrap();
         assert_eq!(
-            (found.value.to_string().as_str(), found.source.to_string().as_str()),
-            (value, source),
+            (found.value.to_string().as_str(), found.origin.to_string().as_str()),
+            (value, origin),
             "{key}"
         );
     }

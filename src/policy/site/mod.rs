@@ -12,7 +12,7 @@ pub mod route;
 pub mod setting;
 
 pub use directory::{Directory, Placed, Site, SiteId};
-pub use limits::{Effective, Limits, Source};
+pub use limits::{Effective, Limits, Origin};
 pub use rate::Rate;
 
 use self::setting::LimitKey;

@@ -24,7 +24,7 @@ impl World {
     fn value(&mut self, name: &str, key: LimitKey) -> (String, bool) {
         let explained = self.core.explain_site(name, self.now);
         let found = explained.limits.iter().find(|effective| effective.key == key).unwrap();
-        (format!("{}, {}", found.value, found.source), explained.in_use)
+        (format!("{}, {}", found.value, found.origin), explained.in_use)
     }
 }
 
