@@ -43,8 +43,8 @@
 //! * Direct mail waits for no newsletter: it has its own line at each site, connections kept free
 //!   for it, and its own hand-off.
 //! * Memory is bounded by the configuration, not by the length of the queue or by what a peer does.
-//! * No limit of `[sites]` is exceeded, by name of the site or by address of the host; nor one of
-//!   `[domains]`.
+//! * No limit of `[sites]` is exceeded, by name of the site or by address of the host, over all
+//!   sources or from each; nor one of `[domains]`.
 //! * Lines end in CRLF alone, in and out; what could be read in two ways is refused.
 //! * Text from outside passes [`base::text::printable`] before it meets a log, a reply or a
 //!   terminal.
@@ -56,7 +56,7 @@
 //! |---|---|---|
 //! | 0 | [`base`] | time, randomness, ids, addresses |
 //! | 1 | [`mail`], [`smtp`] | what a message is made of; both ends of the protocol |
-//! | 2 | [`policy`] | lanes, tenants, sites, turns, pace, retries, verdicts, reply rules |
+//! | 2 | [`policy`] | lanes, tenants, sites, sources, turns, paces, retries, verdicts, reply rules |
 //! | 3 | [`config`], [`observe`] | what the file says; what the log says |
 //! | 4 | [`store`], [`net`] | the queue; names, TCP and TLS |
 //! | 5 | [`receive`], [`deliver`] | sessions of clients; connections to receivers |

@@ -244,8 +244,8 @@ impl Core {
         None
     }
 
-    /// A suspension holds at once, also where there are so many queues that not all have been looked
-    /// at since it came.
+    /// A suspension holds at once, also where there are so many queues that not all have been
+    /// looked at since it came.
     pub(super) fn without_suspended(&mut self, mut plan: Plan, now: Timestamp) -> Plan {
         if self.looks.are_behind() {
             plan.iter().for_each(|(queue, _)| self.mind_suspensions(*queue, now));
