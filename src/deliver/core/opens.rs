@@ -1,8 +1,8 @@
 //! How many connections a site's mail deserves, and which mail they are opened for.
 
-use super::links::LinkState;
+use super::links::{Link, LinkState};
 use super::sites::{Lines, Site};
-use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
+use super::{AHEAD, Alarm, BATCH, Command, Core, LinkId, Opening, PRESSED};
 use crate::base::time::Timestamp;
 use crate::deliver::line::Way;
 use crate::mail::message::Lane;
@@ -199,10 +199,7 @@ impl Core {
             return Err(reached);
         }
         if site.links.len() >= site.most(lane) as usize {
-            // One that idles, to addresses that are no use here, makes room.
-            if let Some(link) = site.links.iter().copied().find(|l| self.is_idle_link(*l)) {
-                self.quit(link);
-            }
+            self.make_room(id, |_| true);
             return Err(reached);
         }
         if self.links.len() >= self.most_in_all(lane) {
@@ -215,11 +212,18 @@ impl Core {
                 Err(at) => Err((Limit::ConnectionRate, Some(at))),
             }
         });
-        let source = chosen.inspect_err(|(_, until)| {
-            if let Some(at) = until {
-                self.alarms.insert((*at, Alarm::Site(id)));
+        let source = match chosen {
+            Ok(source) => source,
+            Err((limit, until)) => {
+                let of_pool = |source| self.has_room_for_bulk_from(site, source);
+                let room_helps = lane == Lane::Direct || way.pool.ids().any(of_pool);
+                if limit == Limit::Connections && room_helps {
+                    self.make_room(id, |link| way.pool.has(link.source.id));
+                }
+                self.alarm(until.unwrap_or(Timestamp::NEVER), Alarm::Site(id));
+                return Err((limit, until));
             }
-        })?;
+        };
         let hops = hops(&way.route.hosts, &source, self.config.delivery.hosts_max, &mut self.rng);
         let (name, line, mut limits) =
             (Arc::clone(&site.name), Arc::clone(&site.line), site.limits.clone());
@@ -230,6 +234,18 @@ impl Core {
         let opening = Opening { link, site: name, limits, source, lane, hops, line };
         self.commands.push(Command::Open(opening));
         Ok(())
+    }
+
+    /// Ends a connection that idles: to addresses that are no use here, or from a source that is
+    /// none, or it would have been given the work.
+    fn make_room(&mut self, id: SiteId, of: impl Fn(&Link) -> bool) {
+        let Some(site) = self.sites.get(&id) else { return };
+        let idles = |id: &&LinkId| {
+            self.links.get(id).is_some_and(|link| link.state == LinkState::Idle && of(link))
+        };
+        if let Some(link) = site.links.iter().find(idles).copied() {
+            self.quit(link);
+        }
     }
 
     /// Connections to all sites together.

@@ -174,3 +174,22 @@ fn a_small_receiver_sees_the_same_source_each_time() {
     }
     assert_eq!((world.direct, world.opened.len(), world.sources.len()), (10, 10, 1));
 }
+
+#[test]
+fn an_idle_connection_to_other_hosts_makes_room_for_direct_mail_from_its_source() {
+    let mut config = config(4, 0, 100);
+    config.sites.default.connections_per_source = 1;
+    let mut world = World::new(with_sources(config, &["a"], any()), 1);
+    // One provider, an address for each domain.
+    world.dns = |domain| {
+        let n = domain.as_str().as_bytes()[0];
+        let name = format!("mx{n}.l.google.com");
+        let addresses = vec![[192, 0, 2, n].into()];
+        Resolution::Hosts(vec![MxHost { preference: 10, name, addresses }])
+    };
+    for domain in ["a.test", "b.test"] {
+        world.handoff(domain);
+        world.settle();
+    }
+    assert_eq!((world.direct, world.links_from("a"), world.opened.len()), (2, 1, 2));
+}
