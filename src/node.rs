@@ -11,6 +11,7 @@ use crate::base::id::IdGenerator;
 use crate::base::random;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
+use crate::control::outlook::Terms;
 use crate::control::{self, Api, ControlSocket, small_file};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
@@ -221,7 +222,7 @@ fn start<S: Store>(
         clock: clock.clone(),
         node: config.hostname.to_string(),
         sites: sites(&core, clock),
-        weights: Arc::new(config.weights()),
+        terms: Arc::new(Terms::from(&**config)),
         desk: Some(Arc::clone(&desk)),
     };
     let (of_memory, dir) = (Arc::clone(&core), config.data_dir.clone());

@@ -1,7 +1,7 @@
 //! What each request does: the store's work, cut into bounded slices, streamed as responses.
 
 use super::orders::Desk;
-use super::outlook::{Outlook, Weights, outlook};
+use super::outlook::{Outlook, Terms, outlook};
 use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Response};
 use super::summary::{Question, SITES_MAX, Summary, summarise};
 use super::why::{Facts, Place};
@@ -36,7 +36,7 @@ pub struct Api<S> {
     /// From the dispatcher.
     pub sites: Sites,
     /// From the configuration.
-    pub weights: Arc<Weights>,
+    pub terms: Arc<Terms>,
     /// Takes orders; `None` where no node works on the queue.
     pub desk: Option<Arc<Desk>>,
 }
@@ -176,7 +176,7 @@ impl<S: Store> Api<S> {
         let api = self.clone();
         aside("cannot look at the queue", move || {
             let (backlog, statuses) = (api.store.backlog(Revision::START), (api.sites)());
-            let outlook = outlook(&backlog, &statuses, &api.weights, api.clock.now());
+            let outlook = outlook(&backlog, &statuses, &api.terms, api.clock.now());
             let orders = api.desk.as_ref().map(|desk| desk.orders()).unwrap_or_default();
             View { backlog, statuses, outlook, orders }
         })

@@ -1,8 +1,10 @@
 //! When the newsletters in the queue will be done. Pure: backlog and site facts in, times out.
 
 use crate::base::time::Timestamp;
+use crate::config::Config;
 use crate::mail::message::Lane;
-use crate::policy::forecast::{Forecast, Load, Pace, forecast};
+use crate::policy::forecast::{Forecast, Load, Pace, Quotas, forecast};
+use crate::policy::quota::Holder;
 use crate::policy::site::{Gate, SiteStatus, by_domain};
 use crate::store::Backlog;
 use serde::{Deserialize, Serialize};
@@ -11,8 +13,26 @@ use std::collections::HashMap;
 /// Most campaigns in one answer, those with most mail first.
 pub const CAMPAIGNS_MAX: usize = 1_000;
 
-/// Shares of tenants against each other, where they are not 1.
-pub type Weights = HashMap<String, u32>;
+/// What the configuration says of tenants and domains.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Shares of tenants against each other, where they are not 1.
+    weights: HashMap<String, u32>,
+    quotas: Quotas,
+}
+
+impl From<&Config> for Terms {
+    fn from(config: &Config) -> Self {
+        let mut quotas = Quotas::default();
+        for tenant in &config.tenants {
+            quotas.add(Holder::Tenant(&tenant.name), &tenant.rates);
+        }
+        for domain in &config.domains {
+            quotas.add(Holder::Domain(&domain.name), &domain.rates);
+        }
+        Self { weights: config.weights(), quotas }
+    }
+}
 
 /// The end of all newsletters, and of each campaign.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -70,7 +90,7 @@ impl Ending {
 pub fn outlook(
     backlog: &Backlog,
     statuses: &[SiteStatus],
-    weights: &Weights,
+    terms: &Terms,
     now: Timestamp,
 ) -> Outlook {
     if backlog.all_held {
@@ -87,13 +107,14 @@ pub fn outlook(
         .map(|queue| Load {
             site: site_of.get(queue.key.domain.as_str()).copied(),
             tenant: &queue.key.tenant,
-            weight: weights.get(&queue.key.tenant).copied().unwrap_or(1),
+            weight: terms.weights.get(&queue.key.tenant).copied().unwrap_or(1),
             campaign: &queue.key.campaign,
+            domain: queue.key.domain.as_str(),
             waiting: queue.waiting(),
             next_due: queue.next_due,
         })
         .collect();
-    let found = forecast(&loads, &paces, now);
+    let found = forecast(&loads, &paces, &terms.quotas, now);
     let mut campaigns: Vec<Campaign> = found
         .iter()
         .map(|((tenant, campaign), forecast)| Campaign {
@@ -159,14 +180,15 @@ mod tests {
         let statuses =
             [status("a", "a.test", 60, Gate::Open), status("b", "b.test", 0, Gate::Broken)];
         let backlog = Backlog { revision: Revision::START, all_held: false, queues };
-        let weights = Weights::from([("club".to_string(), 4)]);
-        let outlook = outlook(&backlog, &statuses, &weights, NOW);
+        let weights = HashMap::from([("club".to_string(), 4)]);
+        let terms = Terms { weights, ..Terms::default() };
+        let outlook = outlook(&backlog, &statuses, &terms, NOW);
         let seconds = |n: i64| Some(NOW.0 + n * 1_000);
         assert_eq!(outlook.bulk, Some(Ending { waiting: 650, stuck: 50, done_ms: seconds(600) }));
         let told = outlook.campaigns.iter().map(|c| (c.tenant.as_str(), c.ending.done_ms));
         // The club has four fifths of 60 a minute while it lasts.
         assert_eq!(told.collect::<Vec<_>>(), [("shop", seconds(600)), ("club", seconds(125))]);
         let held = Backlog { all_held: true, ..backlog };
-        assert_eq!(super::outlook(&held, &statuses, &weights, NOW), Outlook::default());
+        assert_eq!(super::outlook(&held, &statuses, &terms, NOW), Outlook::default());
     }
 }

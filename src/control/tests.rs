@@ -252,8 +252,8 @@ impl Running {
         let clock = Clock::simulated(NOW);
         let desk = Some(Arc::new(orders::desk(dir.path(), &clock)));
         let sites: api::Sites = Arc::new(|| vec![site()]);
-        let (node, weights) = ("mx1".into(), Default::default());
-        let api = Api { store, clock, node, sites, weights, desk };
+        let (node, terms) = ("mx1".into(), Default::default());
+        let api = Api { store, clock, node, sites, terms, desk };
         tokio::spawn(serve(socket, api, async {
             let _ = stopped.await;
         }));
@@ -410,7 +410,7 @@ async fn a_client_that_leaves_stops_the_work() {
             clock: Clock::system(),
             node: String::new(),
             sites: no_sites(),
-            weights: Default::default(),
+            terms: Default::default(),
             desk: None,
         };
         let (mut near, far) = UnixStream::pair().unwrap();
@@ -431,7 +431,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
         clock: Clock::system(),
         node: String::new(),
         sites: no_sites(),
-        weights: Default::default(),
+        terms: Default::default(),
         desk: None,
     };
     let (mut near, far) = tokio::io::duplex(1_024);

@@ -1,7 +1,9 @@
-//! When each campaign will be done, at the present rates and with the planner's turns.
+//! When each campaign will be done, at the present rates, within the limits, and with the planner's
+//! turns.
 //!
 //! Each site is taken as it goes now: its rate is shared by its tenants by weight, a tenant's part
-//! by its campaigns, as [`super::schedule`] does. A campaign is done when its slowest site is.
+//! by its campaigns, as [`super::schedule`] does. The rate of a tenant or of a domain is shared in
+//! the same way by what it holds for. A campaign is done when the slowest of these is.
 //!
 //! # Strategy
 //! Weighted fair sharing has a closed form. When a tenant of weight 1 has been served `v`, every
@@ -12,6 +14,9 @@
 //! are the long tail, each done in a moment once its turn has come. The pool moves at the rate of
 //! those that finish within a minute.
 
+use super::quota::Holder;
+use super::site::Rate;
+use super::throttle::kept_for_direct;
 use crate::base::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -40,6 +45,8 @@ pub struct Load<'a> {
     pub weight: u32,
     /// Which.
     pub campaign: &'a str,
+    /// Where to.
+    pub domain: &'a str,
     /// Deliveries.
     pub waiting: u64,
     /// The first of them that may go; later than now where all were deferred.
@@ -65,41 +72,96 @@ impl Forecast {
     }
 }
 
+/// Rates that hold whichever sites the mail goes to, in newsletters a minute.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Quotas {
+    tenants: HashMap<String, f64>,
+    domains: HashMap<String, f64>,
+}
+
+impl Quotas {
+    /// Of these rates, the one that lets go least counts; of each, a tenth is direct mail's.
+    pub fn add(&mut self, holder: Holder<&str>, rates: &[Rate]) {
+        let of_bulk = |rate: &Rate| f64::from(rate.count - kept_for_direct(rate.count));
+        let per_minute = |rate: &Rate| of_bulk(rate) * 60.0 / rate.per.as_secs_f64();
+        let least = rates.iter().map(per_minute).min_by(f64::total_cmp);
+        let (quotas, name) = match holder {
+            Holder::Tenant(name) => (&mut self.tenants, name),
+            Holder::Domain(name) => (&mut self.domains, name),
+        };
+        quotas.extend(least.map(|least| (name.to_string(), least)));
+    }
+
+    fn per_minute(&self, holder: Holder<&str>) -> Option<f64> {
+        match holder {
+            Holder::Tenant(name) => self.tenants.get(name).copied(),
+            Holder::Domain(name) => self.domains.get(name).copied(),
+        }
+    }
+
+    /// When each campaign's part of what each of them holds for is done.
+    fn ends<'a>(&self, loads: &[Load<'a>], now: Timestamp) -> HashMap<Holder<&'a str>, Ends<'a>> {
+        let mut held: HashMap<Holder<&str>, Vec<&Load<'a>>> = HashMap::new();
+        for load in loads.iter().filter(|load| load.waiting > 0) {
+            for holder in load.holders().into_iter().filter(|h| self.per_minute(*h).is_some()) {
+                held.entry(holder).or_default().push(load);
+            }
+        }
+        let ends = |(holder, loads): (Holder<&'a str>, Vec<&Load<'a>>)| {
+            let per_minute = self.per_minute(holder).unwrap_or_default();
+            (holder, Shared::new(&loads, per_minute).ends(now))
+        };
+        held.into_iter().map(ends).collect()
+    }
+}
+
+impl<'a> Load<'a> {
+    /// Whose quotas may hold for it.
+    fn holders(&self) -> [Holder<&'a str>; 2] {
+        [Holder::Tenant(self.tenant), Holder::Domain(self.domain)]
+    }
+}
+
+/// By tenant and campaign; `None`: not foreseeable.
+type Ends<'a> = HashMap<(&'a str, &'a str), Option<Timestamp>>;
+
 /// The end of each tenant's campaign.
 #[must_use]
 pub fn forecast<'a>(
     loads: &[Load<'a>],
     paces: &[Pace],
+    quotas: &Quotas,
     now: Timestamp,
 ) -> BTreeMap<(&'a str, &'a str), Forecast> {
     let mut by_site: HashMap<Option<usize>, Vec<&Load<'a>>> = HashMap::new();
     for load in loads.iter().filter(|load| load.waiting > 0) {
         by_site.entry(load.site).or_default().push(load);
     }
+    let limits = quotas.ends(loads, now);
     let waits = |site: usize| -> u64 {
         by_site.get(&Some(site)).map_or(0, |loads| loads.iter().map(|load| load.waiting).sum())
     };
     let quick = paces.iter().enumerate().filter(|(site, pace)| waits(*site) < pace.per_minute);
-    let tail = quick.map(|(_, pace)| pace.per_minute).sum();
+    let tail: u64 = quick.map(|(_, pace)| pace.per_minute).sum();
 
     let mut found: BTreeMap<(&str, &str), Forecast> = BTreeMap::new();
     let mut pooled = Vec::new();
     for (site, loads) in by_site {
         match site.and_then(|site| paces.get(site)) {
             Some(pace) if pace.per_minute > 0 || !pace.open => {
-                Site::new(&loads, pace.per_minute).tell(now, &mut found);
+                Shared::new(&loads, float(pace.per_minute)).tell(now, &limits, &mut found);
             }
             _ => pooled.extend(loads),
         }
     }
-    Site::new(&pooled, tail).tell(now, &mut found);
+    Shared::new(&pooled, float(tail)).tell(now, &limits, &mut found);
     found
 }
 
-/// One site's mail, or the pool's.
-struct Site<'l, 'a> {
+/// The mail that shares a rate: one site's, the pool's, that of a quota.
+struct Shared<'l, 'a> {
     loads: &'l [&'l Load<'a>],
-    per_minute: u64,
+    per_minute: f64,
     tenants: HashMap<&'a str, Tenant<'a>>,
     /// What a tenant needs per weight, ascending; with what all before it need, and the weight of
     /// itself and all after it.
@@ -112,8 +174,8 @@ struct Tenant<'a> {
     campaigns: HashMap<&'a str, u64>,
 }
 
-impl<'l, 'a> Site<'l, 'a> {
-    fn new(loads: &'l [&'l Load<'a>], per_minute: u64) -> Self {
+impl<'l, 'a> Shared<'l, 'a> {
+    fn new(loads: &'l [&'l Load<'a>], per_minute: f64) -> Self {
         let mut tenants: HashMap<&str, Tenant<'_>> = HashMap::new();
         for load in loads {
             let tenant = tenants.entry(load.tenant).or_insert_with(|| Tenant {
@@ -147,25 +209,39 @@ impl<'l, 'a> Site<'l, 'a> {
         }
     }
 
-    fn tell(&self, now: Timestamp, found: &mut BTreeMap<(&'a str, &'a str), Forecast>) {
-        let mut ends: HashMap<(&str, &str), Option<Timestamp>> = HashMap::new();
+    fn ends(&self, now: Timestamp) -> Ends<'a> {
+        let mut ends = Ends::new();
         for (name, tenant) in &self.tenants {
             for (campaign, own) in &tenant.campaigns {
                 let shares = tenant.campaigns.values().map(|other| float(*other.min(own)));
                 let served = self.served(shares.sum::<f64>() / tenant.weight);
-                ends.insert((name, campaign), self.after(served, now));
+                ends.insert((*name, *campaign), self.after(served, now));
             }
         }
+        ends
+    }
+
+    /// Each load ends when its site and the quotas that hold for it let it.
+    fn tell(
+        &self,
+        now: Timestamp,
+        limits: &HashMap<Holder<&'a str>, Ends<'a>>,
+        found: &mut BTreeMap<(&'a str, &'a str), Forecast>,
+    ) {
+        let ends = self.ends(now);
         for load in self.loads {
             let key = (load.tenant, load.campaign);
-            let done_at = ends.get(&key).copied().flatten().map(|at| at.max(load.next_due));
+            let of = |ends: &Ends<'_>| ends.get(&key).copied().flatten();
+            let limits = load.holders().into_iter().filter_map(|holder| limits.get(&holder));
+            let done_at = limits.map(of).fold(of(&ends), |a, b| Some(a?.max(b?)));
+            let done_at = done_at.map(|at| at.max(load.next_due));
             found.entry(key).or_default().add(load.waiting, done_at);
         }
     }
 
     /// When so many are done.
     fn after(&self, deliveries: f64, now: Timestamp) -> Option<Timestamp> {
-        let minutes = (self.per_minute > 0).then(|| deliveries / float(self.per_minute))?;
+        let minutes = (self.per_minute > 0.0).then(|| deliveries / self.per_minute)?;
         let after = Duration::try_from_secs_f64(minutes * 60.0).ok()?;
         (after <= HORIZON).then(|| now.after(after))
     }
@@ -189,7 +265,8 @@ mod tests {
 
     fn load<'a>(site: usize, tenant: &'a str, campaign: &'a str, waiting: u64) -> Load<'a> {
         let site = Some(site);
-        Load { site, tenant, weight: 1, campaign, waiting, next_due: NOW }
+        let domain = "x.test";
+        Load { site, tenant, weight: 1, campaign, domain, waiting, next_due: NOW }
     }
 
     fn paces(rates: &[(usize, u64, bool)]) -> Vec<Pace> {
@@ -207,7 +284,7 @@ mod tests {
     #[test]
     fn a_small_campaign_ends_by_its_turns_and_a_big_one_last() {
         let loads = [load(1, "big", "a", 900), load(1, "small", "b", 100)];
-        let found = forecast(&loads, &paces(&[(1, 100, true)]), NOW);
+        let found = forecast(&loads, &paces(&[(1, 100, true)]), &Quotas::default(), NOW);
         assert_eq!(found[&("small", "b")].done_at, minutes(2), "half of the rate is its own");
         assert_eq!(found[&("big", "a")].done_at, minutes(10));
     }
@@ -220,10 +297,36 @@ mod tests {
             load(3, "t", "a", 7),
             Load { next_due: minutes(60).unwrap(), ..load(1, "t", "late", 10) },
         ];
-        let found = forecast(&loads, &paces(&[(1, 100, true), (2, 10, true), (3, 0, false)]), NOW);
+        let paces = paces(&[(1, 100, true), (2, 10, true), (3, 0, false)]);
+        let found = forecast(&loads, &paces, &Quotas::default(), NOW);
         let of_a = Forecast { waiting: 207, stuck: 7, done_at: minutes(10) };
         assert_eq!(found[&("t", "a")], of_a);
         assert_eq!(found[&("t", "late")].done_at, minutes(60), "deferred until then");
+    }
+
+    #[test]
+    fn the_rate_of_a_tenant_or_of_a_domain_may_last_longer_than_its_sites() {
+        let loads = [
+            Load { domain: "slow.test", ..load(1, "a", "x", 90) },
+            Load { domain: "slow.test", ..load(1, "b", "y", 30) },
+            load(1, "b", "z", 100),
+            load(2, "c", "w", 540),
+        ];
+        let rate = |count| [Rate { count, per: Duration::from_secs(60) }];
+        let mut quotas = Quotas::default();
+        quotas.add(Holder::Domain("slow.test"), &rate(10));
+        quotas.add(Holder::Tenant("c"), &rate(100));
+        let paces = paces(&[(1, 1_000, true), (2, 1_000, true)]);
+        let found = forecast(&loads, &paces, &quotas, NOW);
+        let done = |tenant, campaign| {
+            let done_at = found[&(tenant, campaign)].done_at.unwrap();
+            done_at.since(NOW).as_secs_f64() / 60.0
+        };
+        // Nine in ten of each rate are newsletters'; the two at the domain take turns.
+        assert_eq!(done("a", "x").round(), 13.0);
+        assert_eq!(done("b", "y").round(), 7.0);
+        assert!(done("b", "z") < 1.0, "goes elsewhere");
+        assert_eq!(done("c", "w").round(), 6.0);
     }
 
     #[test]
@@ -231,9 +334,13 @@ mod tests {
         let mut loads: Vec<Load<'_>> = (10..110).map(|n| load(n, "t", "a", 3)).collect();
         let mut rates = vec![(1, 30, true), (2, 20, true)];
         rates.extend((10..110).map(|n| (n, 0, true)));
-        assert_eq!(forecast(&loads, &paces(&rates), NOW)[&("t", "a")].done_at, minutes(6));
+        assert_eq!(
+            forecast(&loads, &paces(&rates), &Quotas::default(), NOW)[&("t", "a")].done_at,
+            minutes(6)
+        );
         loads.truncate(1);
-        let unknown = forecast(&loads, &paces(&[(10, 0, true)]), NOW)[&("t", "a")];
+        let unknown =
+            forecast(&loads, &paces(&[(10, 0, true)]), &Quotas::default(), NOW)[&("t", "a")];
         assert_eq!((unknown.done_at, unknown.stuck), (None, 3));
     }
 
@@ -255,7 +362,7 @@ mod tests {
                 ..load(1, names[*t], names[*c], *n)
             };
             let loads: Vec<Load<'_>> = amounts.iter().map(of).collect();
-            let found = forecast(&loads, &paces(&[(1, 60_000, true)]), NOW);
+            let found = forecast(&loads, &paces(&[(1, 60_000, true)]), &Quotas::default(), NOW);
 
             let (mut turns, mut shares) = (Turns::default(), Shares::default());
             let mut left: Vec<u64> = loads.iter().map(|load| load.waiting).collect();

@@ -239,7 +239,7 @@ fn slack(rate: Rate) -> Duration {
 }
 
 /// A tenth, rounded up; nothing of a single one.
-fn kept_for_direct(count: u32) -> u32 {
+pub(super) fn kept_for_direct(count: u32) -> u32 {
     if count > 1 { count.div_ceil(10) } else { 0 }
 }
 
