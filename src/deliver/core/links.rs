@@ -20,7 +20,7 @@ pub(super) struct Link {
     /// What it was opened for.
     pub(super) way: Way,
     pub(super) source: Arc<Source>,
-    address: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// What it is busy with, or opened for.
     pub(super) lane: Lane,
     pub(super) state: LinkState,

@@ -60,8 +60,11 @@ impl Core {
         let opening =
             self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
         for way in wanted.into_iter().skip(opening) {
-            if let Err(limit) = self.open(id, &way, Lane::Direct, now) {
-                waits = Some(limit);
+            if let Err(reached) = self.open(id, &way, Lane::Direct, now) {
+                if matches!(reached, (Limit::Connections | Limit::Window, None)) {
+                    self.give_way(id, &way);
+                }
+                waits = Some(reached);
                 break;
             }
         }
@@ -244,6 +247,25 @@ impl Core {
             self.links.get(id).is_some_and(|link| link.state == LinkState::Idle && of(link))
         };
         if let Some(link) = site.links.iter().find(idles).copied() {
+            self.quit(link);
+        }
+    }
+
+    /// Direct mail does not wait until a connection that newsletters keep busy is used up: where none
+    /// that stands can take it, and there is no room for another, one ends after its transaction.
+    fn give_way(&mut self, id: SiteId, way: &Way) {
+        let Some(site) = self.sites.get(&id) else { return };
+        let links = || site.links.iter().filter_map(|id| Some((*id, self.links.get(id)?)));
+        let may_take = |link: &Link| match link.address {
+            _ if link.state == LinkState::Ending => true,
+            Some(address) => way.serves(link.source.id, address),
+            None => true,
+        };
+        if links().any(|(_, link)| may_take(link)) {
+            return;
+        }
+        let busy = links().filter(|(_, link)| link.lane == Lane::Bulk);
+        if let Some((link, _)) = busy.max_by_key(|(_, link)| way.pool.has(link.source.id)) {
             self.quit(link);
         }
     }

@@ -325,6 +325,8 @@ impl<S: Store> World<S> {
                 self.dirty = true;
                 at_once(self.store.release(leases)).unwrap();
             }
+            // It waited in line for longer than its leases last: the store gives it to others.
+            Command::Conclude(job, _) if job.trusted_until <= self.now => self.figures.told += 1,
             Command::Conclude(job, verdict) => {
                 let verdicts = vec![verdict; job.transaction.deliveries.len()];
                 self.settle(&job.transaction, &verdicts, "");

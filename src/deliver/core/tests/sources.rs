@@ -90,6 +90,20 @@ fn each_lane_goes_from_its_own_pool() {
 }
 
 #[test]
+fn a_newsletter_connection_gives_way_to_direct_mail_that_it_cannot_take() {
+    let lanes = ByLane { direct: &["a"][..], bulk: &["b"][..] };
+    let mut world = World::new(with_sources(config(1, 0, 100_000), &["a", "b"], lanes), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(Duration::from_secs(10));
+    assert_eq!((world.links_from("a"), world.links_from("b")), (0, 1));
+    world.handoff("a.test");
+    world.settle();
+    assert_eq!((world.direct, world.sources.len()), (1, 2));
+    world.deliver(Duration::from_secs(60));
+    assert_eq!((world.links_from("a"), world.links_from("b")), (0, 1), "and then they go on");
+}
+
+#[test]
 fn newsletters_leave_direct_mail_connections_from_each_source() {
     let lanes = ByLane { direct: &["a"][..], bulk: &[][..] };
     let mut config = config(10, 2, 100);
