@@ -38,6 +38,13 @@ impl Way {
         (Arc::clone(&self.route.addresses), self.pool.clone())
     }
 
+    /// Mail of equal ones has the same sources to choose from.
+    #[must_use]
+    pub fn choice(&self) -> (Pool, bool, bool) {
+        let has = |v4| self.route.addresses.iter().any(|address| address.is_ipv4() == v4);
+        (self.pool.clone(), has(true), has(false))
+    }
+
     /// True where its mail may go over a connection from `source` to `address`.
     #[must_use]
     pub fn serves(&self, source: SourceId, address: IpAddr) -> bool {

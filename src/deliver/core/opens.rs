@@ -11,7 +11,7 @@ use crate::policy::shares::Shares;
 use crate::policy::site::route::hops;
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::source::Pool;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -39,6 +39,14 @@ struct Want {
 /// A limit that holds mail back, and until when where that is known.
 pub(super) type Reached = (Limit, Option<Timestamp>);
 
+/// Why no connection is opened.
+enum Refused {
+    /// For any mail of the site.
+    All(Reached),
+    /// For mail that has the same sources to choose from; other mail may have one.
+    Same(Reached),
+}
+
 impl Core {
     /// One connection for each waiting direct job or queue that no opening one is meant for.
     pub(super) fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
@@ -59,10 +67,21 @@ impl Core {
         }
         let opening =
             self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
+        let mut refused = BTreeSet::new();
         for way in wanted.into_iter().skip(opening) {
-            if let Err(limit) = self.open(id, &way, Lane::Direct, now) {
-                waits = Some(limit);
-                break;
+            if refused.contains(&way.choice()) {
+                continue;
+            }
+            match self.open(id, &way, Lane::Direct, now) {
+                Ok(()) => {}
+                Err(Refused::Same(limit)) => {
+                    waits = Some(limit);
+                    refused.insert(way.choice());
+                }
+                Err(Refused::All(limit)) => {
+                    waits = Some(limit);
+                    break;
+                }
             }
         }
         self.waits_for(id, Lane::Direct, waits, now);
@@ -86,17 +105,26 @@ impl Core {
                 want.count += want.pressed;
             }
         }
+        let mut refused = BTreeSet::new();
         while let Some(want) = wants
             .iter_mut()
-            .filter(|want| want.at_it < want.count)
+            .filter(|want| want.at_it < want.count && !refused.contains(&want.way.choice()))
             .min_by_key(|want| (want.stands, want.at_it))
         {
-            if let Err(limit) = self.open(id, &want.way, Lane::Bulk, now) {
-                waits = Some(limit);
-                break;
+            match self.open(id, &want.way, Lane::Bulk, now) {
+                Ok(()) => {
+                    want.at_it += 1;
+                    want.stands = want.stands.saturating_add(worth);
+                }
+                Err(Refused::Same(limit)) => {
+                    waits = Some(limit);
+                    refused.insert(want.way.choice());
+                }
+                Err(Refused::All(limit)) => {
+                    waits = Some(limit);
+                    break;
+                }
             }
-            want.at_it += 1;
-            want.stands = want.stands.saturating_add(worth);
         }
         for want in wants.iter().filter(|want| want.at_it >= want.count) {
             self.relieve(id, &want.way, now);
@@ -182,44 +210,45 @@ impl Core {
     /// Opens a connection.
     ///
     /// # Errors
-    /// The limit that says no, and until when where that is known.
-    fn open(&mut self, id: SiteId, way: &Way, lane: Lane, now: Timestamp) -> Result<(), Reached> {
-        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
+    /// The limit that says no.
+    fn open(&mut self, id: SiteId, way: &Way, lane: Lane, now: Timestamp) -> Result<(), Refused> {
+        let all = |limit, until| Err(Refused::All((limit, until)));
+        let Some(site) = self.sites.get(&id) else { return all(Limit::Gate, None) };
         if site.crowded_until > now {
             let until = site.crowded_until;
             self.alarm(until, Alarm::Site(id));
-            return Err((Limit::Connections, Some(until)));
+            return all(Limit::Connections, Some(until));
         }
-        let reached = if site.is_window_the_limit(lane) {
+        let (limit, until) = if site.is_window_the_limit(lane) {
             (Limit::Window, site.feedback.window.retry_at(now))
         } else {
             (Limit::Connections, None)
         };
         if lane == Lane::Bulk && !self.has_room_for_bulk(site) {
-            return Err(reached);
+            return all(limit, until);
         }
         if site.links.len() >= site.most(lane) as usize {
             // One that idles, to addresses that are no use here, makes room.
             if let Some(link) = site.links.iter().copied().find(|l| self.is_idle_link(*l)) {
                 self.quit(link);
             }
-            return Err(reached);
+            return all(limit, until);
         }
         if self.links.len() >= self.most_in_all(lane) {
             self.starved.of_mut(lane).insert(id);
-            return Err((Limit::AllConnections, None));
+            return all(Limit::AllConnections, None);
         }
-        let chosen = self.choose_source(site, way, lane, now).and_then(|source| {
-            match site.line.begin_open(&source, lane, now) {
-                Ok(()) => Ok(source),
-                Err(at) => Err((Limit::ConnectionRate, Some(at))),
+        let source = match self.choose_source(site, way, lane, now) {
+            Ok(source) => source,
+            Err((limit, until)) => {
+                self.alarm(until.unwrap_or(Timestamp::NEVER), Alarm::Site(id));
+                return Err(Refused::Same((limit, until)));
             }
-        });
-        let source = chosen.inspect_err(|(_, until)| {
-            if let Some(at) = until {
-                self.alarms.insert((*at, Alarm::Site(id)));
-            }
-        })?;
+        };
+        if let Err(at) = site.line.begin_open(&source, lane, now) {
+            self.alarm(at, Alarm::Site(id));
+            return all(Limit::ConnectionRate, Some(at));
+        }
         let hops = hops(&way.route.hosts, &source, self.config.delivery.hosts_max, &mut self.rng);
         let (name, line, mut limits) =
             (Arc::clone(&site.name), Arc::clone(&site.line), site.limits.clone());

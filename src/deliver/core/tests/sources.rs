@@ -1,9 +1,11 @@
 //! From which source mail goes: limits of each, pools, and what receivers refuse.
 
 use super::*;
+use crate::base::network::Networks;
 use crate::policy::feedback::{Ask, Whose};
 use crate::policy::site::Gate;
 use crate::policy::source::{SourceRule, Sources};
+use crate::policy::tenant::TenantRule;
 
 /// Sources of these names; of each lane and tenant, those that it may use.
 fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> Config {
@@ -114,6 +116,35 @@ fn a_refused_source_rests_and_the_others_go_on() {
     world.deliver(Duration::from_secs(45));
     assert!(world.links_from("a") > 0);
     assert_eq!(world.links_from("b"), 0);
+}
+
+/// A tenant whose mail goes from this source alone.
+fn confined(name: &str, source: &str) -> TenantRule {
+    TenantRule {
+        name: name.into(),
+        networks: Networks::default(),
+        sender_domains: Vec::new(),
+        weight: 1,
+        rates: Vec::new(),
+        sources: vec![source.into()],
+    }
+}
+
+#[test]
+fn mail_whose_sources_are_refused_holds_up_no_other() {
+    for lane in [Lane::Direct, Lane::Bulk] {
+        let mut config = config(10, 0, 10);
+        config.tenants = vec![confined("tenant1", "a"), confined("tenant2", "b")];
+        let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
+        world.enqueue(1, lane, "a.test", 1_000, START);
+        world.enqueue(2, lane, "a.test", 1_000, START);
+        world.deliver(Duration::from_secs(2));
+        world.refuse("a");
+        // Its connections end after ten deliveries each, and others are opened.
+        world.deliver(Duration::from_secs(50));
+        assert!(world.delivered(2) > 400, "{} of {lane:?}", world.delivered(2));
+        assert_eq!((world.links_from("a"), world.links_from("b") > 0), (0, true));
+    }
 }
 
 #[test]
