@@ -1,10 +1,10 @@
 //! How many connections a site's mail deserves, and which mail they are opened for.
 
-use super::links::LinkState;
+use super::links::{Link, LinkState};
 use super::sites::{Lines, Site};
 use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
 use crate::base::time::Timestamp;
-use crate::deliver::line::Way;
+use crate::deliver::line::{Way, WayKey};
 use crate::mail::message::Lane;
 use crate::policy::paces::What;
 use crate::policy::shares::Shares;
@@ -65,10 +65,13 @@ impl Core {
             }
             return self.waits_for(id, Lane::Direct, waits, now);
         }
-        let opening =
-            self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
+        let mut opening: Vec<WayKey> = self.opening_for_direct(site);
         let mut refused = BTreeSet::new();
-        for way in wanted.into_iter().skip(opening) {
+        for way in wanted {
+            if let Some(at) = opening.iter().position(|key| *key == way.key()) {
+                opening.swap_remove(at);
+                continue;
+            }
             if refused.contains(&way.choice()) {
                 continue;
             }
@@ -85,6 +88,13 @@ impl Core {
             }
         }
         self.waits_for(id, Lane::Direct, waits, now);
+    }
+
+    /// What the connections that are being opened for direct mail are meant for.
+    fn opening_for_direct(&self, site: &Site) -> Vec<WayKey> {
+        let links = site.links.iter().filter_map(|link| self.links.get(link));
+        let is_opening = |l: &&Link| l.state == LinkState::Opening && l.lane == Lane::Direct;
+        links.filter(is_opening).map(|link| link.way.key()).collect()
     }
 
     /// One connection for each connection's worth that those at it will not take any more.

@@ -70,6 +70,8 @@ struct World {
     /// Site behind each domain: the address of its host.
     dns: fn(&Domain) -> Resolution,
     reachable: bool,
+    /// What is opened to this address is never answered.
+    hangs: Option<IpAddr>,
     /// Connections that a host takes; one more is refused.
     cap: usize,
     refused: Vec<Timestamp>,
@@ -95,6 +97,16 @@ fn shared_mx(_: &Domain) -> Resolution {
     }])
 }
 
+/// Two hosts of one site, the second of them for `b.test`.
+fn two_hosts(domain: &Domain) -> Resolution {
+    let n = if domain.as_str() == "b.test" { 2 } else { 1 };
+    Resolution::Hosts(vec![MxHost {
+        preference: 10,
+        name: "mx.shared.test".into(),
+        addresses: vec![[192, 0, 2, n].into()],
+    }])
+}
+
 impl World {
     fn new(config: Config, seed: u64) -> Self {
         Self {
@@ -105,6 +117,7 @@ impl World {
             links: BTreeMap::new(),
             dns: shared_mx,
             reachable: true,
+            hangs: None,
             cap: usize::MAX,
             refused: Vec::new(),
             delivered: BTreeMap::new(),
@@ -235,6 +248,7 @@ impl World {
                 let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
+            Command::Open(opening) if self.hangs == Some(opening.hops[0].address) => {}
             Command::Open(opening) if self.links.len() >= self.cap => {
                 self.refused.push(now);
                 self.core.handle(Event::NotOpened(opening.link, "421 too many".into()), now);
@@ -457,6 +471,17 @@ fn direct_mail_finds_a_connection_while_bulk_mail_fills_its_share() {
     world.handoff("c.test");
     world.settle();
     assert_eq!((world.opened.len(), world.direct), (4, 2));
+}
+
+#[test]
+fn direct_mail_does_not_wait_for_a_connection_to_another_host() {
+    let mut world = World::new(config(10, 2, 100), 1);
+    (world.dns, world.hangs) = (two_hosts, Some([192, 0, 2, 1].into()));
+    world.enqueue(1, Lane::Direct, "a.test", 1, START);
+    world.settle();
+    world.handoff("b.test");
+    world.settle();
+    assert_eq!((world.direct, world.links.len()), (1, 1));
 }
 
 #[test]
