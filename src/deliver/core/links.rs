@@ -32,6 +32,13 @@ pub(super) struct Link {
     useful: bool,
 }
 
+impl Link {
+    /// True where it stands, and mail of this way may go over it.
+    pub(super) fn serves(&self, way: &Way) -> bool {
+        self.address.is_some_and(|address| way.serves(self.source.id, address))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkState {
     Opening,

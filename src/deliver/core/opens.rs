@@ -251,6 +251,9 @@ impl Core {
         let source = match self.choose_source(site, way, lane, now) {
             Ok(source) => source,
             Err((limit, until)) => {
+                if let Some(link) = self.idle_in_the_way(site, way, lane, now) {
+                    self.quit(link);
+                }
                 self.alarm(until.unwrap_or(Timestamp::NEVER), Alarm::Site(id));
                 return Err(Refused::Same((limit, until)));
             }
@@ -309,7 +312,7 @@ impl Site {
 
     /// Connections that may stand, so that one of the lane may be opened: direct mail does not wait
     /// until a window has opened for newsletters.
-    fn most(&self, lane: Lane) -> u32 {
+    pub(super) fn most(&self, lane: Lane) -> u32 {
         match lane {
             Lane::Bulk => self.window(),
             Lane::Direct if self.failing_since.is_some() => 1,
@@ -341,7 +344,7 @@ impl Site {
     }
 
     /// Connections that may be busy with newsletters.
-    fn most_for_bulk(&self) -> u32 {
+    pub(super) fn most_for_bulk(&self) -> u32 {
         self.window().min(self.bulk_connections())
     }
 }

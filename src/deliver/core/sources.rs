@@ -73,6 +73,27 @@ impl Core {
         Ok(links)
     }
 
+    /// A connection that idles, is no use to mail of this way, and alone keeps its source from
+    /// opening one that is.
+    pub(super) fn idle_in_the_way(
+        &self,
+        site: &Site,
+        way: &Way,
+        lane: Lane,
+        now: Timestamp,
+    ) -> Option<LinkId> {
+        let is_meant = |link: &Link| {
+            let source = &link.source;
+            let may_open = way.pool.has(source.id)
+                && reaches(source, way)
+                && site.line.rests(source, lane, now).is_none();
+            let is_full = lane == Lane::Bulk && !self.has_room_for_bulk_from(site, source.id);
+            may_open && !is_full && !link.serves(way)
+        };
+        let mut idle = site.links.iter().copied().filter(|link| self.is_idle_link(*link));
+        idle.find(|link| self.links.get(link).is_some_and(is_meant))
+    }
+
     /// Whether one more connection from this source may be busy with bulk mail: direct mail finds
     /// as many free from each source as it does in all.
     pub(super) fn has_room_for_bulk_from(&self, site: &Site, source: SourceId) -> bool {

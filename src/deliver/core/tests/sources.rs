@@ -8,7 +8,7 @@ use crate::policy::source::{SourceRule, Sources};
 use crate::policy::tenant::TenantRule;
 
 /// Sources of these names; of each lane and tenant, those that it may use.
-fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> Config {
+pub(super) fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> Config {
     let rule = |name: &&str| SourceRule { name: (*name).into(), ..SourceRule::default() };
     let rules: Vec<SourceRule> = names.iter().map(rule).collect();
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
@@ -17,13 +17,13 @@ fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> C
     config
 }
 
-fn any() -> ByLane<&'static [&'static str]> {
+pub(super) fn any() -> ByLane<&'static [&'static str]> {
     ByLane { direct: &[], bulk: &[] }
 }
 
 impl World {
     /// Connections from the source of this name.
-    fn links_from(&self, name: &str) -> usize {
+    pub(super) fn links_from(&self, name: &str) -> usize {
         self.links.values().filter(|fake| fake.source.name == name).count()
     }
 
@@ -85,6 +85,22 @@ fn newsletters_leave_direct_mail_connections_from_each_source() {
     world.handoff("a.test");
     world.settle();
     assert_eq!((world.direct, world.links_from("a")), (1, 3));
+}
+
+#[test]
+fn one_that_idles_at_another_host_makes_room_at_its_source() {
+    let mut config = config(10, 2, 100);
+    config.sites.default.connections_per_source = 1;
+    let mut world = World::new(with_sources(config, &["a"], any()), 1);
+    world.dns = two_hosts;
+    world.handoff("a.test");
+    world.settle();
+    world.handoff("b.test");
+    world.settle();
+    assert_eq!((world.direct, world.opened.len(), world.links.len()), (2, 2, 1));
+    world.enqueue(1, Lane::Bulk, "a.test", 10, START);
+    world.settle();
+    assert_eq!((world.opened.len(), world.links.len()), (3, 1));
 }
 
 #[test]
