@@ -142,6 +142,7 @@ impl Core {
                 let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);
                 site.feedback.window.slowed(used, hold, now);
                 site.why = complaint.why;
+                self.shed(id);
             }
             Ask::Stop(wait) => self.stop(id, complaint.why, now.after(wait), now),
         }
