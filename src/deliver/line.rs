@@ -4,6 +4,7 @@
 //! the line is shared, while all other work is given to one connection.
 
 use super::connection::Transaction;
+use super::core::AHEAD;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::feedback::scoped::{Scoped, Standing};
@@ -139,6 +140,13 @@ struct State {
     sources: Scoped,
 }
 
+impl State {
+    fn next_from(&mut self, source: &Source, lane: Lane, now: Timestamp) -> Timestamp {
+        let told = self.sources.waits(&source.name, now).map_or(now, |(at, _)| at);
+        told.max(self.paces.next_from(What::Message, source.id, lane, now))
+    }
+}
+
 impl Line {
     /// See [`Paces::retune`].
     pub fn retune(&self, limits: &Limits, rates: &[Rate]) {
@@ -156,10 +164,10 @@ impl Line {
     }
 
     /// The first direct job that may go over a connection from `source` to `address` that takes
-    /// `room` more recipients.
+    /// `room` more recipients; none where the source rests for long, since others may not.
     pub fn pop(&self, source: &Source, address: IpAddr, room: u32, now: Timestamp) -> Option<Job> {
         let mut state = self.lock();
-        if state.sources.stopped(&source.name, now).is_some() {
+        if state.next_from(source, Lane::Direct, now) > now.after(AHEAD) {
             return None;
         }
         let at = state.direct.iter().position(|job| job.fits(source.id, address, room))?;
@@ -198,11 +206,26 @@ impl Line {
         self.lock().direct.iter().take(most).filter_map(|job| job.way.clone()).collect()
     }
 
-    /// True where a waiting job may go over a connection from `source` to `address` that takes
-    /// `room` more recipients.
+    /// When a waiting job may be taken by a connection from `source` to `address` that takes `room`
+    /// more recipients; not later than `now` where it may now, `None` where there is none for it.
     #[must_use]
-    pub fn serves(&self, source: SourceId, address: IpAddr, room: u32) -> bool {
-        self.lock().direct.iter().any(|job| job.fits(source, address, room))
+    pub fn serves_at(
+        &self,
+        source: &Source,
+        address: IpAddr,
+        room: u32,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let state = &mut *self.lock();
+        let fits = state.direct.iter().any(|job| job.fits(source.id, address, room));
+        fits.then(|| state.next_from(source, Lane::Direct, now).before(AHEAD))
+    }
+
+    /// When a message of the lane may begin from this source, for its own sake; not later than
+    /// `now` where it may now.
+    #[must_use]
+    pub fn next_from(&self, source: &Source, lane: Lane, now: Timestamp) -> Timestamp {
+        self.lock().next_from(source, lane, now)
     }
 
     /// How many messages of the lane may begin now from this source, up to `wanted`.

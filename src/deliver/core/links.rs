@@ -2,7 +2,7 @@
 
 use super::queues::{Queue, claim, is_direct};
 use super::sites::Site;
-use super::{BATCH, Command, Core, LinkId};
+use super::{AHEAD, Alarm, BATCH, Command, Core, LinkId};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
@@ -157,23 +157,31 @@ impl Core {
     pub(super) fn give(&mut self, id: LinkId, now: Timestamp) {
         let Some(link) = self.links.get(&id) else { return };
         let (Some(address), room) = (link.address, link.room.min(BATCH)) else { return };
-        let Some(site) = self.sites.get(&link.site) else { return };
+        let id_of_site = link.site;
+        let Some(site) = self.sites.get(&id_of_site) else { return };
         let was_bulk = link.lane == Lane::Bulk && link.state == LinkState::Busy;
         let (source, way) = (Arc::clone(&link.source), link.way.clone());
-        if link.state == LinkState::Idle && site.line.serves(source.id, address, link.room) {
-            self.set_busy(id, Lane::Direct);
-            return self.commands.push(Command::Wake(id));
+        let for_line = site.line.serves_at(&source, address, link.room, now);
+        if let Some(at) = for_line.filter(|_| link.state == LinkState::Idle) {
+            if at <= now {
+                self.set_busy(id, Lane::Direct);
+                return self.commands.push(Command::Wake(id));
+            }
+            self.alarms.insert((at, Alarm::Site(id_of_site)));
         }
         let may_bulk = if was_bulk {
             !self.is_ahead(site, &way, now)
         } else {
             self.has_room_for_bulk(site) && self.has_room_for_bulk_from(site, source.id)
         };
+        // What its source may not send for a while may go from another.
+        let rests = site.line.next_from(&source, Lane::Direct, now) > now.after(AHEAD);
         let paced = site.line.available(&source, Lane::Bulk, now, room);
-        let site = link.site;
-        for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
+        let (for_direct, for_bulk) =
+            (if rests { 0 } else { room }, if may_bulk { paced } else { 0 });
+        for (lane, room) in [(Lane::Direct, for_direct), (Lane::Bulk, for_bulk)] {
             if let Some((plan, early)) =
-                self.plan_for(site, (&source, address, &way), lane, room, now)
+                self.plan_for(id_of_site, (&source, address, &way), lane, room, now)
             {
                 let planned = plan.iter().map(|(_, n)| n).sum();
                 let mut claim = claim(plan, planned, now);

@@ -88,6 +88,29 @@ fn newsletters_leave_direct_mail_connections_from_each_source() {
 }
 
 #[test]
+fn direct_mail_goes_from_a_source_that_may_send_now() {
+    let mut config = config(10, 2, 100);
+    let rate = crate::policy::site::Rate { count: 2, per: Duration::from_secs(20) };
+    config.sites.default.rates_per_source = vec![rate];
+    let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
+    for taken in [&[1][..], &[1, 1], &[1, 1]] {
+        world.handoff("a.test");
+        world.settle();
+        // What it went from may send no more for a while; its connection idles.
+        for fake in world.links.values().filter(|fake| fake.room < 100) {
+            while fake.line.begin(&fake.source, Lane::Direct, world.now).is_ok() {}
+        }
+        let took: Vec<u32> = world.links.values().map(|fake| 100 - fake.room).collect();
+        assert_eq!(took, taken);
+    }
+    // The third goes from the first of them that may send again.
+    world.now = world.next_alarm(|alarm| matches!(alarm, Alarm::Site(_)));
+    assert_eq!(world.now.since(START).as_secs(), 20, "a second before it may");
+    world.settle();
+    assert_eq!(world.direct, 3);
+}
+
+#[test]
 fn one_that_idles_at_another_host_makes_room_at_its_source() {
     let mut config = config(10, 2, 100);
     config.sites.default.connections_per_source = 1;
