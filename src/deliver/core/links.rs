@@ -94,8 +94,13 @@ impl Core {
     }
 
     pub(super) fn not_opened(&mut self, id: LinkId, why: String, now: Timestamp) {
-        if let Some(link) = self.remove_link(id) {
-            self.trouble(link.site, why, now);
+        let Some(Link { site, source, .. }) = self.remove_link(id) else { return };
+        let stopped = self.sites.get(&site).and_then(|site| site.line.stopped(&source, now));
+        if stopped.is_some() {
+            // It was refused for its source's sake: no trouble of the site, others may go on.
+            self.touched.insert(site);
+        } else {
+            self.trouble(site, why, now);
         }
     }
 
