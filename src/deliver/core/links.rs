@@ -99,6 +99,8 @@ impl Core {
         if stopped.is_some() {
             // It was refused for its source's sake: no trouble of the site, others may go on.
             self.touched.insert(site);
+        } else if why.is_empty() {
+            self.crowded(site, source.id, now);
         } else {
             self.trouble(site, why, now);
         }

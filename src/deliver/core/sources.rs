@@ -58,6 +58,9 @@ impl Core {
         if !reaches(source, way) {
             return Err((Limit::Source, None));
         }
+        if let Some(until) = site.crowded.get(&source.id).filter(|until| **until > now) {
+            return Err((Limit::Connections, Some(*until)));
+        }
         let ahead = if lane == Lane::Direct { now.after(AHEAD) } else { now };
         match site.line.rests(source, lane, now) {
             // A connection that stands by then does not have to be waited for.
@@ -86,6 +89,7 @@ impl Core {
             let source = &link.source;
             let may_open = way.pool.has(source.id)
                 && reaches(source, way)
+                && site.crowded.get(&source.id).is_none_or(|until| *until <= now)
                 && site.line.rests(source, lane, now).is_none();
             let is_full = lane == Lane::Bulk && !self.has_room_for_bulk_from(site, source.id);
             may_open && !is_full && !link.serves(way)

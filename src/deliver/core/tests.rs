@@ -72,6 +72,8 @@ struct World {
     reachable: bool,
     /// What is opened to this address is never answered.
     hangs: Option<IpAddr>,
+    /// All addresses have as many connections from this source as they take.
+    crowded: Option<&'static str>,
     /// Connections that a host takes; one more is refused.
     cap: usize,
     refused: Vec<Timestamp>,
@@ -118,6 +120,7 @@ impl World {
             dns: shared_mx,
             reachable: true,
             hangs: None,
+            crowded: None,
             cap: usize::MAX,
             refused: Vec::new(),
             delivered: BTreeMap::new(),
@@ -249,6 +252,9 @@ impl World {
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
             Command::Open(opening) if self.hangs == Some(opening.hops[0].address) => {}
+            Command::Open(opening) if self.crowded == Some(&*opening.source.name) => {
+                self.core.handle(Event::NotOpened(opening.link, String::new()), now);
+            }
             Command::Open(opening) if self.links.len() >= self.cap => {
                 self.refused.push(now);
                 self.core.handle(Event::NotOpened(opening.link, "421 too many".into()), now);

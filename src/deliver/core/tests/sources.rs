@@ -225,3 +225,14 @@ fn a_small_receiver_sees_the_same_source_each_time() {
     }
     assert_eq!((world.direct, world.opened.len(), world.sources.len()), (10, 10, 1));
 }
+
+#[test]
+fn hosts_that_take_no_more_from_one_source_have_mail_from_another() {
+    for crowded in ["a", "b"] {
+        let mut world = World::new(with_sources(config(4, 1, 100), &["a", "b"], any()), 1);
+        world.crowded = Some(crowded);
+        world.handoff("a.test");
+        world.settle();
+        assert_eq!((world.direct, world.links_from(crowded)), (1, 0));
+    }
+}
