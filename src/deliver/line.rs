@@ -179,10 +179,10 @@ impl Line {
         self.lock().direct.drain(..).collect()
     }
 
-    /// Takes out the jobs of this way.
-    pub fn take_out(&self, key: &WayKey) -> Vec<Job> {
+    /// Takes out the jobs whose way is meant.
+    pub fn take_out(&self, is_meant: impl Fn(&Way) -> bool) -> Vec<Job> {
         let line = &mut self.lock().direct;
-        let meant = |job: &Job| job.way.as_ref().is_some_and(|way| way.key() == *key);
+        let meant = |job: &Job| job.way.as_ref().is_some_and(&is_meant);
         let (out, kept): (Vec<Job>, Vec<Job>) = line.drain(..).partition(meant);
         line.extend(kept);
         out

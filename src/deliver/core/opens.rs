@@ -80,6 +80,7 @@ impl Core {
                 Err(Refused::Same(limit)) => {
                     waits = Some(limit);
                     refused.insert(way.choice());
+                    self.release_what_rests(id, &way, limit, now);
                 }
                 Err(Refused::All(limit)) => {
                     waits = Some(limit);
@@ -88,6 +89,20 @@ impl Core {
             }
         }
         self.waits_for(id, Lane::Direct, waits, now);
+    }
+
+    /// Direct mail in line that none of its sources may send for longer than a connection idles
+    /// waits in the store, as it does where one had taken it: without room in memory.
+    fn release_what_rests(&mut self, id: SiteId, way: &Way, reached: Reached, now: Timestamp) {
+        let patience = self.config.delivery.idle_timeout.max(AHEAD);
+        let Some(site) = self.sites.get(&id) else { return };
+        if let (Limit::Source | Limit::Rate, Some(at)) = reached
+            && at > now.after(patience)
+        {
+            for job in site.line.take_out(|of| of.choice() == way.choice()) {
+                self.commands.push(Command::Release(job.transaction.leases()));
+            }
+        }
     }
 
     /// What the connections that are being opened for direct mail are meant for.

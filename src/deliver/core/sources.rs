@@ -144,7 +144,7 @@ impl Core {
             .filter_map(|way| Some((way.key(), self.has_no_source(site, way, now)?)))
             .collect();
         for (way, why) in refused {
-            for job in site.line.take_out(&way) {
+            for job in site.line.take_out(|of| of.key() == way) {
                 self.commands.push(Command::Conclude(job, shut(&why)));
             }
         }

@@ -90,7 +90,7 @@ fn newsletters_leave_direct_mail_connections_from_each_source() {
 #[test]
 fn direct_mail_goes_from_a_source_that_may_send_now() {
     let mut config = config(10, 2, 100);
-    let rate = crate::policy::site::Rate { count: 2, per: Duration::from_secs(20) };
+    let rate = crate::policy::site::Rate { count: 2, per: Duration::from_secs(8) };
     config.sites.default.rates_per_source = vec![rate];
     let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
     for taken in [&[1][..], &[1, 1], &[1, 1]] {
@@ -105,9 +105,24 @@ fn direct_mail_goes_from_a_source_that_may_send_now() {
     }
     // The third goes from the first of them that may send again.
     world.now = world.next_alarm(|alarm| matches!(alarm, Alarm::Site(_)));
-    assert_eq!(world.now.since(START).as_secs(), 20, "a second before it may");
+    assert_eq!(world.now.since(START).as_secs(), 7, "a second before it may");
     world.settle();
     assert_eq!(world.direct, 3);
+}
+
+#[test]
+fn direct_mail_that_no_source_may_send_for_long_waits_in_the_store() {
+    let mut config = config(10, 2, 100);
+    let rate = crate::policy::site::Rate { count: 1, per: Duration::from_secs(3_600) };
+    config.sites.default.rates_per_source = vec![rate];
+    let mut world = World::new(with_sources(config, &["a"], any()), 1);
+    for _ in 0..3 {
+        world.handoff("a.test");
+        world.settle();
+        let fake = world.links.values().next().unwrap();
+        _ = fake.line.begin(&fake.source, Lane::Direct, world.now);
+    }
+    assert_eq!((world.direct, world.released), (1, 2));
 }
 
 #[test]
