@@ -113,10 +113,9 @@ impl Job {
         out.into_iter().map(|delivery| delivery.lease).collect()
     }
 
-    /// True where it may go over a connection from `source` to `address` that takes `room` more
-    /// recipients.
-    fn fits(&self, source: SourceId, address: IpAddr, room: u32) -> bool {
-        self.count() <= room && self.way.as_ref().is_some_and(|way| way.serves(source, address))
+    /// True where it may go over a connection from `source` to `address`.
+    fn is_served(&self, source: SourceId, address: IpAddr) -> bool {
+        self.way.as_ref().is_some_and(|way| way.serves(source, address))
     }
 
     /// Number of recipients.
@@ -164,14 +163,21 @@ impl Line {
     }
 
     /// The first direct job that may go over a connection from `source` to `address` that takes
-    /// `room` more recipients; none where the source rests for long, since others may not.
+    /// `room` more recipients: as many of them, where all jobs have more. None where the source
+    /// rests for long, since others may not.
     pub fn pop(&self, source: &Source, address: IpAddr, room: u32, now: Timestamp) -> Option<Job> {
         let mut state = self.lock();
         if state.next_from(source, Lane::Direct, now) > now.after(AHEAD) {
             return None;
         }
-        let at = state.direct.iter().position(|job| job.fits(source.id, address, room))?;
-        state.direct.remove(at)
+        let line = &mut state.direct;
+        let serves = |job: &Job| job.is_served(source.id, address);
+        let whole = line.iter().position(|job| serves(job) && job.count() <= room);
+        let at = whole.or_else(|| line.iter().position(serves).filter(|_| room > 0))?;
+        let mut parts = line.remove(at)?.split(|_| room).into_iter();
+        let first = parts.next();
+        parts.rev().for_each(|rest| line.insert(at, rest));
+        first
     }
 
     /// Takes everything out.
@@ -206,19 +212,13 @@ impl Line {
         self.lock().direct.iter().take(most).filter_map(|job| job.way.clone()).collect()
     }
 
-    /// When a waiting job may be taken by a connection from `source` to `address` that takes `room`
-    /// more recipients; not later than `now` where it may now, `None` where there is none for it.
+    /// When a waiting job may be taken by a connection from `source` to `address` that has room;
+    /// not later than `now` where it may now, `None` where there is none for it.
     #[must_use]
-    pub fn serves_at(
-        &self,
-        source: &Source,
-        address: IpAddr,
-        room: u32,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    pub fn serves_at(&self, source: &Source, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
         let state = &mut *self.lock();
-        let fits = state.direct.iter().any(|job| job.fits(source.id, address, room));
-        fits.then(|| state.next_from(source, Lane::Direct, now).before(AHEAD))
+        let is_any = state.direct.iter().any(|job| job.is_served(source.id, address));
+        is_any.then(|| state.next_from(source, Lane::Direct, now).before(AHEAD))
     }
 
     /// When a message of the lane may begin from this source, for its own sake; not later than

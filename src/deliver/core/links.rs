@@ -168,8 +168,9 @@ impl Core {
         let Some(site) = self.sites.get(&id_of_site) else { return };
         let was_bulk = link.lane == Lane::Bulk && link.state == LinkState::Busy;
         let (source, way) = (Arc::clone(&link.source), link.way.clone());
-        let for_line = site.line.serves_at(&source, address, link.room, now);
-        if let Some(at) = for_line.filter(|_| link.state == LinkState::Idle) {
+        let may_take = link.state == LinkState::Idle && link.room > 0;
+        let for_line = site.line.serves_at(&source, address, now);
+        if let Some(at) = for_line.filter(|_| may_take) {
             if at <= now {
                 self.set_busy(id, Lane::Direct);
                 return self.commands.push(Command::Wake(id));

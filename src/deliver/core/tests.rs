@@ -154,6 +154,11 @@ impl World {
     }
 
     fn handoff(&mut self, domain: &str) {
+        self.handoff_to(domain, 1);
+    }
+
+    /// A direct message to so many of the domain.
+    fn handoff_to(&mut self, domain: &str, count: u16) {
         let id = MessageId::from_number(self.next_message).unwrap();
         self.next_message += 1;
         let recipient = Recipient::new(Mailbox::parse(&format!("ann@{domain}")).unwrap());
@@ -172,24 +177,24 @@ impl World {
             envelope: Envelope::from(ReversePath::Null),
             body: Default::default(),
         };
-        message.envelope.recipients.push(recipient.clone());
-        let lease = Lease {
-            delivery: DeliveryId { message: id, number: 0 },
-            queue: QueueId(0),
-            due_at: self.now,
-            fence: 1,
-        };
-        let delivery = Delivery {
-            lease,
-            recipient,
+        let deliver = |number| Delivery {
+            lease: Lease {
+                delivery: DeliveryId { message: id, number },
+                queue: QueueId(0),
+                due_at: self.now,
+                fence: 1,
+            },
+            recipient: recipient.clone(),
             attempts: 0,
             delay_notified: false,
             last_reply: String::new(),
         };
+        let deliveries = (0..count).map(|number| deliver(number.into())).collect();
+        message.envelope.recipients.push(recipient.clone());
         let claimed = Claimed {
             head: Arc::new(message.split().0),
             trusted_until: Timestamp::NEVER,
-            deliveries: vec![delivery],
+            deliveries,
         };
         let handoff = Handoff { claimed, body: Default::default(), receive: Duration::ZERO };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
@@ -324,9 +329,11 @@ impl World {
         let mut done = 0;
         let claimed: u32 = fake.has.iter().map(|(_, n)| n).sum();
         let next = |fake: &Fake| fake.line.pop(&fake.source, fake.address, fake.room, self.now);
-        while fake.room > claimed && next(fake).is_some() {
+        while fake.room > claimed
+            && let Some(job) = next(fake)
+        {
             self.direct += 1;
-            fake.room -= 1;
+            fake.room -= job.count();
             done += 1;
         }
         let mut room = fake.room;
