@@ -249,6 +249,40 @@ impl World {
         got
     }
 
+    fn open(&mut self, opening: Opening) {
+        let (now, link, address) = (self.now, opening.link, opening.hops[0].address);
+        let refused = |why: &str| Event::NotOpened(link, why.into());
+        if self.hangs == Some(address) {
+            return;
+        }
+        if self.crowded == Some(&*opening.source.name) {
+            return self.core.handle(refused(""), now);
+        }
+        if self.links.len() >= self.cap {
+            self.refused.push(now);
+            return self.core.handle(refused("421 too many"), now);
+        }
+        if !self.reachable {
+            return self.core.handle(refused("refused"), now);
+        }
+        self.opened.push(now);
+        self.sources.insert(opening.source.name.clone());
+        let fake = Fake {
+            site: opening.site.to_string(),
+            line: opening.line,
+            source: opening.source,
+            room: opening.limits.deliveries_per_connection,
+            address,
+            has: Vec::new(),
+            idle: false,
+            claims: 0,
+            lane: Lane::Direct,
+        };
+        self.links.insert(link, fake);
+        self.core.handle(Event::Opened(link, address), now);
+        self.work(link);
+    }
+
     fn obey(&mut self, command: Command) {
         let now = self.now;
         match command {
@@ -256,36 +290,7 @@ impl World {
                 let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
-            Command::Open(opening) if self.hangs == Some(opening.hops[0].address) => {}
-            Command::Open(opening) if self.crowded == Some(&*opening.source.name) => {
-                self.core.handle(Event::NotOpened(opening.link, String::new()), now);
-            }
-            Command::Open(opening) if self.links.len() >= self.cap => {
-                self.refused.push(now);
-                self.core.handle(Event::NotOpened(opening.link, "421 too many".into()), now);
-            }
-            Command::Open(opening) if self.reachable => {
-                self.opened.push(now);
-                self.sources.insert(opening.source.name.clone());
-                let address = opening.hops[0].address;
-                let fake = Fake {
-                    site: opening.site.to_string(),
-                    line: opening.line,
-                    source: opening.source,
-                    room: opening.limits.deliveries_per_connection,
-                    address,
-                    has: Vec::new(),
-                    idle: false,
-                    claims: 0,
-                    lane: Lane::Direct,
-                };
-                self.links.insert(opening.link, fake);
-                self.core.handle(Event::Opened(opening.link, address), now);
-                self.work(opening.link);
-            }
-            Command::Open(opening) => {
-                self.core.handle(Event::NotOpened(opening.link, "refused".into()), now);
-            }
+            Command::Open(opening) => self.open(opening),
             Command::Claim(link, claim) => {
                 let got =
                     if self.links.contains_key(&link) { self.take(&claim) } else { HashMap::new() };
