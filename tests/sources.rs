@@ -157,3 +157,17 @@ fn an_address_that_is_not_ours_is_told_at_the_start() {
     });
     assert!(!node.answers(Duration::from_millis(200)));
 }
+
+#[test]
+fn a_source_that_is_refused_at_the_door_holds_up_no_mail() {
+    let bench = Bench::new(|setup| setup);
+    let listed = "554 5.7.1 Service unavailable; Client host [127.0.0.12] blocked using \
+                  zen.spamhaus.org";
+    bench.receiver.rule(Rule::reply(Stage::Banner, listed).from("127.0.0.12"));
+    bench.send("a@s.test", "r@d.test", &message::direct("m"));
+    let mail = bench.sink.wait_for("m");
+    assert_eq!(mail.client.to_string(), "127.0.0.11");
+    let log = bench.node.log();
+    assert!(log.contains("rule=\"listed\"") && log.contains("connection_use=1"), "{log}");
+    assert!(!log.contains("delivery.deferred") && !log.contains("site.unreachable"), "{log}");
+}

@@ -4,6 +4,7 @@
 //! the line is shared, while all other work is given to one connection.
 
 use super::connection::Transaction;
+use super::core::AHEAD;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::feedback::scoped::{Scoped, Standing};
@@ -36,6 +37,13 @@ impl Way {
     #[must_use]
     pub fn key(&self) -> WayKey {
         (Arc::clone(&self.route.addresses), self.pool.clone())
+    }
+
+    /// Mail of equal ones has the same sources to choose from.
+    #[must_use]
+    pub fn choice(&self) -> (Pool, bool, bool) {
+        let has = |v4| self.route.addresses.iter().any(|address| address.is_ipv4() == v4);
+        (self.pool.clone(), has(true), has(false))
     }
 
     /// True where its mail may go over a connection from `source` to `address`.
@@ -105,10 +113,9 @@ impl Job {
         out.into_iter().map(|delivery| delivery.lease).collect()
     }
 
-    /// True where it may go over a connection from `source` to `address` that takes `room` more
-    /// recipients.
-    fn fits(&self, source: SourceId, address: IpAddr, room: u32) -> bool {
-        self.count() <= room && self.way.as_ref().is_some_and(|way| way.serves(source, address))
+    /// True where it may go over a connection from `source` to `address`.
+    fn is_served(&self, source: SourceId, address: IpAddr) -> bool {
+        self.way.as_ref().is_some_and(|way| way.serves(source, address))
     }
 
     /// Number of recipients.
@@ -132,6 +139,13 @@ struct State {
     sources: Scoped,
 }
 
+impl State {
+    fn next_from(&mut self, source: &Source, lane: Lane, now: Timestamp) -> Timestamp {
+        let told = self.sources.waits(&source.name, now).map_or(now, |(at, _)| at);
+        told.max(self.paces.next_from(What::Message, source.id, lane, now))
+    }
+}
+
 impl Line {
     /// See [`Paces::retune`].
     pub fn retune(&self, limits: &Limits, rates: &[Rate]) {
@@ -149,14 +163,21 @@ impl Line {
     }
 
     /// The first direct job that may go over a connection from `source` to `address` that takes
-    /// `room` more recipients.
+    /// `room` more recipients: as many of them, where all jobs have more. None where the source
+    /// rests for long, since others may not.
     pub fn pop(&self, source: &Source, address: IpAddr, room: u32, now: Timestamp) -> Option<Job> {
         let mut state = self.lock();
-        if state.sources.stopped(&source.name, now).is_some() {
+        if state.next_from(source, Lane::Direct, now) > now.after(AHEAD) {
             return None;
         }
-        let at = state.direct.iter().position(|job| job.fits(source.id, address, room))?;
-        state.direct.remove(at)
+        let line = &mut state.direct;
+        let serves = |job: &Job| job.is_served(source.id, address);
+        let whole = line.iter().position(|job| serves(job) && job.count() <= room);
+        let at = whole.or_else(|| line.iter().position(serves).filter(|_| room > 0))?;
+        let mut parts = line.remove(at)?.split(|_| room).into_iter();
+        let first = parts.next();
+        parts.rev().for_each(|rest| line.insert(at, rest));
+        first
     }
 
     /// Takes everything out.
@@ -164,10 +185,10 @@ impl Line {
         self.lock().direct.drain(..).collect()
     }
 
-    /// Takes out the jobs of this way.
-    pub fn take_out(&self, key: &WayKey) -> Vec<Job> {
+    /// Takes out the jobs whose way is meant.
+    pub fn take_out(&self, is_meant: impl Fn(&Way) -> bool) -> Vec<Job> {
         let line = &mut self.lock().direct;
-        let meant = |job: &Job| job.way.as_ref().is_some_and(|way| way.key() == *key);
+        let meant = |job: &Job| job.way.as_ref().is_some_and(&is_meant);
         let (out, kept): (Vec<Job>, Vec<Job>) = line.drain(..).partition(meant);
         line.extend(kept);
         out
@@ -191,11 +212,20 @@ impl Line {
         self.lock().direct.iter().take(most).filter_map(|job| job.way.clone()).collect()
     }
 
-    /// True where a waiting job may go over a connection from `source` to `address` that takes
-    /// `room` more recipients.
+    /// When a waiting job may be taken by a connection from `source` to `address` that has room;
+    /// not later than `now` where it may now, `None` where there is none for it.
     #[must_use]
-    pub fn serves(&self, source: SourceId, address: IpAddr, room: u32) -> bool {
-        self.lock().direct.iter().any(|job| job.fits(source, address, room))
+    pub fn serves_at(&self, source: &Source, address: IpAddr, now: Timestamp) -> Option<Timestamp> {
+        let state = &mut *self.lock();
+        let is_any = state.direct.iter().any(|job| job.is_served(source.id, address));
+        is_any.then(|| state.next_from(source, Lane::Direct, now).before(AHEAD))
+    }
+
+    /// When a message of the lane may begin from this source, for its own sake; not later than
+    /// `now` where it may now.
+    #[must_use]
+    pub fn next_from(&self, source: &Source, lane: Lane, now: Timestamp) -> Timestamp {
+        self.lock().next_from(source, lane, now)
     }
 
     /// How many messages of the lane may begin now from this source, up to `wanted`.

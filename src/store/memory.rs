@@ -305,12 +305,13 @@ impl Store for MemoryStore {
                 let room = (claim.limit as usize).saturating_sub(keys.len());
                 let found: Vec<Cursor> = data
                     .queue(*queue)
+                    .filter(|row| !live.leases.contains(row.key.delivery))
                     .take_while(|row| {
                         claim.expired_at.is_some() || claim.reaches(row.key.due_at, row.attempts)
                     })
                     .filter(|row| data.is_wanted(row, &claim))
                     .map(|row| row.key)
-                    .filter(|key| !live.leases.contains(key.delivery) && !keys.contains(key))
+                    .filter(|key| !keys.contains(key))
                     .take(room.min(*most as usize))
                     .collect();
                 keys.extend(found);

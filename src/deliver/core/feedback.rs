@@ -17,8 +17,8 @@ use std::time::Duration;
 const SHUT_SHARE: u32 = 8;
 const SHUT_MIN: Duration = Duration::from_secs(5);
 const SHUT_MAX: Duration = Duration::from_secs(300);
-/// No further connection for so long where all addresses were at their limit: others may close any
-/// moment.
+/// No further connection for so long where all addresses were at their limit, or one was refused:
+/// others may close any moment.
 const CROWDED: Duration = Duration::from_secs(1);
 /// A site that took mail so short a time ago is not given up for one refusal.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -40,12 +40,10 @@ impl Core {
         let opening = self.count_links(site, |l| l.state == LinkState::Opening) > 0;
         let undecided = others == 0 && (opening || is_alive);
         let Some(site) = self.sites.get_mut(&id) else { return };
-        if why.is_empty() || undecided {
-            site.refused_beside = opening && !why.is_empty();
+        if undecided {
+            site.refused_beside = opening;
             site.crowded_until = now.after(CROWDED);
-            if !why.is_empty() {
-                site.why = why;
-            }
+            site.why = why;
         } else if others > 0 {
             if !site.feedback.window.refused(others, now) {
                 site.crowded_until = now.after(CROWDED);
@@ -61,6 +59,15 @@ impl Core {
             let pause = (now.since(since) / SHUT_SHARE).clamp(SHUT_MIN, SHUT_MAX);
             self.shut(id, why, now.after(pause));
         }
+        self.touched.insert(id);
+    }
+
+    /// All addresses had as many connections from this source as they take: with those of other
+    /// sites, which others may not have.
+    pub(super) fn crowded(&mut self, id: SiteId, source: SourceId, now: Timestamp) {
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        site.crowded.retain(|_, until| *until > now);
+        site.crowded.insert(source, now.after(CROWDED));
         self.touched.insert(id);
     }
 
@@ -143,6 +150,7 @@ impl Core {
                 let used = u32::try_from(site.links.len()).unwrap_or(u32::MAX);
                 site.feedback.window.slowed(used, hold, now);
                 site.why = complaint.why;
+                self.shed(id);
             }
             Ask::Stop(wait) => self.stop(id, complaint.why, now.after(wait), now),
         }

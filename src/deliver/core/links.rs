@@ -2,7 +2,7 @@
 
 use super::queues::{Queue, claim, is_direct};
 use super::sites::Site;
-use super::{BATCH, Command, Core, LinkId};
+use super::{AHEAD, Alarm, BATCH, Command, Core, LinkId};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
@@ -30,6 +30,13 @@ pub(super) struct Link {
     claims: u32,
     /// It has delivered something.
     useful: bool,
+}
+
+impl Link {
+    /// True where it stands, and mail of this way may go over it.
+    pub(super) fn serves(&self, way: &Way) -> bool {
+        self.address.is_some_and(|address| way.serves(self.source.id, address))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +94,15 @@ impl Core {
     }
 
     pub(super) fn not_opened(&mut self, id: LinkId, why: String, now: Timestamp) {
-        if let Some(link) = self.remove_link(id) {
-            self.trouble(link.site, why, now);
+        let Some(Link { site, source, .. }) = self.remove_link(id) else { return };
+        let stopped = self.sites.get(&site).and_then(|site| site.line.stopped(&source, now));
+        if stopped.is_some() {
+            // It was refused for its source's sake: no trouble of the site, others may go on.
+            self.touched.insert(site);
+        } else if why.is_empty() {
+            self.crowded(site, source.id, now);
+        } else {
+            self.trouble(site, why, now);
         }
     }
 
@@ -150,23 +164,32 @@ impl Core {
     pub(super) fn give(&mut self, id: LinkId, now: Timestamp) {
         let Some(link) = self.links.get(&id) else { return };
         let (Some(address), room) = (link.address, link.room.min(BATCH)) else { return };
-        let Some(site) = self.sites.get(&link.site) else { return };
+        let id_of_site = link.site;
+        let Some(site) = self.sites.get(&id_of_site) else { return };
         let was_bulk = link.lane == Lane::Bulk && link.state == LinkState::Busy;
         let (source, way) = (Arc::clone(&link.source), link.way.clone());
-        if link.state == LinkState::Idle && site.line.serves(source.id, address, link.room) {
-            self.set_busy(id, Lane::Direct);
-            return self.commands.push(Command::Wake(id));
+        let may_take = link.state == LinkState::Idle && link.room > 0;
+        let for_line = site.line.serves_at(&source, address, now);
+        if let Some(at) = for_line.filter(|_| may_take) {
+            if at <= now {
+                self.set_busy(id, Lane::Direct);
+                return self.commands.push(Command::Wake(id));
+            }
+            self.alarms.insert((at, Alarm::Site(id_of_site)));
         }
         let may_bulk = if was_bulk {
             !self.is_ahead(site, &way, now)
         } else {
             self.has_room_for_bulk(site) && self.has_room_for_bulk_from(site, source.id)
         };
+        // What its source may not send for a while may go from another.
+        let rests = site.line.next_from(&source, Lane::Direct, now) > now.after(AHEAD);
         let paced = site.line.available(&source, Lane::Bulk, now, room);
-        let site = link.site;
-        for (lane, room) in [(Lane::Direct, room), (Lane::Bulk, if may_bulk { paced } else { 0 })] {
+        let (for_direct, for_bulk) =
+            (if rests { 0 } else { room }, if may_bulk { paced } else { 0 });
+        for (lane, room) in [(Lane::Direct, for_direct), (Lane::Bulk, for_bulk)] {
             if let Some((plan, early)) =
-                self.plan_for(site, (&source, address, &way), lane, room, now)
+                self.plan_for(id_of_site, (&source, address, &way), lane, room, now)
             {
                 let planned = plan.iter().map(|(_, n)| n).sum();
                 let mut claim = claim(plan, planned, now);

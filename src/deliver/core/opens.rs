@@ -2,16 +2,16 @@
 
 use super::links::{Link, LinkState};
 use super::sites::{Lines, Site};
-use super::{AHEAD, Alarm, BATCH, Command, Core, LinkId, Opening, PRESSED};
+use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
 use crate::base::time::Timestamp;
-use crate::deliver::line::Way;
+use crate::deliver::line::{Way, WayKey};
 use crate::mail::message::Lane;
 use crate::policy::paces::What;
 use crate::policy::shares::Shares;
 use crate::policy::site::route::hops;
 use crate::policy::site::{Limit, Limits, SiteId};
 use crate::policy::source::Pool;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -39,6 +39,14 @@ struct Want {
 /// A limit that holds mail back, and until when where that is known.
 pub(super) type Reached = (Limit, Option<Timestamp>);
 
+/// Why no connection is opened.
+enum Refused {
+    /// For any mail of the site.
+    All(Reached),
+    /// For mail that has the same sources to choose from; other mail may have one.
+    Same(Reached),
+}
+
 impl Core {
     /// One connection for each waiting direct job or queue that no opening one is meant for.
     pub(super) fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
@@ -57,18 +65,53 @@ impl Core {
             }
             return self.waits_for(id, Lane::Direct, waits, now);
         }
-        let opening =
-            self.count_links(site, |l| l.state == LinkState::Opening && l.lane == Lane::Direct);
-        for way in wanted.into_iter().skip(opening) {
-            if let Err(reached) = self.open(id, &way, Lane::Direct, now) {
-                if matches!(reached, (Limit::Connections | Limit::Window, None)) {
-                    self.give_way(id, &way);
+        let mut opening: Vec<WayKey> = self.opening_for_direct(site);
+        let mut refused = BTreeSet::new();
+        for way in wanted {
+            if let Some(at) = opening.iter().position(|key| *key == way.key()) {
+                opening.swap_remove(at);
+                continue;
+            }
+            if refused.contains(&way.choice()) {
+                continue;
+            }
+            match self.open(id, &way, Lane::Direct, now) {
+                Ok(()) => {}
+                Err(Refused::Same(limit)) => {
+                    waits = Some(limit);
+                    refused.insert(way.choice());
+                    self.release_what_rests(id, &way, limit, now);
+                    self.give_way(id, &way, limit);
                 }
-                waits = Some(reached);
-                break;
+                Err(Refused::All(limit)) => {
+                    waits = Some(limit);
+                    self.give_way(id, &way, limit);
+                    break;
+                }
             }
         }
         self.waits_for(id, Lane::Direct, waits, now);
+    }
+
+    /// Direct mail in line that none of its sources may send for longer than a connection idles
+    /// waits in the store, as it does where one had taken it: without room in memory.
+    fn release_what_rests(&mut self, id: SiteId, way: &Way, reached: Reached, now: Timestamp) {
+        let patience = self.config.delivery.idle_timeout.max(AHEAD);
+        let Some(site) = self.sites.get(&id) else { return };
+        if let (Limit::Source | Limit::Rate, Some(at)) = reached
+            && at > now.after(patience)
+        {
+            for job in site.line.take_out(|of| of.choice() == way.choice()) {
+                self.commands.push(Command::Release(job.transaction.leases()));
+            }
+        }
+    }
+
+    /// What the connections that are being opened for direct mail are meant for.
+    fn opening_for_direct(&self, site: &Site) -> Vec<WayKey> {
+        let links = site.links.iter().filter_map(|link| self.links.get(link));
+        let is_opening = |l: &&Link| l.state == LinkState::Opening && l.lane == Lane::Direct;
+        links.filter(is_opening).map(|link| link.way.key()).collect()
     }
 
     /// One connection for each connection's worth that those at it will not take any more.
@@ -89,17 +132,26 @@ impl Core {
                 want.count += want.pressed;
             }
         }
+        let mut refused = BTreeSet::new();
         while let Some(want) = wants
             .iter_mut()
-            .filter(|want| want.at_it < want.count)
+            .filter(|want| want.at_it < want.count && !refused.contains(&want.way.choice()))
             .min_by_key(|want| (want.stands, want.at_it))
         {
-            if let Err(limit) = self.open(id, &want.way, Lane::Bulk, now) {
-                waits = Some(limit);
-                break;
+            match self.open(id, &want.way, Lane::Bulk, now) {
+                Ok(()) => {
+                    want.at_it += 1;
+                    want.stands = want.stands.saturating_add(worth);
+                }
+                Err(Refused::Same(limit)) => {
+                    waits = Some(limit);
+                    refused.insert(want.way.choice());
+                }
+                Err(Refused::All(limit)) => {
+                    waits = Some(limit);
+                    break;
+                }
             }
-            want.at_it += 1;
-            want.stands = want.stands.saturating_add(worth);
         }
         for want in wants.iter().filter(|want| want.at_it >= want.count) {
             self.relieve(id, &want.way, now);
@@ -185,48 +237,48 @@ impl Core {
     /// Opens a connection.
     ///
     /// # Errors
-    /// The limit that says no, and until when where that is known.
-    fn open(&mut self, id: SiteId, way: &Way, lane: Lane, now: Timestamp) -> Result<(), Reached> {
-        let Some(site) = self.sites.get(&id) else { return Err((Limit::Gate, None)) };
+    /// The limit that says no.
+    fn open(&mut self, id: SiteId, way: &Way, lane: Lane, now: Timestamp) -> Result<(), Refused> {
+        let all = |limit, until| Err(Refused::All((limit, until)));
+        let Some(site) = self.sites.get(&id) else { return all(Limit::Gate, None) };
         if site.crowded_until > now {
             let until = site.crowded_until;
             self.alarm(until, Alarm::Site(id));
-            return Err((Limit::Connections, Some(until)));
+            return all(Limit::Connections, Some(until));
         }
-        let reached = if site.is_window_the_limit(lane) {
+        let (limit, until) = if site.is_window_the_limit(lane) {
             (Limit::Window, site.feedback.window.retry_at(now))
         } else {
             (Limit::Connections, None)
         };
         if lane == Lane::Bulk && !self.has_room_for_bulk(site) {
-            return Err(reached);
+            return all(limit, until);
         }
         if site.links.len() >= site.most(lane) as usize {
-            self.make_room(id, |_| true);
-            return Err(reached);
+            // One that idles, to addresses that are no use here, makes room.
+            if let Some(link) = site.links.iter().copied().find(|l| self.is_idle_link(*l)) {
+                self.quit(link);
+            }
+            return all(limit, until);
         }
         if self.links.len() >= self.most_in_all(lane) {
             self.starved.of_mut(lane).insert(id);
-            return Err((Limit::AllConnections, None));
+            return all(Limit::AllConnections, None);
         }
-        let chosen = self.choose_source(site, way, lane, now).and_then(|source| {
-            match site.line.begin_open(&source, lane, now) {
-                Ok(()) => Ok(source),
-                Err(at) => Err((Limit::ConnectionRate, Some(at))),
-            }
-        });
-        let source = match chosen {
+        let source = match self.choose_source(site, way, lane, now) {
             Ok(source) => source,
             Err((limit, until)) => {
-                let of_pool = |source| self.has_room_for_bulk_from(site, source);
-                let room_helps = lane == Lane::Direct || way.pool.ids().any(of_pool);
-                if limit == Limit::Connections && room_helps {
-                    self.make_room(id, |link| way.pool.has(link.source.id));
+                if let Some(link) = self.idle_in_the_way(site, way, lane, now) {
+                    self.quit(link);
                 }
                 self.alarm(until.unwrap_or(Timestamp::NEVER), Alarm::Site(id));
-                return Err((limit, until));
+                return Err(Refused::Same((limit, until)));
             }
         };
+        if let Err(at) = site.line.begin_open(&source, lane, now) {
+            self.alarm(at, Alarm::Site(id));
+            return all(Limit::ConnectionRate, Some(at));
+        }
         let hops = hops(&way.route.hosts, &source, self.config.delivery.hosts_max, &mut self.rng);
         let (name, line, mut limits) =
             (Arc::clone(&site.name), Arc::clone(&site.line), site.limits.clone());
@@ -239,27 +291,18 @@ impl Core {
         Ok(())
     }
 
-    /// Ends a connection that idles: to addresses that are no use here, or from a source that is
-    /// none, or it would have been given the work.
-    fn make_room(&mut self, id: SiteId, of: impl Fn(&Link) -> bool) {
-        let Some(site) = self.sites.get(&id) else { return };
-        let idles = |id: &&LinkId| {
-            self.links.get(id).is_some_and(|link| link.state == LinkState::Idle && of(link))
-        };
-        if let Some(link) = site.links.iter().find(idles).copied() {
-            self.quit(link);
-        }
-    }
-
-    /// Direct mail does not wait until a connection that newsletters keep busy is used up: where none
-    /// that stands can take it, and there is no room for another, one ends after its transaction.
-    fn give_way(&mut self, id: SiteId, way: &Way) {
-        let Some(site) = self.sites.get(&id) else { return };
+    /// Direct mail does not wait until a connection that newsletters keep busy is used up: where
+    /// none that stands can take it, and there is no room for another, one ends after its
+    /// transaction.
+    fn give_way(&mut self, id: SiteId, way: &Way, reached: Reached) {
+        let is_full = matches!(reached, (Limit::Connections | Limit::Window, None));
+        let Some(site) = self.sites.get(&id).filter(|_| is_full) else { return };
         let links = || site.links.iter().filter_map(|id| Some((*id, self.links.get(id)?)));
-        let may_take = |link: &Link| match link.address {
-            _ if link.state == LinkState::Ending => true,
-            Some(address) => way.serves(link.source.id, address),
-            None => true,
+        let own = way.key();
+        let may_take = |link: &Link| match link.state {
+            LinkState::Ending => true,
+            LinkState::Opening => link.way.key() == own,
+            LinkState::Busy | LinkState::Idle => link.serves(way),
         };
         if links().any(|(_, link)| may_take(link)) {
             return;
@@ -308,7 +351,7 @@ impl Site {
 
     /// Connections that may stand, so that one of the lane may be opened: direct mail does not wait
     /// until a window has opened for newsletters.
-    fn most(&self, lane: Lane) -> u32 {
+    pub(super) fn most(&self, lane: Lane) -> u32 {
         match lane {
             Lane::Bulk => self.window(),
             Lane::Direct if self.failing_since.is_some() => 1,
@@ -340,7 +383,7 @@ impl Site {
     }
 
     /// Connections that may be busy with newsletters.
-    fn most_for_bulk(&self) -> u32 {
+    pub(super) fn most_for_bulk(&self) -> u32 {
         self.window().min(self.bulk_connections())
     }
 }

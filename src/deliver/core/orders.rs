@@ -5,7 +5,7 @@
 //! ends; but where there are more connections than are allowed now, those too many end after their
 //! transaction.
 
-use super::links::LinkState;
+use super::links::{Link, LinkState};
 use super::queues::Place;
 use super::{Alarm, Command, Core, LinkId, Turn};
 use crate::base::address::Domain;
@@ -16,8 +16,6 @@ use crate::mail::message::Lane;
 use crate::policy::orders::Orders;
 use crate::policy::site::SiteId;
 use crate::policy::site::route::Route;
-use crate::policy::source::SourceId;
-use std::collections::{BTreeSet, HashMap};
 
 impl Core {
     /// Puts these orders in place of those before. To be followed by [`Core::step`]. The sites that
@@ -107,36 +105,37 @@ impl Core {
         self.orders.suspension_of(is_site, tenant, campaign, lane, now).is_some()
     }
 
-    /// Ends the connections of a site that are more than its limits allow, in all or from a source:
-    /// those that idle or open first, direct mail's last.
-    fn shed(&mut self, id: SiteId) {
+    /// Ends the connections of a site that are more than it may have now, in all or from one
+    /// source: those that idle or open first, direct mail's last.
+    pub(super) fn shed(&mut self, id: SiteId) {
         let Some(site) = self.sites.get(&id) else { return };
         let link = |id: &LinkId| self.links.get(id).filter(|link| link.state != LinkState::Ending);
         let mut standing: Vec<_> =
             site.links.iter().filter_map(|id| Some((*id, link(id)?))).collect();
         standing.sort_by_key(|(_, link)| match (link.state, link.lane) {
-            (LinkState::Idle, _) => 0,
-            (LinkState::Opening, _) => 1,
-            (_, Lane::Bulk) => 2,
-            (_, Lane::Direct) => 3,
+            (LinkState::Idle, _) => 3,
+            (LinkState::Opening, _) => 2,
+            (_, Lane::Bulk) => 1,
+            (_, Lane::Direct) => 0,
         });
-        let most = site.limits.connections as usize;
-        let too_many = standing.len().saturating_sub(most);
-        let kept = standing.split_off(too_many);
-        let bulk = kept.iter().filter(|(_, l)| l.lane == Lane::Bulk && l.state != LinkState::Idle);
-        let too_many_bulk = bulk.clone().count().saturating_sub(site.bulk_connections() as usize);
-        let mut ending: BTreeSet<LinkId> =
-            standing.iter().chain(bulk.take(too_many_bulk)).map(|(id, _)| *id).collect();
-        let (mut of_source, mut over) = (HashMap::<SourceId, u32>::new(), Vec::new());
-        // The last in that order stay.
-        for (id, link) in kept.iter().rev().filter(|(id, _)| !ending.contains(id)) {
-            let count = of_source.entry(link.source.id).or_default();
-            *count += 1;
-            if *count > site.limits.connections_per_source {
-                over.push(*id);
+        let is_bulk = |link: &Link| link.lane == Lane::Bulk && link.state != LinkState::Idle;
+        let (mut kept, mut ending): (Vec<&Link>, _) = (Vec::new(), Vec::new());
+        for (id, link) in standing {
+            let beside = |test: &dyn Fn(&Link) -> bool| kept.iter().filter(|l| test(l)).count();
+            let is_from_there = |l: &Link| l.source.id == link.source.id;
+            let fits = beside(&|_| true) < site.most(Lane::Direct) as usize
+                && beside(&is_from_there) < site.limits.connections_per_source as usize;
+            let fits_as_bulk = || {
+                let from_there = beside(&|l| is_bulk(l) && is_from_there(l));
+                beside(&is_bulk) < site.most_for_bulk() as usize
+                    && from_there < site.bulk_connections_per_source() as usize
+            };
+            if fits && (!is_bulk(link) || fits_as_bulk()) {
+                kept.push(link);
+            } else {
+                ending.push(id);
             }
         }
-        ending.extend(over);
         ending.into_iter().for_each(|link| self.quit(link));
     }
 }

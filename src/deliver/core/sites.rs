@@ -17,6 +17,7 @@ use crate::policy::schedule::Turns;
 use crate::policy::shares::Shares;
 use crate::policy::site::route::Route;
 use crate::policy::site::{Limit, Limits, SiteId};
+use crate::policy::source::SourceId;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::Delivery;
@@ -48,8 +49,10 @@ pub(super) struct Site {
     pub(super) refused_beside: bool,
     /// When it last took mail.
     pub(super) succeeded_at: Timestamp,
-    /// No new connection before this: all addresses were at their limit.
+    /// No new connection before this: one was refused.
     pub(super) crowded_until: Timestamp,
+    /// Nor from these sources: all addresses were at their limit.
+    pub(super) crowded: BTreeMap<SourceId, Timestamp>,
     /// Last trouble; empty after a success.
     pub(super) why: String,
     /// What mail waits for.
@@ -119,6 +122,7 @@ impl Core {
                 refused_beside: false,
                 succeeded_at: Timestamp(0),
                 crowded_until: Timestamp(0),
+                crowded: BTreeMap::new(),
                 why: String::new(),
                 waits: Waits::default(),
                 shares: ByLane::default(),

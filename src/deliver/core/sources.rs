@@ -58,6 +58,9 @@ impl Core {
         if !reaches(source, way) {
             return Err((Limit::Source, None));
         }
+        if let Some(until) = site.crowded.get(&source.id).filter(|until| **until > now) {
+            return Err((Limit::Connections, Some(*until)));
+        }
         let ahead = if lane == Lane::Direct { now.after(AHEAD) } else { now };
         match site.line.rests(source, lane, now) {
             // A connection that stands by then does not have to be waited for.
@@ -71,6 +74,28 @@ impl Core {
             return Err((Limit::Connections, None));
         }
         Ok(links)
+    }
+
+    /// A connection that idles, is no use to mail of this way, and alone keeps its source from
+    /// opening one that is.
+    pub(super) fn idle_in_the_way(
+        &self,
+        site: &Site,
+        way: &Way,
+        lane: Lane,
+        now: Timestamp,
+    ) -> Option<LinkId> {
+        let is_meant = |link: &Link| {
+            let source = &link.source;
+            let may_open = way.pool.has(source.id)
+                && reaches(source, way)
+                && site.crowded.get(&source.id).is_none_or(|until| *until <= now)
+                && site.line.rests(source, lane, now).is_none();
+            let is_full = lane == Lane::Bulk && !self.has_room_for_bulk_from(site, source.id);
+            may_open && !is_full && !link.serves(way)
+        };
+        let mut idle = site.links.iter().copied().filter(|link| self.is_idle_link(*link));
+        idle.find(|link| self.links.get(link).is_some_and(is_meant))
     }
 
     /// Whether one more connection from this source may be busy with bulk mail: direct mail finds
@@ -119,7 +144,7 @@ impl Core {
             .filter_map(|way| Some((way.key(), self.has_no_source(site, way, now)?)))
             .collect();
         for (way, why) in refused {
-            for job in site.line.take_out(&way) {
+            for job in site.line.take_out(|of| of.key() == way) {
                 self.commands.push(Command::Conclude(job, shut(&why)));
             }
         }

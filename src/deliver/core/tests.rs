@@ -70,6 +70,10 @@ struct World {
     /// Site behind each domain: the address of its host.
     dns: fn(&Domain) -> Resolution,
     reachable: bool,
+    /// What is opened to this address is never answered.
+    hangs: Option<IpAddr>,
+    /// All addresses have as many connections from this source as they take.
+    crowded: Option<&'static str>,
     /// Connections that a host takes; one more is refused.
     cap: usize,
     refused: Vec<Timestamp>,
@@ -95,6 +99,16 @@ fn shared_mx(_: &Domain) -> Resolution {
     }])
 }
 
+/// Two hosts of one site, the second of them for `b.test`.
+fn two_hosts(domain: &Domain) -> Resolution {
+    let n = if domain.as_str() == "b.test" { 2 } else { 1 };
+    Resolution::Hosts(vec![MxHost {
+        preference: 10,
+        name: "mx.shared.test".into(),
+        addresses: vec![[192, 0, 2, n].into()],
+    }])
+}
+
 impl World {
     fn new(config: Config, seed: u64) -> Self {
         Self {
@@ -105,6 +119,8 @@ impl World {
             links: BTreeMap::new(),
             dns: shared_mx,
             reachable: true,
+            hangs: None,
+            crowded: None,
             cap: usize::MAX,
             refused: Vec::new(),
             delivered: BTreeMap::new(),
@@ -138,6 +154,11 @@ impl World {
     }
 
     fn handoff(&mut self, domain: &str) {
+        self.handoff_to(domain, 1);
+    }
+
+    /// A direct message to so many of the domain.
+    fn handoff_to(&mut self, domain: &str, count: u16) {
         let id = MessageId::from_number(self.next_message).unwrap();
         self.next_message += 1;
         let recipient = Recipient::new(Mailbox::parse(&format!("ann@{domain}")).unwrap());
@@ -156,24 +177,24 @@ impl World {
             envelope: Envelope::from(ReversePath::Null),
             body: Default::default(),
         };
-        message.envelope.recipients.push(recipient.clone());
-        let lease = Lease {
-            delivery: DeliveryId { message: id, number: 0 },
-            queue: QueueId(0),
-            due_at: self.now,
-            fence: 1,
-        };
-        let delivery = Delivery {
-            lease,
-            recipient,
+        let deliver = |number| Delivery {
+            lease: Lease {
+                delivery: DeliveryId { message: id, number },
+                queue: QueueId(0),
+                due_at: self.now,
+                fence: 1,
+            },
+            recipient: recipient.clone(),
             attempts: 0,
             delay_notified: false,
             last_reply: String::new(),
         };
+        let deliveries = (0..count).map(|number| deliver(number.into())).collect();
+        message.envelope.recipients.push(recipient.clone());
         let claimed = Claimed {
             head: Arc::new(message.split().0),
             trusted_until: Timestamp::NEVER,
-            deliveries: vec![delivery],
+            deliveries,
         };
         let handoff = Handoff { claimed, body: Default::default(), receive: Duration::ZERO };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
@@ -228,6 +249,40 @@ impl World {
         got
     }
 
+    fn open(&mut self, opening: Opening) {
+        let (now, link, address) = (self.now, opening.link, opening.hops[0].address);
+        let refused = |why: &str| Event::NotOpened(link, why.into());
+        if self.hangs == Some(address) {
+            return;
+        }
+        if self.crowded == Some(&*opening.source.name) {
+            return self.core.handle(refused(""), now);
+        }
+        if self.links.len() >= self.cap {
+            self.refused.push(now);
+            return self.core.handle(refused("421 too many"), now);
+        }
+        if !self.reachable {
+            return self.core.handle(refused("refused"), now);
+        }
+        self.opened.push(now);
+        self.sources.insert(opening.source.name.clone());
+        let fake = Fake {
+            site: opening.site.to_string(),
+            line: opening.line,
+            source: opening.source,
+            room: opening.limits.deliveries_per_connection,
+            address,
+            has: Vec::new(),
+            idle: false,
+            claims: 0,
+            lane: Lane::Direct,
+        };
+        self.links.insert(link, fake);
+        self.core.handle(Event::Opened(link, address), now);
+        self.work(link);
+    }
+
     fn obey(&mut self, command: Command) {
         let now = self.now;
         match command {
@@ -235,32 +290,7 @@ impl World {
                 let answer = (self.dns)(&domain);
                 self.core.handle(Event::Resolved(domain, answer), now);
             }
-            Command::Open(opening) if self.links.len() >= self.cap => {
-                self.refused.push(now);
-                self.core.handle(Event::NotOpened(opening.link, "421 too many".into()), now);
-            }
-            Command::Open(opening) if self.reachable => {
-                self.opened.push(now);
-                self.sources.insert(opening.source.name.clone());
-                let address = opening.hops[0].address;
-                let fake = Fake {
-                    site: opening.site.to_string(),
-                    line: opening.line,
-                    source: opening.source,
-                    room: opening.limits.deliveries_per_connection,
-                    address,
-                    has: Vec::new(),
-                    idle: false,
-                    claims: 0,
-                    lane: Lane::Direct,
-                };
-                self.links.insert(opening.link, fake);
-                self.core.handle(Event::Opened(opening.link, address), now);
-                self.work(opening.link);
-            }
-            Command::Open(opening) => {
-                self.core.handle(Event::NotOpened(opening.link, "refused".into()), now);
-            }
+            Command::Open(opening) => self.open(opening),
             Command::Claim(link, claim) => {
                 let got =
                     if self.links.contains_key(&link) { self.take(&claim) } else { HashMap::new() };
@@ -304,9 +334,11 @@ impl World {
         let mut done = 0;
         let claimed: u32 = fake.has.iter().map(|(_, n)| n).sum();
         let next = |fake: &Fake| fake.line.pop(&fake.source, fake.address, fake.room, self.now);
-        while fake.room > claimed && next(fake).is_some() {
+        while fake.room > claimed
+            && let Some(job) = next(fake)
+        {
             self.direct += 1;
-            fake.room -= 1;
+            fake.room -= job.count();
             done += 1;
         }
         let mut room = fake.room;
@@ -457,6 +489,17 @@ fn direct_mail_finds_a_connection_while_bulk_mail_fills_its_share() {
     world.handoff("c.test");
     world.settle();
     assert_eq!((world.opened.len(), world.direct), (4, 2));
+}
+
+#[test]
+fn direct_mail_does_not_wait_for_a_connection_to_another_host() {
+    let mut world = World::new(config(10, 2, 100), 1);
+    (world.dns, world.hangs) = (two_hosts, Some([192, 0, 2, 1].into()));
+    world.enqueue(1, Lane::Direct, "a.test", 1, START);
+    world.settle();
+    world.handoff("b.test");
+    world.settle();
+    assert_eq!((world.direct, world.links.len()), (1, 1));
 }
 
 #[test]

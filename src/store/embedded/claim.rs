@@ -104,7 +104,9 @@ fn claim_due(
         if row.held_due.is_some() {
             break Timestamp::NEVER;
         }
-        if claimed.count == goal || !claim.reaches(row.key.due_at, row.attempts) {
+        let is_leased = shared.lock().leases.contains(row.key.delivery);
+        let is_in_reach = is_leased || claim.reaches(row.key.due_at, row.attempts);
+        if claimed.count == goal || !is_in_reach {
             break row.key.due_at;
         }
         to = Some(row.key);

@@ -65,6 +65,34 @@ impl World {
 }
 
 #[test]
+fn a_receiver_that_wants_fewer_connections_has_half_of_them_at_once() {
+    let mut world = World::new(config(10, 0, 10_000), 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(MINUTE);
+    assert_eq!(world.links.len(), 10);
+    world.complain(Ask::Fewer(MINUTE * 15), None);
+    world.settle();
+    assert_eq!(world.links.len(), 5);
+    let before = world.delivered(1);
+    world.deliver(MINUTE);
+    assert_eq!((world.links.len(), world.delivered(1) - before), (5, 300));
+}
+
+#[test]
+fn a_message_to_more_than_a_connection_is_known_to_take_goes_in_parts() {
+    let mut world = World::new(config(4, 1, 100), 1);
+    world.handoff("a.test");
+    world.settle();
+    let link = *world.links.keys().next().unwrap();
+    (0..2).for_each(|_| world.core.handle(Event::EndedByPeer(link, 2), world.now));
+    world.core.handle(Event::Closed { link, done: 0, trouble: None }, world.now);
+    world.links.clear();
+    world.handoff_to("a.test", 5);
+    world.settle();
+    assert_eq!(world.direct, 1 + 3, "two, two and one");
+}
+
+#[test]
 fn a_receiver_with_a_cap_refuses_a_few_times_and_is_used_fully() {
     let mut world = World::new(config(40, 2, 100), 1);
     world.cap = 12;

@@ -217,3 +217,18 @@ fn suspensions_are_kept_for_the_planner_until_their_end() {
     world.settle();
     assert_eq!((world.core.orders.suspensions().len(), &world.told[..]), (0, &["expired"][..]));
 }
+
+#[test]
+fn connections_that_are_too_many_from_a_source_end() {
+    let names = sources::any();
+    let config = sources::with_sources(config(10, 0, 10_000), &["a", "b"], names);
+    let mut world = World::new(config, 1);
+    world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
+    world.deliver(Duration::from_secs(60));
+    assert_eq!((world.links_from("a"), world.links_from("b")), (5, 5));
+    world.set(&[order("a.test", "connections_per_source=2", None)]);
+    world.settle();
+    assert_eq!((world.links_from("a"), world.links_from("b")), (2, 2));
+    world.deliver(Duration::from_secs(5));
+    assert_eq!((world.links_from("a"), world.links_from("b")), (2, 2));
+}

@@ -1,14 +1,16 @@
 //! From which source mail goes: limits of each, pools, and what receivers refuse.
 
 use super::*;
+use crate::base::network::Networks;
 use crate::policy::feedback::{Ask, Whose};
 use crate::policy::orders::ThrottleOrder;
 use crate::policy::site::Gate;
 use crate::policy::site::setting::Setting;
 use crate::policy::source::{SourceRule, Sources};
+use crate::policy::tenant::TenantRule;
 
 /// Sources of these names; of each lane and tenant, those that it may use.
-fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> Config {
+pub(super) fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> Config {
     let rule = |name: &&str| SourceRule { name: (*name).into(), ..SourceRule::default() };
     let rules: Vec<SourceRule> = names.iter().map(rule).collect();
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
@@ -17,13 +19,13 @@ fn with_sources(mut config: Config, names: &[&str], lanes: ByLane<&[&str]>) -> C
     config
 }
 
-fn any() -> ByLane<&'static [&'static str]> {
+pub(super) fn any() -> ByLane<&'static [&'static str]> {
     ByLane { direct: &[], bulk: &[] }
 }
 
 impl World {
     /// Connections from the source of this name.
-    fn links_from(&self, name: &str) -> usize {
+    pub(super) fn links_from(&self, name: &str) -> usize {
         self.links.values().filter(|fake| fake.source.name == name).count()
     }
 
@@ -119,6 +121,60 @@ fn newsletters_leave_direct_mail_connections_from_each_source() {
 }
 
 #[test]
+fn direct_mail_goes_from_a_source_that_may_send_now() {
+    let mut config = config(10, 2, 100);
+    let rate = crate::policy::site::Rate { count: 2, per: Duration::from_secs(8) };
+    config.sites.default.rates_per_source = vec![rate];
+    let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
+    for taken in [&[1][..], &[1, 1], &[1, 1]] {
+        world.handoff("a.test");
+        world.settle();
+        // What it went from may send no more for a while; its connection idles.
+        for fake in world.links.values().filter(|fake| fake.room < 100) {
+            while fake.line.begin(&fake.source, Lane::Direct, world.now).is_ok() {}
+        }
+        let took: Vec<u32> = world.links.values().map(|fake| 100 - fake.room).collect();
+        assert_eq!(took, taken);
+    }
+    // The third goes from the first of them that may send again.
+    world.now = world.next_alarm(|alarm| matches!(alarm, Alarm::Site(_)));
+    assert_eq!(world.now.since(START).as_secs(), 7, "a second before it may");
+    world.settle();
+    assert_eq!(world.direct, 3);
+}
+
+#[test]
+fn direct_mail_that_no_source_may_send_for_long_waits_in_the_store() {
+    let mut config = config(10, 2, 100);
+    let rate = crate::policy::site::Rate { count: 1, per: Duration::from_secs(3_600) };
+    config.sites.default.rates_per_source = vec![rate];
+    let mut world = World::new(with_sources(config, &["a"], any()), 1);
+    for _ in 0..3 {
+        world.handoff("a.test");
+        world.settle();
+        let fake = world.links.values().next().unwrap();
+        _ = fake.line.begin(&fake.source, Lane::Direct, world.now);
+    }
+    assert_eq!((world.direct, world.released), (1, 2));
+}
+
+#[test]
+fn one_that_idles_at_another_host_makes_room_at_its_source() {
+    let mut config = config(10, 2, 100);
+    config.sites.default.connections_per_source = 1;
+    let mut world = World::new(with_sources(config, &["a"], any()), 1);
+    world.dns = two_hosts;
+    world.handoff("a.test");
+    world.settle();
+    world.handoff("b.test");
+    world.settle();
+    assert_eq!((world.direct, world.opened.len(), world.links.len()), (2, 2, 1));
+    world.enqueue(1, Lane::Bulk, "a.test", 10, START);
+    world.settle();
+    assert_eq!((world.opened.len(), world.links.len()), (3, 1));
+}
+
+#[test]
 fn a_refused_source_rests_and_the_others_go_on() {
     let mut world = World::new(with_sources(config(10, 0, 100), &["a", "b"], any()), 1);
     world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
@@ -147,6 +203,35 @@ fn a_refused_source_rests_and_the_others_go_on() {
     world.deliver(Duration::from_secs(45));
     assert!(world.links_from("a") > 0);
     assert_eq!(world.links_from("b"), 0);
+}
+
+/// A tenant whose mail goes from this source alone.
+fn confined(name: &str, source: &str) -> TenantRule {
+    TenantRule {
+        name: name.into(),
+        networks: Networks::default(),
+        sender_domains: Vec::new(),
+        weight: 1,
+        rates: Vec::new(),
+        sources: vec![source.into()],
+    }
+}
+
+#[test]
+fn mail_whose_sources_are_refused_holds_up_no_other() {
+    for lane in [Lane::Direct, Lane::Bulk] {
+        let mut config = config(10, 0, 10);
+        config.tenants = vec![confined("tenant1", "a"), confined("tenant2", "b")];
+        let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
+        world.enqueue(1, lane, "a.test", 1_000, START);
+        world.enqueue(2, lane, "a.test", 1_000, START);
+        world.deliver(Duration::from_secs(2));
+        world.refuse("a");
+        // Its connections end after ten deliveries each, and others are opened.
+        world.deliver(Duration::from_secs(50));
+        assert!(world.delivered(2) > 400, "{} of {lane:?}", world.delivered(2));
+        assert_eq!((world.links_from("a"), world.links_from("b") > 0), (0, true));
+    }
 }
 
 #[test]
@@ -190,20 +275,12 @@ fn a_small_receiver_sees_the_same_source_each_time() {
 }
 
 #[test]
-fn an_idle_connection_to_other_hosts_makes_room_for_direct_mail_from_its_source() {
-    let mut config = config(4, 0, 100);
-    config.sites.default.connections_per_source = 1;
-    let mut world = World::new(with_sources(config, &["a"], any()), 1);
-    // One provider, an address for each domain.
-    world.dns = |domain| {
-        let n = domain.as_str().as_bytes()[0];
-        let name = format!("mx{n}.l.google.com");
-        let addresses = vec![[192, 0, 2, n].into()];
-        Resolution::Hosts(vec![MxHost { preference: 10, name, addresses }])
-    };
-    for domain in ["a.test", "b.test"] {
-        world.handoff(domain);
+fn hosts_that_take_no_more_from_one_source_have_mail_from_another() {
+    for crowded in ["a", "b"] {
+        let mut world = World::new(with_sources(config(4, 1, 100), &["a", "b"], any()), 1);
+        world.crowded = Some(crowded);
+        world.handoff("a.test");
         world.settle();
+        assert_eq!((world.direct, world.links_from(crowded)), (1, 0));
     }
-    assert_eq!((world.direct, world.links_from("a"), world.opened.len()), (2, 1, 2));
 }
