@@ -5,6 +5,7 @@
 
 use super::connection::Transaction;
 use super::core::AHEAD;
+use super::core::LinkId;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
 use crate::policy::feedback::scoped::{Scoped, Standing};
@@ -14,7 +15,7 @@ use crate::policy::site::route::Route;
 use crate::policy::site::{Limit, Limits, Rate};
 use crate::policy::source::{Pool, Source, SourceId};
 use crate::store::{Delivery, Lease};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -132,6 +133,8 @@ pub struct Line(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     direct: VecDeque<Job>,
+    /// Connections that were told of a job, and have taken none since.
+    woken: BTreeSet<LinkId>,
     paces: Paces,
     /// What the site complained about: tenants, senders' domains, sources.
     tenants: Scoped,
@@ -162,11 +165,18 @@ impl Line {
         self.lock().direct.push_front(job);
     }
 
-    /// The first direct job that may go over a connection from `source` to `address` that takes
-    /// `room` more recipients: as many of them, where all jobs have more. None where the source
-    /// rests for long, since others may not.
-    pub fn pop(&self, source: &Source, address: IpAddr, room: u32, now: Timestamp) -> Option<Job> {
+    /// The first direct job that may go over this connection, from `source` to `address`, that
+    /// takes `room` more recipients: as many of them, where all jobs have more. None where the
+    /// source rests for long, since others may not.
+    pub fn pop(
+        &self,
+        link: LinkId,
+        (source, address): (&Source, IpAddr),
+        room: u32,
+        now: Timestamp,
+    ) -> Option<Job> {
         let mut state = self.lock();
+        state.woken.remove(&link);
         if state.next_from(source, Lane::Direct, now) > now.after(AHEAD) {
             return None;
         }
@@ -178,6 +188,22 @@ impl Line {
         let first = parts.next();
         parts.rev().for_each(|rest| line.insert(at, rest));
         first
+    }
+
+    /// The connection is told that there is a job for it.
+    pub fn wake(&self, link: LinkId) {
+        self.lock().woken.insert(link);
+    }
+
+    /// It has looked, or has ended.
+    pub fn forget(&self, link: LinkId) {
+        self.lock().woken.remove(&link);
+    }
+
+    /// Connections that will look at the line in a moment.
+    #[must_use]
+    pub fn woken(&self) -> Vec<LinkId> {
+        self.lock().woken.iter().copied().collect()
     }
 
     /// Takes everything out.

@@ -308,7 +308,8 @@ impl<S: Store> Worker<S> {
 
     fn pop_direct(&self) -> Option<Job> {
         let Opening { line, source, .. } = &self.opening;
-        line.pop(source, self.hop.address, self.room(), self.shared.clock.now())
+        let now = self.shared.clock.now();
+        line.pop(self.opening.link, (source, self.hop.address), self.room(), now)
     }
 
     /// Before this connection runs out of work, so that the next can ride on the last dot.

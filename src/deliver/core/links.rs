@@ -28,6 +28,8 @@ pub(super) struct Link {
     pub(super) room: u32,
     /// Claims that it was given.
     claims: u32,
+    /// It was told of a job in line, and has not said anything since.
+    woken: bool,
     /// It has delivered something.
     useful: bool,
 }
@@ -59,8 +61,8 @@ impl Core {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let state = LinkState::Opening;
-        let link =
-            Link { site, way, source, address: None, lane, state, room, claims: 0, useful: false };
+        let (address, claims, woken, useful) = (None, 0, false, false);
+        let link = Link { site, way, source, address, lane, state, room, claims, woken, useful };
         self.links.insert(id, link);
         if let Some(site) = self.sites.get_mut(&site) {
             site.links.insert(id);
@@ -127,6 +129,11 @@ impl Core {
         let Some(link) = self.links.get_mut(&id).filter(known) else { return };
         link.room = room;
         let site = link.site;
+        if std::mem::take(&mut link.woken)
+            && let Some(site) = self.sites.get(&site)
+        {
+            site.line.forget(id);
+        }
         if idle && link.state != LinkState::Ending {
             link.state = LinkState::Idle;
             self.touched.insert(site);
@@ -156,6 +163,7 @@ impl Core {
         let link = self.links.remove(&id)?;
         if let Some(site) = self.sites.get_mut(&link.site) {
             site.links.remove(&id);
+            site.line.forget(id);
         }
         Some(link)
     }
@@ -172,7 +180,11 @@ impl Core {
         let for_line = site.line.serves_at(&source, address, now);
         if let Some(at) = for_line.filter(|_| may_take) {
             if at <= now {
+                site.line.wake(id);
                 self.set_busy(id, Lane::Direct);
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.woken = true;
+                }
                 return self.commands.push(Command::Wake(id));
             }
             self.alarms.insert((at, Alarm::Site(id_of_site)));

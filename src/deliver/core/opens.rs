@@ -51,7 +51,7 @@ impl Core {
     /// One connection for each waiting direct job or queue that no opening one is meant for.
     pub(super) fn open_for_direct(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get(&id) else { return };
-        let mut wanted: Vec<Way> = site.line.ways(site.limits.connections as usize);
+        let mut wanted: Vec<Way> = self.not_taken(site);
         let may = |lines: &&Lines| self.may_any(site, lines, Lane::Direct, now);
         let lines = site.ways.values().filter(may);
         wanted.extend(lines.map(|lines| lines.way.clone()));
@@ -105,6 +105,17 @@ impl Core {
                 self.commands.push(Command::Release(job.transaction.leases()));
             }
         }
+    }
+
+    /// The ways of the jobs in line, but for those that connections just told of them will take.
+    fn not_taken(&self, site: &Site) -> Vec<Way> {
+        let mut ways = site.line.ways(site.limits.connections as usize);
+        for link in site.line.woken().iter().filter_map(|id| self.links.get(id)) {
+            if let Some(at) = ways.iter().position(|way| link.serves(way)) {
+                ways.remove(at);
+            }
+        }
+        ways
     }
 
     /// What the connections that are being opened for direct mail are meant for.

@@ -333,7 +333,8 @@ impl World {
         let Some(fake) = self.links.get_mut(&link) else { return };
         let mut done = 0;
         let claimed: u32 = fake.has.iter().map(|(_, n)| n).sum();
-        let next = |fake: &Fake| fake.line.pop(&fake.source, fake.address, fake.room, self.now);
+        let now = self.now;
+        let next = |fake: &Fake| fake.line.pop(link, (&fake.source, fake.address), fake.room, now);
         while fake.room > claimed
             && let Some(job) = next(fake)
         {
@@ -500,6 +501,16 @@ fn direct_mail_does_not_wait_for_a_connection_to_another_host() {
     world.handoff("b.test");
     world.settle();
     assert_eq!((world.direct, world.links.len()), (1, 1));
+}
+
+#[test]
+fn an_idle_connection_is_enough_for_one_direct_message_after_the_other() {
+    let mut world = World::new(config(4, 1, 100), 1);
+    for n in 1..=10 {
+        world.handoff("a.test");
+        world.settle();
+        assert_eq!((world.direct, world.opened.len()), (n, 1));
+    }
 }
 
 #[test]

@@ -77,7 +77,8 @@ pub(super) struct Link {
 
 impl Link {
     fn pop_direct(&self, address: IpAddr, now: Timestamp) -> Option<Job> {
-        self.opening.line.pop(&self.opening.source, address, self.room(), now)
+        let Opening { link, line, source, .. } = &self.opening;
+        line.pop(*link, (source, address), self.room(), now)
     }
 
     fn room(&self) -> u32 {
