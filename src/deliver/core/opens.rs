@@ -214,6 +214,30 @@ impl Core {
         !lines.turns.bulk.is_empty() && self.stands(site, lines, now) > least + much
     }
 
+    /// True where an idle connection makes room for one to other hosts: who has mail for its own
+    /// had much more of the site than somebody with mail for those, which take mail and are to
+    /// have more connections. One after the other, so that shares follow.
+    pub(super) fn yields(&self, site: &Site, link: &Link, now: Timestamp) -> bool {
+        let changes = |l: &Link| matches!(l.state, LinkState::Opening | LinkState::Ending);
+        let may_open = site.crowded_until <= now && self.has_room_for_bulk(site);
+        if !may_open
+            || site.links.len() < site.most(Lane::Bulk) as usize
+            || !site.line.is_empty()
+            || !self.is_ahead(site, &link.way, now)
+            || self.count_links(site, changes) > 0
+        {
+            return false;
+        }
+        let Some(own) = site.ways.get(&link.way.key()) else { return false };
+        let own = self.stands(site, own, now);
+        let much = Shares::worth(u64::from(AHEAD_MAX));
+        let is_behind = |want: &Want| {
+            want.stands.saturating_add(much) < own && (1..want.count).contains(&want.at_it)
+        };
+        let (wants, _) = self.wanted(site, now);
+        wants.iter().any(|want| is_behind(want) && !link.serves(&want.way))
+    }
+
     /// Where the tenant stands that had least of the site's bulk turns, of those with mail for a
     /// route.
     fn stands(&self, site: &Site, lines: &Lines, now: Timestamp) -> u64 {
