@@ -98,14 +98,7 @@ fn world(domains: usize) -> World<Stock> {
         connection_rates_per_source: Vec::new(),
     };
     config.tenants = (0..TENANTS)
-        .map(|n| TenantRule {
-            rates: Vec::new(),
-            name: format!("t{n}"),
-            networks: Default::default(),
-            sender_domains: Vec::new(),
-            weight: 1,
-            sources: Vec::new(),
-        })
+        .map(|n| TenantRule { name: format!("t{n}"), ..TenantRule::default() })
         .collect();
     let operator = |n: u8| {
         let addresses = vec![[11, 0, 0, n].into()];

@@ -173,14 +173,7 @@ mod tests {
     #[test]
     fn a_message_uses_all_the_rates_that_it_needs_or_none() {
         let rates = |count| vec![Rate { count, per: Duration::from_secs(10) }];
-        let tenant = TenantRule {
-            name: "shop".into(),
-            networks: Default::default(),
-            sender_domains: Vec::new(),
-            weight: 1,
-            rates: rates(100),
-            sources: Vec::new(),
-        };
+        let tenant = TenantRule { name: "shop".into(), rates: rates(100), ..TenantRule::default() };
         let domain = |name: &str, count| DomainRule {
             name: name.into(),
             rates: rates(count),

@@ -148,7 +148,6 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::network::Networks;
 
     fn rule(name: &str, addresses: &[&str]) -> SourceRule {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
@@ -156,14 +155,8 @@ mod tests {
     }
 
     fn tenant(name: &str, sources: &[&str]) -> TenantRule {
-        TenantRule {
-            name: name.into(),
-            networks: Networks::default(),
-            sender_domains: Vec::new(),
-            weight: 1,
-            rates: Vec::new(),
-            sources: sources.iter().map(|s| (*s).to_string()).collect(),
-        }
+        let sources = sources.iter().map(|s| (*s).to_string()).collect();
+        TenantRule { name: name.into(), sources, ..TenantRule::default() }
     }
 
     #[test]

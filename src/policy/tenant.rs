@@ -22,6 +22,20 @@ pub struct TenantRule {
     pub sources: Vec<String>,
 }
 
+/// Without a name: nobody's, not limited, of weight 1.
+impl Default for TenantRule {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            networks: Networks::default(),
+            sender_domains: Vec::new(),
+            weight: 1,
+            rates: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+}
+
 /// The tenant of a message: by a rule for its client or its reverse-path's domain; else the
 /// organisational domain of the reverse-path; else the client's address.
 #[must_use]
@@ -55,9 +69,7 @@ mod tests {
             name: name.into(),
             networks: Networks::new(vec![Networks::parse_one(network).unwrap()]),
             sender_domains: vec![domain.into()],
-            weight: 1,
-            rates: Vec::new(),
-            sources: Vec::new(),
+            ..TenantRule::default()
         };
         let rules = [rule("c1", "10.1.0.0/16", "one.test"), rule("c2", "10.2.0.0/16", "two.test")];
         for (client, sender, tenant) in [

@@ -71,12 +71,9 @@ pub fn rule(name: &str, limits: &Limits) -> SiteRule {
 /// Tenants `t0`, `t1`, … with these weights.
 pub fn tenants(weights: &[u32]) -> Vec<TenantRule> {
     let tenant = |(n, weight): (usize, &u32)| TenantRule {
-        rates: Vec::new(),
         name: format!("t{n}"),
-        networks: bulkhead::base::network::Networks::default(),
-        sender_domains: Vec::new(),
         weight: *weight,
-        sources: Vec::new(),
+        ..TenantRule::default()
     };
     weights.iter().enumerate().map(tenant).collect()
 }

@@ -4,7 +4,6 @@ use super::parse::{
     domain_name, header_name, headers, hostname, names, networks, path, socket, tenant_name,
 };
 use super::{Fallback::Is, Fallback::Required, Section, Shape, key, last, set};
-use crate::base::network::Networks;
 use crate::config::Listen;
 use crate::policy::site::Rate;
 use crate::policy::tenant::TenantRule;
@@ -209,16 +208,7 @@ pub(super) const TENANTS: Section = Section {
           [[tenants]] for each.",
     shape: Shape::List {
         clear: |c| c.tenants.clear(),
-        begin: |c| {
-            c.tenants.push(TenantRule {
-                name: String::new(),
-                networks: Networks::default(),
-                sender_domains: Vec::new(),
-                weight: 1,
-                rates: Vec::new(),
-                sources: Vec::new(),
-            });
-        },
+        begin: |c| c.tenants.push(TenantRule::default()),
     },
     keys: &[
         key("name", Required("\"shop\""), "In `queue` output and logs.", |c, v| {

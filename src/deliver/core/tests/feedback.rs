@@ -188,15 +188,8 @@ fn a_complaint_about_one_tenant_slows_no_other() {
 fn a_tenants_rate_holds_over_all_sites_and_holds_up_nobody() {
     let mut config = config(4, 1, 100);
     let rates = vec![Rate { count: 120, per: MINUTE }];
-    let (networks, sender_domains) = Default::default();
-    config.tenants.push(TenantRule {
-        name: "tenant1".into(),
-        networks,
-        sender_domains,
-        weight: 1,
-        rates,
-        sources: Vec::new(),
-    });
+    let name = "tenant1".into();
+    config.tenants.push(TenantRule { name, rates, ..TenantRule::default() });
     let mut world = World::new(config, 1);
     world.dns = |domain| {
         let n = domain.as_str().as_bytes()[1];

@@ -96,17 +96,9 @@ fn tenants_take_turns_at_a_domain_with_a_rate() {
 #[test]
 fn a_tenant_that_may_not_send_leaves_a_domains_rate_to_others() {
     let mut config = limited(60, MINUTE);
-    let (networks, sender_domains) = Default::default();
     let rates = vec![Rate { count: 2, per: MINUTE * 60 }];
     let name = "tenant1".into();
-    config.tenants.push(TenantRule {
-        name,
-        networks,
-        sender_domains,
-        weight: 1,
-        rates,
-        sources: Vec::new(),
-    });
+    config.tenants.push(TenantRule { name, rates, ..TenantRule::default() });
     let mut world = World::new(config, 1);
     world.enqueue(1, Lane::Bulk, "a.test", 2_000, START);
     world.enqueue(2, Lane::Bulk, "a.test", 2_000, START);

@@ -1,7 +1,6 @@
 //! From which source mail goes: limits of each, pools, and what receivers refuse.
 
 use super::*;
-use crate::base::network::Networks;
 use crate::policy::feedback::{Ask, Whose};
 use crate::policy::orders::ThrottleOrder;
 use crate::policy::site::Gate;
@@ -207,14 +206,7 @@ fn a_refused_source_rests_and_the_others_go_on() {
 
 /// A tenant whose mail goes from this source alone.
 fn confined(name: &str, source: &str) -> TenantRule {
-    TenantRule {
-        name: name.into(),
-        networks: Networks::default(),
-        sender_domains: Vec::new(),
-        weight: 1,
-        rates: Vec::new(),
-        sources: vec![source.into()],
-    }
+    TenantRule { name: name.into(), sources: vec![source.into()], ..TenantRule::default() }
 }
 
 #[test]
