@@ -243,6 +243,12 @@ impl ReversePath {
             Self::Mailbox(mailbox) => Some(mailbox),
         }
     }
+
+    /// The domain of the mailbox, if there is one.
+    #[must_use]
+    pub fn domain(&self) -> Option<&Domain> {
+        self.mailbox().and_then(Mailbox::domain)
+    }
 }
 
 impl fmt::Display for ReversePath {

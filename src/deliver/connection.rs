@@ -56,6 +56,12 @@ impl Transaction {
         self.deliveries.iter().filter_map(Delivery::domain)
     }
 
+    /// The domain of its reverse-path.
+    #[must_use]
+    pub fn sender(&self) -> Option<&str> {
+        self.head.envelope.reverse_path.domain().map(|domain| domain.as_str())
+    }
+
     /// The claims on its deliveries.
     #[must_use]
     pub fn leases(&self) -> Vec<Lease> {

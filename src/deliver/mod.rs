@@ -7,6 +7,7 @@ pub mod core;
 pub mod dispatcher;
 pub mod line;
 pub mod load;
+pub mod permit;
 pub mod quotas;
 pub mod settle;
 pub mod shared;

@@ -15,9 +15,10 @@ use super::connection::{Connection, NotOpened, Target, Transaction};
 use super::core::{AHEAD, Event, Opening};
 use super::line::Job;
 use super::load::load;
+use super::permit::{Hold, Permit};
 use super::shared::Shared;
 use crate::base::time::Timestamp;
-use crate::mail::message::{Lane, MessageHead};
+use crate::mail::message::Lane;
 use crate::observe::delivery::{self as tell, Over};
 use crate::policy::feedback::{Ask, Complaint, Whose};
 use crate::policy::quota::Holder;
@@ -27,7 +28,7 @@ use crate::policy::source::Source;
 use crate::policy::verdict::{Blame, Ruling, Verdict, judge};
 use crate::smtp::client::{Attempt, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};
-use crate::store::{Claim, DeliveryId, Store};
+use crate::store::{Claim, Store};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
@@ -80,7 +81,7 @@ pub async fn run<S: Store>(
                 ridden: false,
                 paid: None,
                 transmit: Duration::ZERO,
-                permitted: None,
+                permit: Permit::default(),
                 loading: None,
                 claimed: 0,
                 claims: 0,
@@ -183,19 +184,6 @@ fn asked_at_the_door<S: Store>(
     })
 }
 
-/// Why a message may not go now.
-enum Hold {
-    /// A rate is used up: its tenant's, or that of one of its recipients' domains.
-    Later(Holder),
-    /// From when to when, and why: the site complained about its sender's domain.
-    PutOff(Timestamp, Timestamp, String),
-}
-
-/// The domain of its reverse-path.
-fn sender(head: &MessageHead) -> Option<&str> {
-    head.envelope.reverse_path.mailbox().and_then(|m| m.domain()).map(|domain| domain.as_str())
-}
-
 struct Worker<S> {
     shared: Arc<Shared<S>>,
     opening: Opening,
@@ -211,8 +199,7 @@ struct Worker<S> {
     paid: Option<(Lane, Timestamp)>,
     /// How long the last transaction took.
     transmit: Duration,
-    /// The delivery whose job has its permit, and has not gone yet; and when it was given.
-    permitted: Option<(DeliveryId, Timestamp)>,
+    permit: Permit,
     loading: Option<mpsc::Receiver<Job>>,
     /// Deliveries that may still come from there.
     claimed: u32,
@@ -388,7 +375,7 @@ impl<S: Store> Worker<S> {
                 }
             }
         }
-        self.permitted = None;
+        self.permit.spend();
         let rides = self.may_ride();
         let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
@@ -494,33 +481,9 @@ impl<S: Store> Worker<S> {
         self.shared.release(held).await;
     }
 
-    /// Uses what its tenant may send, at this site and in all, its sender's domain and its
-    /// recipients' domains for one message, unless that was done.
     fn permit(&mut self, transaction: &Transaction) -> Result<(), Hold> {
-        let first = transaction.deliveries.first().map(|d| d.lease.delivery);
-        let (line, now) = (&self.opening.line, self.shared.clock.now());
-        let quotas = &self.shared.quotas;
-        // Of what was used longer ago the receiver might see too much at once.
-        let is_given = |(of, at): (DeliveryId, Timestamp)| {
-            first == Some(of) && now.since(at) <= quotas.slack(transaction.domains())
-        };
-        if self.permitted.is_some_and(is_given) {
-            return Ok(());
-        }
-        let origin = &transaction.head.origin;
-        let sender = sender(&transaction.head);
-        if let Some((from, to, why)) = sender.and_then(|sender| line.puts_off(sender, now)) {
-            return Err(Hold::PutOff(from, to, why));
-        }
-        if line.available_to(&origin.tenant, now) == 0 {
-            return Err(Hold::Later(Holder::Tenant(origin.tenant.clone())));
-        }
-        quotas
-            .begin(&origin.tenant, transaction.domains(), origin.lane, now)
-            .map_err(|holder| Hold::Later(holder.owned()))?;
-        line.take_for(&origin.tenant, sender, now);
-        self.permitted = first.map(|first| (first, now));
-        Ok(())
+        let (line, quotas) = (&self.opening.line, &self.shared.quotas);
+        self.permit.obtain(transaction, line, quotas, self.shared.clock.now()).map(|_| ())
     }
 
     /// Defers what the site does not want of this sender now, to some time from `from` to `to`.
@@ -546,7 +509,7 @@ impl<S: Store> Worker<S> {
             *verdict = ruled(&found, verdict.clone(), now);
             let parties = Parties {
                 tenant: &head.origin.tenant,
-                sender: sender(head),
+                sender: job.transaction.sender(),
                 source: &self.opening.source.name,
             };
             let asks = complaint(&found, parties, &verdict.text);

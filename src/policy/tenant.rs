@@ -40,7 +40,7 @@ impl Default for TenantRule {
 /// organisational domain of the reverse-path; else the client's address.
 #[must_use]
 pub fn decide(rules: &[TenantRule], client: IpAddr, reverse_path: &ReversePath) -> String {
-    let domain = reverse_path.mailbox().and_then(|m| m.domain());
+    let domain = reverse_path.domain();
     let sends = |rule: &TenantRule| {
         let is_below = |name: &String| {
             domain.is_some_and(|d| {

@@ -1,7 +1,6 @@
 //! One simulated connection: what `deliver::worker` and `deliver::load` do, in the same order, with
 //! a receiver's manners in place of bytes.
 
-use super::permit::Hold;
 use super::receivers::Exchange;
 use super::{Happening, World, at_once, ms};
 use bulkhead::base::time::Timestamp;
@@ -9,13 +8,14 @@ use bulkhead::deliver::addresses::Slot;
 use bulkhead::deliver::connection::Transaction;
 use bulkhead::deliver::core::{AHEAD, Event, LEASE, LinkId, Opening};
 use bulkhead::deliver::line::Job;
+use bulkhead::deliver::permit::{Hold, Permit};
 use bulkhead::deliver::settle::past_its_time;
 use bulkhead::mail::message::Lane;
 use bulkhead::policy::quota::Holder;
 use bulkhead::policy::site::route::Hop;
 use bulkhead::policy::verdict::{Blame, Ruling, Verdict, judge};
 use bulkhead::smtp::reply::EnhancedCode;
-use bulkhead::store::{Claim, Delivery, DeliveryId, Store};
+use bulkhead::store::{Claim, Delivery, Store};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(super) struct Link {
     jobs: VecDeque<Job>,
     ridden: bool,
     paid: Option<(Lane, Timestamp)>,
-    pub(super) permitted: Option<(DeliveryId, Timestamp)>,
+    pub(super) permit: Permit,
     transmit: Duration,
     loading: Option<VecDeque<Job>>,
     claimed: u32,
@@ -117,7 +117,7 @@ impl<S: Store> World<S> {
             jobs: VecDeque::new(),
             ridden: false,
             paid: None,
-            permitted: None,
+            permit: Permit::default(),
             transmit: Duration::ZERO,
             loading: None,
             claimed: 0,
@@ -382,7 +382,7 @@ impl<S: Store> World<S> {
         };
         link.paid = Some((job.lane(), self.now));
         match hold {
-            Hold::PutOff(at, why) => {
+            Hold::PutOff(at, _, why) => {
                 let status = EnhancedCode(4, 7, 0);
                 let verdict = Verdict {
                     retry_at: Some(at),
@@ -447,7 +447,7 @@ impl<S: Store> World<S> {
             self.count_seen(&link, self.now);
             self.note_domains(&job.transaction, 1, self.now);
         }
-        link.permitted = None;
+        link.permit.spend();
         let rides = self.may_ride(&mut link);
         let operator = &mut self.operators[link.operator];
         let sent = (&job, link.opening.source.id);
