@@ -39,6 +39,11 @@ impl Link {
     pub(super) fn serves(&self, way: &Way) -> bool {
         self.address.is_some_and(|address| way.serves(self.source.id, address))
     }
+
+    /// True where it has bulk mail, or is opened or ends for some.
+    pub(super) fn carries_bulk(&self) -> bool {
+        self.lane == Lane::Bulk && self.state != LinkState::Idle
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

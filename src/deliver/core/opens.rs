@@ -2,7 +2,7 @@
 
 use super::links::{Link, LinkState};
 use super::sites::{Lines, Site};
-use super::{AHEAD, Alarm, BATCH, Command, Core, Opening, PRESSED};
+use super::{AHEAD, Alarm, BATCH, Command, Core, LinkId, Opening, PRESSED};
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
 use crate::mail::message::Lane;
@@ -176,7 +176,7 @@ impl Core {
         // How many, and what they will take beside what they have.
         let mut at_it: HashMap<(&[IpAddr], &Pool), (u64, u64)> = HashMap::new();
         for link in site.links.iter().filter_map(|link| self.links.get(link)) {
-            if link.lane == Lane::Bulk && link.state != LinkState::Idle {
+            if link.carries_bulk() {
                 let Way { route, pool } = &link.way;
                 let (count, room) = at_it.entry((&route.addresses, pool)).or_default();
                 *count += 1;
@@ -217,13 +217,17 @@ impl Core {
     /// True where an idle connection makes room for one to other hosts: who has mail for its own
     /// had much more of the site than somebody with mail for those, which take mail and are to
     /// have more connections. One after the other, so that shares follow.
-    pub(super) fn yields(&self, site: &Site, link: &Link, now: Timestamp) -> bool {
+    pub(super) fn yields(&self, id: SiteId, link: LinkId, now: Timestamp) -> bool {
+        let (Some(site), Some(link)) = (self.sites.get(&id), self.links.get(&link)) else {
+            return false;
+        };
         let changes = |l: &Link| matches!(l.state, LinkState::Opening | LinkState::Ending);
-        let may_open = site.crowded_until <= now && self.has_room_for_bulk(site);
-        if !may_open
-            || site.links.len() < site.most(Lane::Bulk) as usize
-            || !site.line.is_empty()
+        let is_full = site.links.len() >= site.most(Lane::Bulk) as usize;
+        if !is_full
+            || site.crowded_until > now
             || !self.is_ahead(site, &link.way, now)
+            || !site.line.is_empty()
+            || !self.has_room_for_bulk(site)
             || self.count_links(site, changes) > 0
         {
             return false;
@@ -371,7 +375,7 @@ impl Core {
 
     /// How many connections may be busy with bulk mail, and whether one more may be.
     pub(super) fn has_room_for_bulk(&self, site: &Site) -> bool {
-        let busy = self.count_links(site, |l| l.lane == Lane::Bulk && l.state != LinkState::Idle);
+        let busy = self.count_links(site, Link::carries_bulk);
         busy < site.most_for_bulk() as usize
     }
 }

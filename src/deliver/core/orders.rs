@@ -118,7 +118,6 @@ impl Core {
             (_, Lane::Bulk) => 1,
             (_, Lane::Direct) => 0,
         });
-        let is_bulk = |link: &Link| link.lane == Lane::Bulk && link.state != LinkState::Idle;
         let (mut kept, mut ending): (Vec<&Link>, _) = (Vec::new(), Vec::new());
         for (id, link) in standing {
             let beside = |test: &dyn Fn(&Link) -> bool| kept.iter().filter(|l| test(l)).count();
@@ -126,11 +125,11 @@ impl Core {
             let fits = beside(&|_| true) < site.most(Lane::Direct) as usize
                 && beside(&is_from_there) < site.limits.connections_per_source as usize;
             let fits_as_bulk = || {
-                let from_there = beside(&|l| is_bulk(l) && is_from_there(l));
-                beside(&is_bulk) < site.most_for_bulk() as usize
+                let from_there = beside(&|l| l.carries_bulk() && is_from_there(l));
+                beside(&Link::carries_bulk) < site.most_for_bulk() as usize
                     && from_there < site.bulk_connections_per_source() as usize
             };
-            if fits && (!is_bulk(link) || fits_as_bulk()) {
+            if fits && (!link.carries_bulk() || fits_as_bulk()) {
                 kept.push(link);
             } else {
                 ending.push(id);

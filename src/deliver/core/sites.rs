@@ -274,7 +274,7 @@ impl Core {
         let Some(site) = self.sites.get(&id) else { return };
         let idle: Vec<_> = site.links.iter().copied().filter(|l| self.is_idle_link(*l)).collect();
         for link in idle {
-            if self.is_to_yield(id, link, now) {
+            if self.yields(id, link, now) {
                 self.quit(link);
             } else {
                 self.give(link, now);
@@ -282,11 +282,6 @@ impl Core {
         }
         self.open_for_direct(id, now);
         self.open_for_bulk(id, now);
-    }
-
-    fn is_to_yield(&self, id: SiteId, link: super::LinkId, now: Timestamp) -> bool {
-        let (site, link) = (self.sites.get(&id), self.links.get(&link));
-        site.zip(link).is_some_and(|(site, link)| self.yields(site, link, now))
     }
 
     /// How far ahead of its due time a route's gathering mail may be taken.

@@ -6,7 +6,7 @@
 //!
 //! What a receiver says of the only source there is, it says of all our mail.
 
-use super::links::{Link, LinkState};
+use super::links::Link;
 use super::opens::Reached;
 use super::sites::{Site, shut};
 use super::{AHEAD, Command, Core, LinkId};
@@ -101,9 +101,7 @@ impl Core {
     /// Whether one more connection from this source may be busy with bulk mail: direct mail finds
     /// as many free from each source as it does in all.
     pub(super) fn has_room_for_bulk_from(&self, site: &Site, source: SourceId) -> bool {
-        let is_busy = |link: &Link| {
-            link.source.id == source && link.lane == Lane::Bulk && link.state != LinkState::Idle
-        };
+        let is_busy = |link: &Link| link.source.id == source && link.carries_bulk();
         self.count_links(site, is_busy) < site.bulk_connections_per_source() as usize
     }
 
