@@ -236,14 +236,17 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, for a short while at most.
+    /// Says goodbye, and waits a short while for the peer to close, which the receiver does first
+    /// (RFC 5321 §4.1.1.10): until then it counts the connection as one of ours.
     pub async fn quit(mut self) {
         self.conversation.quit();
         _ = timeout(QUIT, async {
             while !self.conversation.output().is_empty() {
                 self.transfer().await;
             }
-            self.transfer().await;
+            while self.conversation.is_open() {
+                self.transfer().await;
+            }
             self.stream.shutdown().await
         })
         .await;

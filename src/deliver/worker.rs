@@ -118,12 +118,12 @@ async fn open<S: Store>(
 ) -> Result<(Connection, Hop, Slot, Duration), (String, Option<Complaint>)> {
     let begun = shared.clock.now();
     let (mut why, mut asked, source) = (String::new(), None, &opening.source);
-    for hop in shared.addresses.order(opening.hops.clone(), begun) {
-        let place = shared.addresses.take(hop.address, source.id, &opening.limits);
-        let Some(mut slot) = place else { continue };
+    let (mut hops, limits) = (opening.hops.clone(), (source.id, &opening.limits));
+    loop {
         // The first was counted by whoever decided to open one.
-        let again = !why.is_empty();
-        let now = shared.clock.now();
+        let (again, now) = (!why.is_empty(), shared.clock.now());
+        let taken = shared.addresses.take(&mut hops, limits, again.then_some(begun), now);
+        let Some((hop, mut slot)) = taken else { break };
         if again && opening.line.begin_open(source, opening.lane, now).is_err() {
             break;
         }

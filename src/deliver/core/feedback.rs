@@ -1,11 +1,12 @@
 //! What connections report of a site, and what follows: its window, its gate, its rates.
 
 use super::links::{Link, LinkState};
-use super::sites::{Site, shut};
+use super::sites::{Crowd, Site, shut};
 use super::{Alarm, Command, Core, LinkId};
 use crate::base::time::Timestamp;
 use crate::policy::feedback::brake::Brake;
 use crate::policy::feedback::learned::Learned;
+use crate::policy::feedback::window::LAG_MAX;
 use crate::policy::feedback::{Ask, Complaint, Whose};
 use crate::policy::site::{Rate, SiteId};
 use crate::policy::source::SourceId;
@@ -17,8 +18,8 @@ use std::time::Duration;
 const SHUT_SHARE: u32 = 8;
 const SHUT_MIN: Duration = Duration::from_secs(5);
 const SHUT_MAX: Duration = Duration::from_secs(300);
-/// No further connection for so long where all addresses were at their limit, or one was refused:
-/// others may close any moment.
+/// No further connection for so long where all addresses were at their limit, and no more than
+/// there are where one was refused: others may close any moment.
 const CROWDED: Duration = Duration::from_secs(1);
 /// A site that took mail so short a time ago is not given up for one refusal.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -40,13 +41,15 @@ impl Core {
         let opening = self.count_links(site, |l| l.state == LinkState::Opening) > 0;
         let undecided = others == 0 && (opening || is_alive);
         let Some(site) = self.sites.get_mut(&id) else { return };
+        let most = site.links.len();
+        let crowd = |pause| Crowd { until: now.after(pause), most };
         if undecided {
             site.refused_beside = opening;
-            site.crowded_until = now.after(CROWDED);
+            site.crowd = crowd(CROWDED);
             site.why = why;
         } else if others > 0 {
             if !site.feedback.window.refused(others, now) {
-                site.crowded_until = now.after(CROWDED);
+                site.crowd = crowd(site.feedback.window.lag(now));
             }
             site.why = why;
         } else {
@@ -60,6 +63,14 @@ impl Core {
             self.shut(id, why, now.after(pause));
         }
         self.touched.insert(id);
+    }
+
+    /// One of its connections has ended.
+    pub(super) fn has_ended(&mut self, id: SiteId, now: Timestamp) {
+        let Some(site) = self.sites.get_mut(&id) else { return };
+        let is_old = |at: &mut Timestamp| now.since(*at) > LAG_MAX;
+        while site.ended.pop_front_if(is_old).is_some() {}
+        site.ended.push_back(now);
     }
 
     /// All addresses had as many connections from this source as they take: with those of other

@@ -156,6 +156,7 @@ impl Core {
         now: Timestamp,
     ) {
         let Some(Link { site, source, useful, .. }) = self.remove_link(id) else { return };
+        self.has_ended(site, now);
         self.success(site, source.id, done, now);
         let useful = useful || done > 0;
         match trouble {

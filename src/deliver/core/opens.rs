@@ -224,7 +224,7 @@ impl Core {
         let changes = |l: &Link| matches!(l.state, LinkState::Opening | LinkState::Ending);
         let is_full = site.links.len() >= site.most(Lane::Bulk) as usize;
         if !is_full
-            || site.crowded_until > now
+            || site.crowd.until > now
             || !self.is_ahead(site, &link.way, now)
             || !site.line.is_empty()
             || !self.has_room_for_bulk(site)
@@ -280,8 +280,8 @@ impl Core {
     fn open(&mut self, id: SiteId, way: &Way, lane: Lane, now: Timestamp) -> Result<(), Refused> {
         let all = |limit, until| Err(Refused::All((limit, until)));
         let Some(site) = self.sites.get(&id) else { return all(Limit::Gate, None) };
-        if site.crowded_until > now {
-            let until = site.crowded_until;
+        if site.crowd.until > now && site.links.len() >= site.crowd.most {
+            let until = site.crowd.until;
             self.alarm(until, Alarm::Site(id));
             return all(Limit::Connections, Some(until));
         }
@@ -299,6 +299,10 @@ impl Core {
                 self.quit(link);
             }
             return all(limit, until);
+        }
+        if let Some(at) = site.counts_until(now).filter(|_| lane == Lane::Bulk) {
+            self.alarm(at, Alarm::Site(id));
+            return all(limit, Some(at));
         }
         if self.links.len() >= self.most_in_all(lane) {
             self.starved.of_mut(lane).insert(id);
@@ -411,6 +415,15 @@ impl Site {
     pub(super) fn bulk_connections_per_source(&self) -> u32 {
         let Limits { connections_per_source, reserved_for_direct, .. } = self.limits;
         connections_per_source.saturating_sub(reserved_for_direct).max(1)
+    }
+
+    /// Until when the receiver still counts one that has ended, where that makes as many as it
+    /// takes.
+    fn counts_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let lag = self.feedback.window.lag(now);
+        let spare = (self.most(Lane::Bulk) as usize).checked_sub(self.links.len() + 1)?;
+        let until = self.ended.iter().rev().nth(spare)?.after(lag);
+        (until > now).then_some(until)
     }
 
     /// True where what was learned keeps the lane below what the configuration allows.

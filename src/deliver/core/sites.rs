@@ -21,7 +21,7 @@ use crate::policy::source::SourceId;
 use crate::policy::verdict::{Blame, Ruling, Verdict};
 use crate::smtp::reply::EnhancedCode;
 use crate::store::Delivery;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,9 +49,11 @@ pub(super) struct Site {
     pub(super) refused_beside: bool,
     /// When it last took mail.
     pub(super) succeeded_at: Timestamp,
-    /// No new connection before this: one was refused.
-    pub(super) crowded_until: Timestamp,
-    /// Nor from these sources: all addresses were at their limit.
+    /// One was refused, though it told nothing of how many are welcome.
+    pub(super) crowd: Crowd,
+    /// When its last connections ended.
+    pub(super) ended: VecDeque<Timestamp>,
+    /// No new connection from these sources before then: all addresses were at their limit.
     pub(super) crowded: BTreeMap<SourceId, Timestamp>,
     /// Last trouble; empty after a success.
     pub(super) why: String,
@@ -60,6 +62,13 @@ pub(super) struct Site {
     /// What tenants had of it.
     pub(super) shares: ByLane<Shares>,
     pub(super) meter: Meter,
+}
+
+/// For a while no more connections than there were when one was refused.
+#[derive(Default)]
+pub(super) struct Crowd {
+    pub(super) until: Timestamp,
+    pub(super) most: usize,
 }
 
 /// Domains with the same addresses, and mail that may go from the same sources: any connection
@@ -121,7 +130,8 @@ impl Core {
                 shut_until: Timestamp(0),
                 refused_beside: false,
                 succeeded_at: Timestamp(0),
-                crowded_until: Timestamp(0),
+                crowd: Crowd::default(),
+                ended: VecDeque::new(),
                 crowded: BTreeMap::new(),
                 why: String::new(),
                 waits: Waits::default(),

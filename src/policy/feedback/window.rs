@@ -27,8 +27,16 @@ const GROW: Duration = Duration::from_secs(10);
 /// What was too many once is not tried before this; doubled for each vain try.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_MAX: Duration = Duration::from_secs(3_600);
-/// So many refusals in a row at a number that was welcome before are believed.
+/// Refusals at a number that was welcome before are believed after so many in a row, each so long
+/// after the one before at least: a receiver may still count what has just ended.
 const DOUBTS: u32 = 3;
+const DOUBT: Duration = Duration::from_secs(1);
+/// So long one that has ended is taken to count still, at the first such refusal; doubled with each
+/// further one, and halved again after each minute without one.
+const LAG: Duration = Duration::from_millis(20);
+/// And no longer than this.
+pub const LAG_MAX: Duration = Duration::from_secs(1);
+const LAG_HALVES: Duration = Duration::from_secs(60);
 
 /// Of the sizes within this time the last one is kept, and so many in all.
 const CURVE_STEP: Duration = Duration::from_secs(60);
@@ -36,9 +44,12 @@ const CURVE_MAX: usize = 48;
 
 /// A site's congestion window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Window {
     size: u32,
     slow_start: bool,
+    /// It is as small as it is since one was refused, not because the site asked for less.
+    was_refused: bool,
     /// No growth before this, outside of slow start.
     grow_at: Timestamp,
     /// So many were too many, and are not tried before `retry_at`.
@@ -48,8 +59,12 @@ pub struct Window {
     slowed_at: Timestamp,
     /// Mail was delivered while so many stood.
     proven: u32,
-    /// Refusals at that number or below it, one after the other.
+    /// Refusals at that number or below it, one after the other, and when the last one counted.
     doubts: u32,
+    doubted_at: Timestamp,
+    /// How long one that has ended still counted, and when that was learned.
+    lag: Duration,
+    lag_at: Timestamp,
     /// What it was: when, and the size from then on.
     curve: VecDeque<(Timestamp, u32)>,
 }
@@ -59,6 +74,7 @@ impl Default for Window {
         Self {
             size: START,
             slow_start: true,
+            was_refused: false,
             grow_at: Timestamp(0),
             too_many: None,
             retry_at: Timestamp(0),
@@ -66,6 +82,9 @@ impl Default for Window {
             slowed_at: Timestamp(i64::MIN),
             proven: 0,
             doubts: 0,
+            doubted_at: Timestamp(i64::MIN),
+            lag: Duration::ZERO,
+            lag_at: Timestamp(i64::MIN),
             curve: VecDeque::new(),
         }
     }
@@ -82,8 +101,10 @@ impl Window {
     /// may stand now.
     pub fn delivered(&mut self, used: u32, ceiling: u32, now: Timestamp) -> bool {
         if self.too_many.is_some_and(|count| used >= count) {
-            // What was too many is welcome now, or was under way when one was refused.
             (self.too_many, self.patience) = (None, PATIENCE);
+        }
+        if self.was_refused && used > self.size {
+            // They were under way when one was refused, and are welcome.
             self.set(self.size.max(used.min(ceiling)), now);
         }
         if used >= self.proven {
@@ -110,9 +131,15 @@ impl Window {
     /// stood. False where that teaches nothing yet: as many were welcome before, and a receiver may
     /// still count one that has just ended.
     pub fn refused(&mut self, standing: u32, now: Timestamp) -> bool {
-        if standing < self.proven && self.doubts < DOUBTS {
-            self.doubts += 1;
-            return false;
+        if standing < self.proven {
+            self.lags(now);
+            let is_another = now.since(self.doubted_at) >= DOUBT;
+            if is_another {
+                (self.doubts, self.doubted_at) = (self.doubts + 1, now);
+            }
+            if !is_another || self.doubts <= DOUBTS {
+                return false;
+            }
         }
         let standing = standing.max(1);
         (self.proven, self.doubts) = (standing, 0);
@@ -125,9 +152,26 @@ impl Window {
         }
         self.too_many = Some(standing.saturating_add(1));
         self.set(standing, now);
-        self.slow_start = false;
+        (self.slow_start, self.was_refused) = (false, true);
         self.grow_at = now.after(GROW);
         true
+    }
+
+    /// One of several that were opened together says nothing new.
+    fn lags(&mut self, now: Timestamp) {
+        let lag = self.lag(now);
+        if now.since(self.lag_at) > lag {
+            self.lag = (lag * 2).clamp(LAG, LAG_MAX);
+            self.lag_at = now;
+        }
+    }
+
+    /// How long the receiver still counts a connection that has ended.
+    #[must_use]
+    pub fn lag(&self, now: Timestamp) -> Duration {
+        let halvings = now.since(self.lag_at).as_secs() / LAG_HALVES.as_secs();
+        let halvings = u32::try_from(halvings).unwrap_or(u32::MAX);
+        self.lag / 2u32.checked_pow(halvings).unwrap_or(u32::MAX)
     }
 
     /// The site asked for less: half of the `used` connections, and no growth for `hold`. True
@@ -137,7 +181,7 @@ impl Window {
             return false;
         }
         self.set((self.size.min(used.max(1)) / 2).max(1), now);
-        self.slow_start = false;
+        (self.slow_start, self.was_refused) = (false, false);
         self.grow_at = now.after(hold);
         self.slowed_at = now;
         true
@@ -228,8 +272,13 @@ mod tests {
         assert_eq!(window.size(1, 100), 3);
         window.delivered(5, 100, NOW);
         assert_eq!((window.size(1, 100), window.retry_at(NOW)), (5, None));
-        assert!(!window.delivered(5, 100, seconds(9)), "slow start is over");
-        assert!(window.delivered(5, 100, seconds(10)));
+        window.delivered(9, 100, NOW);
+        assert_eq!(window.size(1, 100), 9, "and the others");
+        assert!(!window.delivered(9, 100, seconds(9)), "slow start is over");
+        assert!(window.delivered(9, 100, seconds(10)));
+        window.slowed(10, GROW, seconds(11));
+        window.delivered(10, 100, seconds(12));
+        assert_eq!(window.size(1, 100), 5, "not those that stood when it asked for less");
     }
 
     #[test]
@@ -241,8 +290,25 @@ mod tests {
             window.delivered(8, 8, seconds(n));
         }
         assert_eq!(window.size(1, 8), 8);
-        let believed = (0..10).position(|n| window.refused(4, seconds(20 + n)));
-        assert_eq!((believed, window.size(1, 100)), (Some(3), 4));
+        assert!(!(0..10).any(|_| window.refused(4, seconds(20))), "together they tell no more");
+        let believed = (1..10).position(|n| window.refused(4, seconds(20 + n)));
+        assert_eq!((believed, window.size(1, 100)), (Some(2), 4));
+    }
+
+    #[test]
+    fn how_long_one_that_has_ended_counts_is_learned_and_forgotten() {
+        let mut window = Window { proven: 8, ..Window::default() };
+        let mut now = NOW;
+        assert_eq!(window.lag(now), Duration::ZERO);
+        for lag in [20u32, 40, 80, 160, 320, 640, 1_000, 1_000] {
+            (0..3).for_each(|_| _ = window.refused(7, now));
+            assert_eq!(window.lag(now), Duration::from_millis(lag.into()), "together they tell no more");
+            now = Timestamp(now.0 + i64::from(lag) + 1);
+            window.delivered(8, 100, now);
+        }
+        let later = |minutes: u64| now.after(Duration::from_secs(60 * minutes));
+        assert_eq!(window.lag(later(2)), Duration::from_millis(250));
+        assert_eq!(window.lag(later(40)), Duration::ZERO);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) enum Order {
 
 /// What a connection waits for.
 enum Phase {
-    /// An attempt to connect to the first of its hops.
+    /// An attempt to connect to its hop.
     Dialing(Result<(), String>),
     /// The pace lets this job go.
     Pacing(Box<Job>),
@@ -48,7 +48,11 @@ enum Phase {
 pub(super) struct Link {
     pub(super) opening: Opening,
     operator: usize,
-    pub(super) hops: VecDeque<Hop>,
+    pub(super) hops: Vec<Hop>,
+    /// Where it goes, of these.
+    pub(super) hop: Hop,
+    /// When it was opened.
+    begun: Timestamp,
     slot: Option<Slot>,
     why: String,
     orders: VecDeque<Order>,
@@ -91,7 +95,8 @@ impl Link {
 impl<S: Store> World<S> {
     pub(super) fn open(&mut self, opening: Opening) {
         self.figures.opens += 1;
-        let operator = self.by_address[&opening.hops[0].address];
+        let hop = opening.hops[0].clone();
+        let operator = self.by_address[&hop.address];
         let at = &mut self.operators[operator];
         at.links += 1;
         let (most, source) = (at.limits.connections_per_source, opening.source.id);
@@ -106,11 +111,12 @@ impl<S: Store> World<S> {
             at.limits.connections,
             at.name
         );
-        let hops = self.addresses.order(opening.hops.clone(), self.now).into();
         let link = Link {
+            hops: opening.hops.clone(),
             opening,
             operator,
-            hops,
+            hop,
+            begun: self.now,
             slot: None,
             why: String::new(),
             orders: VecDeque::new(),
@@ -146,21 +152,17 @@ impl<S: Store> World<S> {
     }
 
     fn dial(&mut self, mut link: Link) {
-        while let Some(hop) = link.hops.front() {
-            let Opening { source, limits, .. } = &link.opening;
-            let Some(slot) = self.addresses.take(hop.address, source.id, limits) else {
-                link.hops.pop_front();
-                continue;
-            };
-            let again = !link.why.is_empty();
-            if again && link.opening.line.begin_open(source, link.opening.lane, self.now).is_err() {
-                break;
-            }
-            link.slot = Some(slot);
+        let again = !link.why.is_empty();
+        let Opening { source, limits, .. } = &link.opening;
+        let (limits, since) = ((source.id, limits), again.then_some(link.begun));
+        let taken = self.addresses.take(&mut link.hops, limits, since, self.now);
+        let may_open =
+            || !again || link.opening.line.begin_open(source, link.opening.lane, self.now).is_ok();
+        if let Some((hop, slot)) = taken.filter(|_| may_open()) {
             let timeout = i64::try_from(self.config.delivery.connect_timeout.as_millis()).unwrap();
-            let operator = &mut self.operators[link.operator];
-            let way = (link.opening.source.id, hop.address);
-            let (result, lasts) = operator.dial(way, self.now, timeout);
+            let way = (source.id, hop.address);
+            let (result, lasts) = self.operators[link.operator].dial(way, self.now, timeout);
+            (link.hop, link.slot) = (hop, Some(slot));
             return self.wait(link, Phase::Dialing(result), lasts);
         }
         self.left(&link);
@@ -203,19 +205,18 @@ impl<S: Store> World<S> {
     }
 
     fn dialed(&mut self, mut link: Link, result: Result<(), String>) {
-        let Some(hop) = link.hops.front().cloned() else { return };
         if let Some(slot) = &mut link.slot {
             slot.answered(result.is_ok(), self.now);
         }
         match result {
             Ok(()) => {
                 link.open = true;
-                self.tell(Event::Opened(link.opening.link, hop.address));
+                self.tell(Event::Opened(link.opening.link, link.hop.address));
                 self.work(link);
             }
             Err(why) => {
-                link.why = format!("{}[{}] {why}", hop.host, hop.address);
-                (_, link.slot) = (link.hops.pop_front(), None);
+                link.why = format!("{}[{}] {why}", link.hop.host, link.hop.address);
+                link.slot = None;
                 self.dial(link);
             }
         }
@@ -306,7 +307,7 @@ impl<S: Store> World<S> {
     fn gather(&mut self, link: &mut Link) {
         let at = usize::from(link.ridden);
         let is_direct = |job: Option<&Job>| job.is_some_and(|job| job.lane() == Lane::Direct);
-        let address = link.hops[0].address;
+        let address = link.hop.address;
         if link.room() > 0
             && !is_direct(link.jobs.get(at))
             && let Some(job) = link.pop_direct(address, self.now)
@@ -525,7 +526,7 @@ impl<S: Store> World<S> {
                 _ => {}
             }
         }
-        let host = link.hops[0].host.clone();
+        let host = link.hop.host.clone();
         self.settle(&job.transaction, &verdicts, &host);
         if link.done > 0 && self.now.since(link.told_at) >= TELL {
             let done = self.take_done(&mut link);
@@ -573,7 +574,7 @@ impl<S: Store> World<S> {
 
     fn closed(&mut self, mut link: Link) {
         self.left(&link);
-        self.operators[link.operator].hang_up(link.hops[0].address);
+        self.operators[link.operator].hang_up(link.hop.address, self.now);
         link.slot = None;
         let (done, trouble) = (link.done, link.trouble.take());
         self.tell(Event::Closed { link: link.opening.link, done, trouble });

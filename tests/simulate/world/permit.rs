@@ -48,7 +48,7 @@ impl<S: Store> World<S> {
         attempts: &[Attempt],
         verdicts: &mut [Verdict],
     ) {
-        let (host, config) = (&link.hops[0].host, Arc::clone(&self.config));
+        let (host, config) = (&link.hop.host, Arc::clone(&self.config));
         let tenant = &job.transaction.head.origin.tenant;
         let parties =
             Parties { tenant, sender: job.transaction.sender(), source: &link.opening.source.name };

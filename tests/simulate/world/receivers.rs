@@ -27,6 +27,8 @@ pub struct Manner {
     pub sessions_max: Option<(u32, bool)>,
     /// Sessions at once at each address; beyond them the greeting says 421.
     pub sessions_each: Option<u32>,
+    /// How long a session that is over still counts.
+    pub lingers: i64,
     /// Messages in any window of so many ms; `true`: beyond them 421, else 451.
     pub messages_max: Option<(usize, i64, bool)>,
     /// What it says then.
@@ -62,6 +64,7 @@ impl Manner {
             jitter: 0,
             sessions_max: None,
             sessions_each: None,
+            lingers: 0,
             messages_max: None,
             says: "not now",
             lists: None,
@@ -115,6 +118,8 @@ pub struct Operator {
     pub busy: u32,
     /// Sessions that it sees at each address.
     sessions: HashMap<IpAddr, u32>,
+    /// Of these, over: until when they count.
+    over: VecDeque<(Timestamp, IpAddr)>,
     /// When it refused one more.
     pub refused: Vec<Timestamp>,
     /// Where something is limited, of each source.
@@ -164,6 +169,7 @@ impl Operator {
             links: 0,
             busy: 0,
             sessions: HashMap::new(),
+            over: VecDeque::new(),
             refused: Vec::new(),
             books: HashMap::new(),
             first_met: None,
@@ -198,6 +204,10 @@ impl Operator {
         if self.outage(now).is_some() {
             return (Err("connect: connection refused".into()), manner.rtt);
         }
+        let is_over = |(at, _): &mut (Timestamp, IpAddr)| *at <= now;
+        while let Some((_, address)) = self.over.pop_front_if(is_over) {
+            *self.sessions.entry(address).or_default() -= 1;
+        }
         let met = *self.first_met.get_or_insert(now);
         let warm = u32::try_from(now.since(met).as_secs() / 20).unwrap_or(u32::MAX);
         let warm = if manner.slow_start { warm.saturating_add(1) } else { u32::MAX };
@@ -219,10 +229,8 @@ impl Operator {
     }
 
     /// A session is over.
-    pub fn hang_up(&mut self, address: IpAddr) {
-        if let Some(sessions) = self.sessions.get_mut(&address) {
-            *sessions -= 1;
-        }
+    pub fn hang_up(&mut self, address: IpAddr, now: Timestamp) {
+        self.over.push_back((Timestamp(now.0 + self.manner.lingers), address));
     }
 
     /// How a transaction that begins now will go. `rode`: its first commands came with the dot of
