@@ -22,6 +22,9 @@ const SAYS: [&str; 4] = [
     "4.7.0 Too many connections, try again in 2 minutes",
 ];
 
+/// How long in ms a receiver that limits sessions still counts one that is over.
+const LINGERS: [i64; 3] = [0, 20, 500];
+
 /// Adds what the world of this seed has.
 pub fn add(seed: u64, scenario: &mut Scenario) {
     let mut rng = from_seed(seed ^ 0x5eed);
@@ -42,6 +45,9 @@ pub fn add(seed: u64, scenario: &mut Scenario) {
     config.sources = Sources::new(&rules, &lanes, &config.tenants, &config.hostname);
     for operator in &mut scenario.operators {
         manners(&mut rng, operator, count);
+        if operator.manner.sessions_max.is_some() {
+            operator.manner.lingers = LINGERS[usize::try_from(seed % 3).unwrap()];
+        }
     }
     if count > 1 {
         limits(&mut rng, scenario, contests);

@@ -2,7 +2,7 @@
 
 use super::queues::{Queue, claim, is_direct};
 use super::sites::Site;
-use super::{AHEAD, Alarm, BATCH, Command, Core, LinkId};
+use super::{AHEAD, Alarm, BATCH, BATCH_MIN, Command, Core, LinkId};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
@@ -203,6 +203,7 @@ impl Core {
         // What its source may not send for a while may go from another.
         let rests = site.line.next_from(&source, Lane::Direct, now) > now.after(AHEAD);
         let paced = site.line.available(&source, Lane::Bulk, now, room);
+        let paced = paced.min(self.even_share(site, &way));
         let (for_direct, for_bulk) =
             (if rests { 0 } else { room }, if may_bulk { paced } else { 0 });
         for (lane, room) in [(Lane::Direct, for_direct), (Lane::Bulk, for_bulk)] {
@@ -222,6 +223,19 @@ impl Core {
                 return self.commands.push(Command::Claim(id, claim));
             }
         }
+    }
+
+    /// What is left of a way's newsletters, by the connections at it: so that they end together, and
+    /// the last batch of one does not hold up what others could send.
+    fn even_share(&self, site: &Site, way: &Way) -> u32 {
+        let own = way.key();
+        let left = site.ways.get(&own).map_or(0, |lines| lines.fresh.total);
+        if left == 0 {
+            return BATCH;
+        }
+        let at_it = self.count_links(site, |link| link.carries_bulk() && link.way.key() == own);
+        let share = left.div_ceil((at_it as u64).max(1));
+        u32::try_from(share).unwrap_or(BATCH).clamp(BATCH_MIN, BATCH)
     }
 
     fn set_busy(&mut self, id: LinkId, lane: Lane) {

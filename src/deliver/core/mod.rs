@@ -78,6 +78,8 @@ pub const LEASE: Duration = Duration::from_secs(2 * 3_600);
 pub const AHEAD: Duration = Duration::from_secs(1);
 /// Deliveries claimed in one go: few enough that other connections find some too.
 const BATCH: u32 = 25;
+/// And no fewer where connections share what is left, so that claims stay few.
+const BATCH_MIN: u32 = 5;
 /// Mail that has waited so long while all connections were busy gets up to twice as many.
 const PRESSED: Duration = Duration::from_secs(1);
 

@@ -33,7 +33,7 @@ const DOUBTS: u32 = 3;
 const DOUBT: Duration = Duration::from_secs(1);
 /// So long one that has ended is taken to count still, at the first such refusal; doubled with each
 /// further one, and halved again after each minute without one.
-const LAG: Duration = Duration::from_millis(20);
+const LAG: Duration = Duration::from_millis(5);
 /// And no longer than this.
 pub const LAG_MAX: Duration = Duration::from_secs(1);
 const LAG_HALVES: Duration = Duration::from_secs(60);
@@ -300,9 +300,13 @@ mod tests {
         let mut window = Window { proven: 8, ..Window::default() };
         let mut now = NOW;
         assert_eq!(window.lag(now), Duration::ZERO);
-        for lag in [20u32, 40, 80, 160, 320, 640, 1_000, 1_000] {
+        for lag in [5u32, 10, 20, 40, 80, 160, 320, 640, 1_000, 1_000] {
             (0..3).for_each(|_| _ = window.refused(7, now));
-            assert_eq!(window.lag(now), Duration::from_millis(lag.into()), "together they tell no more");
+            assert_eq!(
+                window.lag(now),
+                Duration::from_millis(lag.into()),
+                "together they tell no more"
+            );
             now = Timestamp(now.0 + i64::from(lag) + 1);
             window.delivered(8, 100, now);
         }
