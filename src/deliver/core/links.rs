@@ -2,7 +2,7 @@
 
 use super::queues::{Queue, claim, is_direct};
 use super::sites::Site;
-use super::{AHEAD, Alarm, BATCH, BATCH_MIN, Command, Core, LinkId};
+use super::{AHEAD, Alarm, BATCH, BATCH_MIN, Command, Core, LinkId, PRESSED};
 use crate::base::id::QueueId;
 use crate::base::time::Timestamp;
 use crate::deliver::line::{Way, WayKey};
@@ -200,6 +200,11 @@ impl Core {
         } else {
             self.has_room_for_bulk(site) && self.has_room_for_bulk_from(site, source.id)
         };
+        let waits = may_bulk && !was_bulk && self.is_due_elsewhere(site, link, now);
+        if waits {
+            self.alarms.insert((now.after(PRESSED), Alarm::Site(id_of_site)));
+        }
+        let may_bulk = may_bulk && !waits;
         // What its source may not send for a while may go from another.
         let rests = site.line.next_from(&source, Lane::Direct, now) > now.after(AHEAD);
         let paced = site.line.available(&source, Lane::Bulk, now, room);

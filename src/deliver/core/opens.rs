@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Deliveries that a tenant may be ahead of another at the same site, whose mail goes to other
 /// hosts.
-const AHEAD_MAX: u32 = 2 * BATCH;
+const AHEAD_MAX: u32 = BATCH;
 /// Share of all connections that bulk mail never takes.
 const RESERVED_IN_ALL: usize = 10;
 
@@ -214,25 +214,27 @@ impl Core {
         !lines.turns.bulk.is_empty() && self.stands(site, lines, now) > least + much
     }
 
-    /// True where an idle connection makes room for one to other hosts: who has mail for its own
-    /// had much more of the site than somebody with mail for those, which take mail and are to
-    /// have more connections. One after the other, so that shares follow.
+    /// True where an idle connection makes room for one to other hosts. One after the other, so that
+    /// shares follow.
     pub(super) fn yields(&self, id: SiteId, link: LinkId, now: Timestamp) -> bool {
         let (Some(site), Some(link)) = (self.sites.get(&id), self.links.get(&link)) else {
             return false;
         };
         let changes = |l: &Link| matches!(l.state, LinkState::Opening | LinkState::Ending);
         let is_full = site.links.len() >= site.most(Lane::Bulk) as usize;
-        if !is_full
-            || site.crowd.until > now
-            || !self.is_ahead(site, &link.way, now)
-            || !site.line.is_empty()
-            || !self.has_room_for_bulk(site)
-            || self.count_links(site, changes) > 0
-        {
-            return false;
-        }
-        let Some(own) = site.ways.get(&link.way.key()) else { return false };
+        is_full
+            && site.crowd.until <= now
+            && site.line.is_empty()
+            && self.has_room_for_bulk(site)
+            && self.count_links(site, changes) == 0
+            && self.is_due_elsewhere(site, link, now)
+    }
+
+    /// True where who has mail for a connection's own hosts had much more of the site than somebody
+    /// with mail for others, which take mail and are to have more connections.
+    pub(super) fn is_due_elsewhere(&self, site: &Site, link: &Link, now: Timestamp) -> bool {
+        let own = site.ways.get(&link.way.key()).filter(|_| self.is_ahead(site, &link.way, now));
+        let Some(own) = own else { return false };
         let own = self.stands(site, own, now);
         let much = Shares::worth(u64::from(AHEAD_MAX));
         let is_behind = |want: &Want| {

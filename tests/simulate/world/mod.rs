@@ -368,15 +368,15 @@ impl<S: Store> World<S> {
         let (plan, reported) = (claim.queues.clone(), claim.expired_at.is_none());
         let claimed = at_once(self.store.claim(claim)).unwrap();
         let mut got: HashMap<QueueId, u32> = HashMap::new();
-        let mut given: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        // Of each tenant, newsletters never tried and others.
+        let mut given: BTreeMap<usize, Vec<[u64; 2]>> = BTreeMap::new();
         for claimed in claimed.iter().filter(|c| c.head.origin.lane == Lane::Bulk) {
             let tenant = self.tenant(&claimed.head.origin.tenant);
             for delivery in &claimed.deliveries {
                 *got.entry(delivery.lease.queue).or_default() += 1;
-                if delivery.attempts == 0 {
-                    let route = self.route_of(&delivery.recipient);
-                    given.entry(route).or_insert_with(|| vec![0; self.tenants.len()])[tenant] += 1;
-                }
+                let route = self.route_of(&delivery.recipient);
+                let given = given.entry(route).or_insert_with(|| vec![[0; 2]; self.tenants.len()]);
+                given[tenant][usize::from(delivery.attempts > 0)] += 1;
             }
         }
         for claimed in claimed.iter().filter(|c| c.head.origin.lane == Lane::Direct) {

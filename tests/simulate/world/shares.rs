@@ -5,7 +5,8 @@
 //! lies in the store than all of the site's connections could have been promised. A *span* is the
 //! time during which the same tenants wait at a place, two or more. One is judged where at least
 //! 2,000 deliveries, and 200 for each unit of the tenants' weights (20 rounds of turns), were
-//! claimed for them: nobody may have more than his weight's share of these times the bound.
+//! claimed for them, those that are tried again too: nobody may have more than his weight's share
+//! of these times the bound.
 
 use bulkhead::base::time::Timestamp;
 use bulkhead::policy::tenant::TenantRule;
@@ -89,13 +90,13 @@ impl Shares {
         }
     }
 
-    /// So many, never tried, were claimed for one of the site's `connections`.
-    pub fn claimed(&mut self, place: usize, given: &[u64], connections: u32, now: Timestamp) {
+    /// So many, never tried and others, were claimed for one of the site's `connections`.
+    pub fn claimed(&mut self, place: usize, given: &[[u64; 2]], connections: u32, now: Timestamp) {
         self.look(place, connections, now);
         let supplies = self.place(place);
-        for (tenant, count) in given.iter().enumerate() {
-            supplies.each[tenant].take(*count);
-            supplies.given[tenant] += count;
+        for (tenant, [fresh, again]) in given.iter().enumerate() {
+            supplies.each[tenant].take(*fresh);
+            supplies.given[tenant] += fresh + again;
         }
     }
 
