@@ -109,7 +109,8 @@ impl Addresses {
     ///
     /// Those that did not answer lately come last, and before them those that have as many
     /// connections from this source as they take. Among equals, the one with the fewest connections
-    /// comes first. What refused one from this source `since` then, while others stood, is left out.
+    /// comes first. What refused one from this source `since` then, while others stood, is left
+    /// out.
     pub fn take(
         self: &Arc<Self>,
         hops: &mut Vec<Hop>,

@@ -236,17 +236,13 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, and waits a short while for the peer to close, which the receiver does first
-    /// (RFC 5321 §4.1.1.10): until then it counts the connection as one of ours.
+    /// Says goodbye, and waits a short while for the peer to close, which does so first (RFC 5321
+    /// §4.1.1.10): until then it counts the connection as one of ours. Of one that was lost, what is
+    /// not written yet is not written any more: a message that was given up shall not arrive.
     pub async fn quit(mut self) {
-        self.conversation.quit();
+        let is_open = self.conversation.quit();
         _ = timeout(QUIT, async {
-            while !self.conversation.output().is_empty() {
-                self.transfer().await;
-            }
-            while self.conversation.is_open() {
-                self.transfer().await;
-            }
+            while is_open && self.transfer().await {}
             self.stream.shutdown().await
         })
         .await;

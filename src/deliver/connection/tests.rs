@@ -460,6 +460,27 @@ async fn an_idle_connection_that_the_peer_ends_is_noticed() {
 }
 
 #[tokio::test]
+async fn it_stays_until_the_peer_has_closed() {
+    let bench = Bench::new(|_| ());
+    let (connection, mut peer) = bench.opened(&[]).await;
+    let quitting = connection.quit();
+    tokio::pin!(quitting);
+    let said = async {
+        peer.expect("QUIT").await;
+        peer.say("221 bye\r\n").await;
+    };
+    tokio::select! {
+        biased;
+        () = said => {}
+        () = &mut quitting => panic!("it left before the reply"),
+    }
+    let early = timeout(Duration::from_millis(50), &mut quitting).await;
+    assert!(early.is_err(), "the peer still counts it");
+    drop(peer);
+    timeout(PATIENCE, quitting).await.expect("it leaves");
+}
+
+#[tokio::test]
 async fn a_goodbye_is_not_waited_for_long() {
     let bench = Bench::new(|_| ());
     let (connection, mut peer) = bench.opened(&[]).await;

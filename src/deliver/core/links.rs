@@ -230,8 +230,8 @@ impl Core {
         }
     }
 
-    /// What is left of a way's newsletters, by the connections at it: so that they end together, and
-    /// the last batch of one does not hold up what others could send.
+    /// What is left of a way's newsletters, by the connections at it: so that they end together,
+    /// and the last batch of one does not hold up what others could send.
     fn even_share(&self, site: &Site, way: &Way) -> u32 {
         let own = way.key();
         let left = site.ways.get(&own).map_or(0, |lines| lines.fresh.total);

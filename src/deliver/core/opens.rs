@@ -214,8 +214,8 @@ impl Core {
         !lines.turns.bulk.is_empty() && self.stands(site, lines, now) > least + much
     }
 
-    /// True where an idle connection makes room for one to other hosts. One after the other, so that
-    /// shares follow.
+    /// True where an idle connection makes room for one to other hosts. One after the other, so
+    /// that shares follow.
     pub(super) fn yields(&self, id: SiteId, link: LinkId, now: Timestamp) -> bool {
         let (Some(site), Some(link)) = (self.sites.get(&id), self.links.get(&link)) else {
             return false;

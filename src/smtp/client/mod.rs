@@ -360,13 +360,15 @@ impl Conversation {
         Needs::of(outgoing).check(&self.extensions).is_ok()
     }
 
-    /// Says goodbye.
-    pub fn quit(&mut self) {
-        if self.ended.is_none() {
-            self.put(&[b"QUIT"]);
-            self.waiting.push_back(Waiting::Quit);
-            self.ended = Some("we quit".to_string());
+    /// Says goodbye; false where the connection has ended already, and nothing is to be said.
+    pub fn quit(&mut self) -> bool {
+        if self.ended.is_some() {
+            return false;
         }
+        self.put(&[b"QUIT"]);
+        self.waiting.push_back(Waiting::Quit);
+        self.ended = Some("we quit".to_string());
+        true
     }
 
     /// No more is said or heard.
