@@ -6,12 +6,15 @@
 //! under way end, the store is closed last. What does not end in time is cut off; nothing is lost
 //! by that, only perhaps repeated.
 
+mod reload;
+
+use self::reload::Reload;
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
+use crate::base::live::Live;
 use crate::base::random;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
-use crate::control::outlook::Terms;
 use crate::control::{self, Api, ControlSocket, small_file};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
@@ -32,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -49,12 +52,15 @@ const EVENTS: usize = 4_096;
 const LEARNED: &str = "learned.json";
 const LEARNED_EVERY: Duration = Duration::from_secs(60);
 
-/// Runs a node until SIGTERM or SIGINT.
+/// Runs a node on the configuration in this file until SIGTERM or SIGINT; on SIGHUP it reads the
+/// file again.
 ///
 /// # Errors
 /// A sentence: why it did not start.
-pub async fn run(config: Config) -> Result<(), String> {
+pub async fn run(config: Config, file: &Path) -> Result<(), String> {
     let config = Arc::new(config);
+    let file = std::path::absolute(file).map_err(|error| error.to_string())?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
     let _ignoring = ignore_signals().map_err(|error| format!("cannot take signals: {error}"))?;
     take_all_files(&config);
     config.sources.iter().try_for_each(|source| has_addresses(source))?;
@@ -68,7 +74,8 @@ pub async fn run(config: Config) -> Result<(), String> {
     match config.store.engine {
         Engine::Memory => {
             tell::memory_engine();
-            serve(config, MemoryStore::new(clock.clone()), clock, listeners, socket).await
+            let store = MemoryStore::new(clock.clone());
+            serve((config, file), store, clock, listeners, socket, &mut hangup).await
         }
         Engine::Sqlite => {
             let options = Options {
@@ -82,7 +89,7 @@ pub async fn run(config: Config) -> Result<(), String> {
                 tokio::task::spawn_blocking(move || EmbeddedStore::open(&dir, of_store, options));
             let store = opened.await.map_err(|error| format!("cannot open the queue: {error}"))?;
             let store = store.map_err(|error| error.to_string())?;
-            serve(config, store, clock, listeners, socket).await
+            serve((config, file), store, clock, listeners, socket, &mut hangup).await
         }
     }
 }
@@ -142,25 +149,33 @@ struct Running {
     control: JoinHandle<()>,
     memory: Arc<Memory>,
     keeping: JoinHandle<()>,
+    reload: Arc<Reload>,
     stop_receiving: watch::Sender<bool>,
     stop_delivering: watch::Sender<bool>,
     stop_control: watch::Sender<bool>,
 }
 
 async fn serve<S: Store>(
-    config: Arc<Config>,
+    (config, file): (Arc<Config>, PathBuf),
     store: S,
     clock: Clock,
     listeners: Vec<TcpListener>,
     socket: ControlSocket,
+    hangup: &mut Signal,
 ) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let running = start(&config, store, &clock, listeners, socket)?;
+    let running = start((&config, file), store, &clock, listeners, socket)?;
     tell::started(&config);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                let reload = Arc::clone(&running.reload);
+                tokio::task::spawn_blocking(move || _ = reload.run("SIGHUP"));
+            }
+        }
     }
     let limit = config.delivery.shutdown_timeout;
     tell::draining(limit);
@@ -172,9 +187,9 @@ async fn serve<S: Store>(
 
 /// Signals that mean something to other daemons are not to end this one.
 fn ignore_signals() -> std::io::Result<JoinSet<()>> {
-    let kinds = [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+    let kinds = [SignalKind::user_defined1(), SignalKind::user_defined2()];
     let mut ignoring = JoinSet::new();
-    for (kind, name) in kinds.into_iter().zip(["HUP", "USR1", "USR2"]) {
+    for (kind, name) in kinds.into_iter().zip(["USR1", "USR2"]) {
         let mut signals = signal(kind)?;
         ignoring.spawn(async move {
             while signals.recv().await.is_some() {
@@ -186,7 +201,7 @@ fn ignore_signals() -> std::io::Result<JoinSet<()>> {
 }
 
 fn start<S: Store>(
-    config: &Arc<Config>,
+    (config, file): (&Arc<Config>, PathBuf),
     store: S,
     clock: &Clock,
     listeners: Vec<TcpListener>,
@@ -200,9 +215,10 @@ fn start<S: Store>(
     let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
     let mut core = Core::new(Arc::clone(config), random::from_system(), clock.now());
     core.remember(learned(&config.data_dir), clock.now());
+    let live = Live::from(Arc::clone(config));
     let shared = Arc::new(Shared {
         store: store.clone(),
-        config: Arc::clone(config),
+        config: live.clone(),
         clock: clock.clone(),
         ids: Arc::clone(&ids),
         rng: Mutex::new(random::from_system()),
@@ -217,13 +233,15 @@ fn start<S: Store>(
     let wake = Arc::new(Notify::new());
     let resolver = Arc::new(Resolver::new(config)?);
     let desk = Arc::new(desk(config, &core, &wake, clock));
+    let reload = Arc::new(Reload::new((file, live.clone()), (&core, &wake), clock));
     let api = Api {
         store: store.clone(),
         clock: clock.clone(),
         node: config.hostname.to_string(),
         sites: sites(&core, clock),
-        terms: Arc::new(Terms::from(&**config)),
+        terms: reload.terms(),
         desk: Some(Arc::clone(&desk)),
+        reload: Some(reload.by_users()),
     };
     let (of_memory, dir) = (Arc::clone(&core), config.data_dir.clone());
     let memory = Arc::new(Memory { core: of_memory, dir, clock: clock.clone() });
@@ -242,7 +260,7 @@ fn start<S: Store>(
         expected: expected_out,
     };
     let dispatcher = tokio::spawn(dispatcher.run(delivering.1));
-    let ingress = Ingress::new(store, Arc::clone(config), clock.clone(), ids, direct, expected);
+    let ingress = Ingress::new(store, live, clock.clone(), ids, direct, expected);
     let ingress = Arc::new(ingress);
     let mut sessions = JoinSet::new();
     for listener in listeners {
@@ -254,6 +272,7 @@ fn start<S: Store>(
         control,
         keeping: tokio::spawn(Arc::clone(&memory).keep()),
         memory,
+        reload,
         stop_receiving: receiving.0,
         stop_delivering: delivering.0,
         stop_control: controlling.0,

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod id;
+pub mod live;
 pub mod network;
 pub mod random;
 pub mod text;

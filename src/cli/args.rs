@@ -59,6 +59,8 @@ pub(super) enum Verb {
     Suspend(Suspend),
     /// End a suspension; of exactly what it was given for
     Resume(ScopeArgs),
+    /// Have the running node read its configuration file again; all of it holds, or nothing
+    Reload,
     /// Check or show the configuration
     Config {
         #[command(subcommand)]

@@ -1,8 +1,10 @@
-//! `bulkhead config`: what the file says, and what is wrong with it.
+//! `bulkhead config` and `reload`: what the file says, what is wrong with it, and that it holds.
 
 use super::Failure;
 use super::args::{Common, ConfigVerb};
+use super::connect;
 use crate::config::{Config, reference};
+use crate::control::protocol::Request;
 use std::io::Write;
 
 pub(super) fn run(common: &Common, verb: ConfigVerb, out: &mut impl Write) -> Result<(), Failure> {
@@ -11,6 +13,19 @@ pub(super) fn run(common: &Common, verb: ConfigVerb, out: &mut impl Write) -> Re
         ConfigVerb::Show => show(common, out),
         ConfigVerb::Default => Ok(write!(out, "{}", reference())?),
     }
+}
+
+/// What is wrong with the file is said here already, where the node is not asked.
+pub(super) fn reload(common: &Common, out: &mut impl Write) -> Result<(), Failure> {
+    let (config, runtime) = connect::begin(common)?;
+    runtime.block_on(async {
+        connect::connect(&config).await?.ask(&Request::Reload, |_| Ok(())).await
+    })?;
+    match common.json {
+        true => writeln!(out, "{}", serde_json::json!({ "reloaded": true }))?,
+        false => writeln!(out, "the node goes on with {}", common.path().display())?,
+    }
+    Ok(())
 }
 
 fn check(common: &Common, out: &mut impl Write) -> Result<(), Failure> {

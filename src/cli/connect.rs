@@ -78,9 +78,9 @@ fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
     let store = EmbeddedStore::open_read_only(dir, clock.clone())
         .map_err(|error| Failure::Usage(format!("no node runs; {error}")))?;
     writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
-    let terms = Arc::new(Terms::from(config));
+    let terms = Arc::new(Terms::from(config)).into();
     let (node, sites) = (String::new(), no_sites());
-    let api = Api { store, clock: clock.clone(), node, sites, terms, desk: None };
+    let api = Api { store, clock: clock.clone(), node, sites, terms, desk: None, reload: None };
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     // It waits for us as long as we wait for a pager: nobody else is kept from anything.
     tokio::spawn(async move { serve_one(far, None, &api, Duration::MAX).await });

@@ -73,6 +73,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Throttle { verb } => orders::run(&cli.common, &Order::Throttle(verb), out),
         Verb::Suspend(suspend) => orders::run(&cli.common, &Order::Suspend(suspend), out),
         Verb::Resume(scope) => orders::run(&cli.common, &Order::Resume(scope), out),
+        Verb::Reload => config::reload(&cli.common, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
     }
 }

@@ -9,5 +9,5 @@ pub(super) fn serve(common: &Common) -> Result<(), Failure> {
     observe::log::init(&config.log).map_err(Failure::Trouble)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Trouble(format!("cannot start: {error}")))?;
-    runtime.block_on(node::run(config)).map_err(Failure::Trouble)
+    runtime.block_on(node::run(config, common.path())).map_err(Failure::Trouble)
 }

@@ -98,6 +98,25 @@ impl Config {
         Self::explain(path).map(|explained| explained.config)
     }
 
+    /// Sections and keys in which another differs so that it takes a restart to change them: those
+    /// that sockets, the queue and what is in use were made of.
+    #[must_use]
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let differs = [
+            ("hostname", self.hostname != other.hostname),
+            ("data_dir", self.data_dir != other.data_dir),
+            ("[[listen]]", self.listen != other.listen),
+            ("[limits]", self.limits != other.limits),
+            ("[dns]", self.dns != other.dns),
+            ("[delivery]", self.delivery != other.delivery),
+            ("[sources], or which mail uses them", self.sources != other.sources),
+            ("[control]", self.control != other.control),
+            ("[store]", self.store != other.store),
+            ("[log]", self.log != other.log),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+
     /// Reads and checks a file, and says where each value comes from.
     ///
     /// # Errors
@@ -279,7 +298,7 @@ fn machine_name() -> String {
 }
 
 /// `[[listen]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Address and port.
     pub address: SocketAddr,
@@ -293,7 +312,7 @@ pub struct Relay {
 }
 
 /// `[limits]`: what one client, one session and one message may take.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiveLimits {
     /// Bytes of one message (SIZE, RFC 1870). Default 50 MiB.
     pub message_size: u64,
@@ -342,7 +361,7 @@ pub struct Lanes {
 }
 
 /// `[dns]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
     /// Resolvers with port; empty: those of /etc/resolv.conf.
     pub servers: Vec<SocketAddr>,
@@ -358,7 +377,7 @@ pub struct Dns {
 }
 
 /// `[delivery]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
     /// Port of the receiving hosts. Default 25.
     pub port: u16,
@@ -411,14 +430,14 @@ pub enum Tls {
 pub type Retry = ByLane<Schedule>;
 
 /// `[control]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// Unix socket; given relative to `data_dir`. Default `control.sock`.
     pub socket: PathBuf,
 }
 
 /// `[store]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// Default `sqlite`.
     pub engine: Engine,
@@ -440,7 +459,7 @@ pub enum Engine {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     /// `format = "json"`: one object a line; else text for people. Default text.
     pub json: bool,

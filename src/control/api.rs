@@ -6,6 +6,7 @@ use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Respon
 use super::summary::{Question, SITES_MAX, Summary, summarise};
 use super::why::{Facts, Place};
 use crate::base::id::MessageId;
+use crate::base::live::Live;
 use crate::base::time::{Clock, Timestamp};
 use crate::policy::orders::Orders;
 use crate::policy::site::{SiteStatus, by_domain};
@@ -24,6 +25,9 @@ const PLACE_PAGES: usize = 40;
 /// The site facts of a node at this moment.
 pub type Sites = Arc<dyn Fn() -> Vec<SiteStatus> + Send + Sync>;
 
+/// Has a node read its configuration again for a user.
+pub type Reload = Arc<dyn Fn(Option<u32>) -> Result<(), String> + Send + Sync>;
+
 /// All that requests need. Clones are the same API.
 #[derive(Clone)]
 pub struct Api<S> {
@@ -36,9 +40,11 @@ pub struct Api<S> {
     /// From the dispatcher.
     pub sites: Sites,
     /// From the configuration.
-    pub terms: Arc<Terms>,
+    pub terms: Live<Terms>,
     /// Takes orders; `None` where no node works on the queue.
     pub desk: Option<Arc<Desk>>,
+    /// Reads the configuration again, for this user; `None` where no node has one.
+    pub reload: Option<Reload>,
 }
 
 /// Where responses go.
@@ -140,6 +146,15 @@ impl<S: Store> Api<S> {
                 let held = queues.iter().map(|queue| queue.held).sum();
                 Ok(Counts { count: held, leased: 0 })
             }
+            Request::Reload => {
+                let Some(reload) = self.reload.clone() else {
+                    return Err(Stop::Error("no node runs: its next start reads the file".into()));
+                };
+                // On a thread of its own: it waits for the disk.
+                let work = aside("reload failed", move || reload(user)).await?;
+                work.map_err(Stop::Error)?;
+                Ok(Counts::default())
+            }
             Request::Limits { .. }
             | Request::Orders
             | Request::ThrottleSet { .. }
@@ -176,7 +191,7 @@ impl<S: Store> Api<S> {
         let api = self.clone();
         aside("cannot look at the queue", move || {
             let (backlog, statuses) = (api.store.backlog(Revision::START), (api.sites)());
-            let outlook = outlook(&backlog, &statuses, &api.terms, api.clock.now());
+            let outlook = outlook(&backlog, &statuses, &api.terms.get(), api.clock.now());
             let orders = api.desk.as_ref().map(|desk| desk.orders()).unwrap_or_default();
             View { backlog, statuses, outlook, orders }
         })

@@ -62,6 +62,8 @@ pub enum Request {
     HoldAll,
     /// Ends [`Request::HoldAll`]. What was held by a filter stays so; the count tells of how much.
     ReleaseAll,
+    /// Reads the configuration file again.
+    Reload,
     /// Every limit of a site, and who says so.
     Limits {
         /// By any of its names.

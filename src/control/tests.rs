@@ -253,7 +253,7 @@ impl Running {
         let desk = Some(Arc::new(orders::desk(dir.path(), &clock)));
         let sites: api::Sites = Arc::new(|| vec![site()]);
         let (node, terms) = ("mx1".into(), Default::default());
-        let api = Api { store, clock, node, sites, terms, desk };
+        let api = Api { store, clock, node, sites, terms, desk, reload: None };
         tokio::spawn(serve(socket, api, async {
             let _ = stopped.await;
         }));
@@ -412,6 +412,7 @@ async fn a_client_that_leaves_stops_the_work() {
             sites: no_sites(),
             terms: Default::default(),
             desk: None,
+            reload: None,
         };
         let (mut near, far) = UnixStream::pair().unwrap();
         let served = tokio::spawn(async move { serve_one(far, None, &api, PATIENCE).await });
@@ -433,6 +434,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
         sites: no_sites(),
         terms: Default::default(),
         desk: None,
+        reload: None,
     };
     let (mut near, far) = tokio::io::duplex(1_024);
     near.write_all(b"{\"verb\":\"list\"}\n").await.unwrap();

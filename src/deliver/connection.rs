@@ -236,9 +236,9 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, and waits a short while for the peer to close, which does so first (RFC 5321
-    /// §4.1.1.10): until then it counts the connection as one of ours. Of one that was lost, what is
-    /// not written yet is not written any more: a message that was given up shall not arrive.
+    /// Says goodbye, and waits a short while for the peer, which closes first (RFC 5321
+    /// §4.1.1.10): until then it counts the connection as one of ours. Of one that was lost, what
+    /// is not written yet is not written any more: a message that was given up shall not arrive.
     pub async fn quit(mut self) {
         let is_open = self.conversation.quit();
         _ = timeout(QUIT, async {

@@ -151,8 +151,8 @@ impl State {
 
 impl Line {
     /// See [`Paces::retune`].
-    pub fn retune(&self, limits: &Limits, rates: &[Rate]) {
-        self.lock().paces.retune(limits, rates);
+    pub fn retune(&self, limits: &Limits, rates: &[Rate], now: Timestamp) {
+        self.lock().paces.retune(limits, rates, now);
     }
 
     /// Puts a direct job at the end of the line.

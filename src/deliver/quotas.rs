@@ -8,54 +8,63 @@ use crate::policy::site::Rate;
 use crate::policy::tenant::TenantRule;
 use crate::policy::throttle::Pace;
 use crate::store::Delivery;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What the configuration states of tenants and domains.
 #[derive(Debug, Default)]
-pub struct Quotas {
-    /// Those with a rate, by its place among the paces.
-    tenants: HashMap<String, usize>,
-    domains: HashMap<String, usize>,
+pub struct Quotas(Mutex<State>);
+
+/// Under one lock, since a message uses all that it needs or none.
+#[derive(Debug, Default)]
+struct State {
+    /// Those with a rate.
+    tenants: HashMap<String, Pace>,
+    domains: HashMap<String, Pace>,
     /// By domain, where that is limited.
     recipients: HashMap<String, u32>,
-    /// Under one lock, since a message uses all that it needs or none.
-    paces: Mutex<Vec<Pace>>,
 }
 
 impl Quotas {
     /// Nothing of them is used yet.
     #[must_use]
     pub fn new(tenants: &[TenantRule], domains: &[DomainRule]) -> Self {
-        let mut paces = Vec::new();
-        let tenants = tenants.iter().map(|rule| (&rule.name, &rule.rates));
-        let tenants = places(tenants, &mut paces);
+        let quotas = Self::default();
+        quotas.retune(tenants, domains, Timestamp(0));
+        quotas
+    }
+
+    /// Puts these in place of those before; what was used of a rate still counts.
+    pub fn retune(&self, tenants: &[TenantRule], domains: &[DomainRule], now: Timestamp) {
+        let mut state = self.lock();
+        let of_tenants = tenants.iter().map(|rule| (&rule.name, &*rule.rates));
+        retune(&mut state.tenants, of_tenants, now);
+        let of_domains = domains.iter().map(|rule| (&rule.name, &*rule.rates));
+        retune(&mut state.domains, of_domains, now);
         let limited =
             |rule: &DomainRule| Some((rule.name.clone(), rule.recipients_per_transaction?));
-        let recipients = domains.iter().filter_map(limited).collect();
-        let domains = domains.iter().map(|rule| (&rule.name, &rule.rates));
-        let domains = places(domains, &mut paces);
-        Self { tenants, domains, recipients, paces: Mutex::new(paces) }
+        state.recipients = domains.iter().filter_map(limited).collect();
     }
 
     /// True where some tenant has a rate.
     #[must_use]
     pub fn limit_tenants(&self) -> bool {
-        !self.tenants.is_empty()
+        !self.lock().tenants.is_empty()
     }
 
     /// True where this one has a rate.
     #[must_use]
     pub fn limit(&self, holder: Holder<&str>) -> bool {
-        self.place(holder).is_some()
+        self.lock().pace(holder).is_some()
     }
 
     /// Most recipients of a transaction with this one, by its domain; [`u32::MAX`] where that is
     /// not limited.
     #[must_use]
     pub fn recipients(&self, delivery: &Delivery) -> u32 {
-        let most = delivery.domain().and_then(|domain| self.recipients.get(domain));
+        let state = self.lock();
+        let most = delivery.domain().and_then(|domain| state.recipients.get(domain));
         most.copied().unwrap_or(u32::MAX)
     }
 
@@ -113,57 +122,60 @@ impl Quotas {
         lane: Lane,
         now: Timestamp,
     ) -> Result<(), Holder<&'a str>> {
+        let mut state = self.lock();
         let holders = std::iter::once(Holder::Tenant(tenant)).chain(domains.map(Holder::Domain));
-        let limited = holders.filter_map(|holder| Some((self.place(holder)?, holder)));
-        let mut limited: Vec<_> = limited.collect();
-        if limited.is_empty() {
-            return Ok(());
-        }
-        limited.sort_unstable_by_key(|(place, _)| *place);
-        limited.dedup_by_key(|(place, _)| *place);
-        let mut paces = self.lock();
-        let mut waits = limited.iter().filter(|(place, _)| {
-            paces.get(*place).is_some_and(|pace| pace.available(lane, now, 1) == 0)
-        });
-        if let Some((_, holder)) = waits.next() {
+        let limited: BTreeSet<_> = holders.filter(|holder| state.pace(*holder).is_some()).collect();
+        let waits = |holder: &&Holder<&str>| {
+            state.pace(**holder).is_some_and(|pace| pace.available(lane, now, 1) == 0)
+        };
+        if let Some(holder) = limited.iter().find(waits) {
             return Err(*holder);
         }
-        for (place, _) in limited {
+        for holder in limited {
             // Each has one, as was just seen.
-            _ = paces.get_mut(place).map(|pace| pace.begin(lane, now));
+            _ = state.pace_mut(holder).map(|pace| pace.begin(lane, now));
         }
         Ok(())
     }
 
-    fn place(&self, holder: Holder<&str>) -> Option<usize> {
-        match holder {
-            Holder::Tenant(name) => self.tenants.get(name).copied(),
-            Holder::Domain(name) => self.domains.get(name).copied(),
-        }
-    }
-
     fn ask<T>(&self, holder: Holder<&str>, question: impl FnOnce(&Pace) -> T) -> Option<T> {
-        let place = self.place(holder)?;
-        self.lock().get(place).map(question)
+        self.lock().pace(holder).map(question)
     }
 
     /// A pace cannot be left half changed, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, Vec<Pace>> {
-        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Adds a pace for each that has a rate, and gives their places.
-fn places<'a>(
-    all: impl Iterator<Item = (&'a String, &'a Vec<Rate>)>,
-    paces: &mut Vec<Pace>,
-) -> HashMap<String, usize> {
-    let limited = all.filter(|(_, rates)| !rates.is_empty());
-    let place = |(name, rates): (&String, &Vec<Rate>)| {
-        paces.push(Pace::new(rates));
-        (name.clone(), paces.len() - 1)
-    };
-    limited.map(place).collect()
+impl State {
+    fn pace(&self, holder: Holder<&str>) -> Option<&Pace> {
+        match holder {
+            Holder::Tenant(name) => self.tenants.get(name),
+            Holder::Domain(name) => self.domains.get(name),
+        }
+    }
+
+    fn pace_mut(&mut self, holder: Holder<&str>) -> Option<&mut Pace> {
+        match holder {
+            Holder::Tenant(name) => self.tenants.get_mut(name),
+            Holder::Domain(name) => self.domains.get_mut(name),
+        }
+    }
+}
+
+/// A pace for each that has a rate.
+fn retune<'a>(
+    paces: &mut HashMap<String, Pace>,
+    all: impl Iterator<Item = (&'a String, &'a [Rate])>,
+    now: Timestamp,
+) {
+    let mut before = std::mem::take(paces);
+    for (name, rates) in all.filter(|(_, rates)| !rates.is_empty()) {
+        let mut pace = before.remove(name).unwrap_or_else(|| Pace::new(rates));
+        pace.retune(rates, now);
+        paces.insert(name.clone(), pace);
+    }
 }
 
 #[cfg(test)]
@@ -199,5 +211,25 @@ mod tests {
             assert_eq!(begin(&[]), Ok(()));
         }
         assert_eq!(begin(&[]), Err(Holder::Tenant("shop")));
+    }
+
+    #[test]
+    fn what_was_used_still_counts_when_a_rate_is_changed() {
+        let rule = |count| TenantRule {
+            name: "shop".into(),
+            rates: vec![Rate { count, per: Duration::from_secs(10) }],
+            ..TenantRule::default()
+        };
+        let quotas = Quotas::new(&[rule(20)], &[]);
+        let now = Timestamp(1_000_000);
+        let begin = || quotas.begin("shop", std::iter::empty(), Lane::Bulk, now).is_ok();
+        let used = (0..100).take_while(|_| begin()).count();
+        assert_eq!(used, 1);
+        quotas.retune(&[rule(20)], &[], now);
+        assert!(!begin(), "the same rate");
+        quotas.retune(&[], &[], now);
+        assert!(begin() && !quotas.limit(Holder::Tenant("shop")));
+        quotas.retune(&[rule(20)], &[], now);
+        assert!(begin(), "a rate that was gone is new");
     }
 }

@@ -7,6 +7,7 @@ use super::core::{Event, LEASE};
 use super::quotas::Quotas;
 use super::settle::{self, Peer, Rules};
 use crate::base::id::{IdGenerator, QueueId};
+use crate::base::live::Live;
 use crate::base::random::Rng;
 use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
@@ -32,7 +33,7 @@ pub struct Shared<S> {
     /// The queue.
     pub store: S,
     /// The configuration.
-    pub config: Arc<Config>,
+    pub config: Live<Config>,
     /// The time.
     pub clock: Clock,
     /// Ids of notifications.
@@ -78,7 +79,8 @@ impl<S: Store> Shared<S> {
         over: Option<(Over<'_>, bool)>,
     ) {
         let now = self.clock.now();
-        let rules = Rules { hostname: &self.config.hostname, retry: &self.config.retry };
+        let config = self.config.get();
+        let rules = Rules { hostname: &config.hostname, retry: &config.retry };
         let peer = over.as_ref().map_or_else(Peer::default, |(over, reports)| Peer {
             host: over.host,
             reports: *reports,
@@ -215,7 +217,7 @@ impl<S: Store> Shared<S> {
     /// True where leases that end at `until` might not outlast a transaction begun now.
     #[must_use]
     pub fn is_short(&self, until: Timestamp) -> bool {
-        self.clock.now().after(self.config.delivery.transaction_timeout) >= until
+        self.clock.now().after(self.config.get().delivery.transaction_timeout) >= until
     }
 
     /// Prolongs the leases of a transaction; those that are not ours any more leave it.

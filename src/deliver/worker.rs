@@ -129,7 +129,7 @@ async fn open<S: Store>(
         }
         let target = Target {
             host: hop.host.clone(),
-            address: SocketAddr::new(hop.address, shared.config.delivery.port),
+            address: SocketAddr::new(hop.address, shared.config.get().delivery.port),
             source: Arc::clone(source),
         };
         let opened = Connection::open(&shared.dialer, &shared.clock, &target).await;
@@ -170,7 +170,8 @@ fn asked_at_the_door<S: Store>(
     hop: &Hop,
     reply: &Reply,
 ) -> Option<Complaint> {
-    let found = shared.config.rules.find(&hop.host, reply)?;
+    let config = shared.config.get();
+    let found = config.rules.find(&hop.host, reply)?;
     let parties = Parties { tenant: "", sender: None, source: &opening.source.name };
     let asked = complaint(&found, parties, &reply.to_string())?;
     let whose = match asked.whose {
@@ -327,7 +328,7 @@ impl<S: Store> Worker<S> {
     async fn rest(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
         self.asked = true;
         self.tell_wants(self.room(), true).await;
-        let patience = self.shared.config.delivery.idle_timeout;
+        let patience = self.shared.config.get().delivery.idle_timeout;
         let order = tokio::select! {
             order = orders.recv() => order,
             () = self.connection.idle() => None,
@@ -348,7 +349,7 @@ impl<S: Store> Worker<S> {
         let Opening { line, source, .. } = &self.opening;
         while let Err(at) = line.begin(source, lane, self.shared.clock.now()) {
             let wait = at.since(self.shared.clock.now()).max(Duration::from_millis(1));
-            if wait > self.shared.config.delivery.idle_timeout.max(AHEAD) {
+            if wait > self.shared.config.get().delivery.idle_timeout.max(AHEAD) {
                 return false;
             }
             tokio::time::sleep(wait).await;
@@ -421,7 +422,8 @@ impl<S: Store> Worker<S> {
     /// True where the receiver ended the connection instead of taking one message more, without a
     /// complaint: nothing was said about this one.
     fn is_farewell(&self, attempts: &[Attempt]) -> bool {
-        let rules = &self.shared.config.rules;
+        let config = self.shared.config.get();
+        let rules = &config.rules;
         attempts.iter().all(|attempt| match attempt {
             Attempt::Reply { stage: Stage::Mail, reply } => {
                 reply.code == 421 && rules.find(&self.hop.host, reply).is_none()
@@ -502,10 +504,11 @@ impl<S: Store> Worker<S> {
     async fn apply_rules(&self, job: &Job, attempts: &[Attempt], verdicts: &mut [Verdict]) {
         let head = &job.transaction.head;
         let (host, now) = (self.hop.host.as_str(), self.shared.clock.now());
+        let config = self.shared.config.get();
         let mut asked: Vec<Complaint> = Vec::new();
         for (attempt, verdict) in attempts.iter().zip(verdicts) {
             let Attempt::Reply { reply, .. } = attempt else { continue };
-            let Some(found) = self.shared.config.rules.find(host, reply) else { continue };
+            let Some(found) = config.rules.find(host, reply) else { continue };
             *verdict = ruled(&found, verdict.clone(), now);
             let parties = Parties {
                 tenant: &head.origin.tenant,

@@ -31,7 +31,7 @@ impl Lane {
 }
 
 /// One for each lane.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByLane<T> {
     /// Of direct mail.
     pub direct: T,

@@ -46,8 +46,17 @@ pub fn accept_failed(listener: &str, error: &std::io::Error) {
 
 /// `node.signal_ignored`: nothing is done on this signal.
 pub fn signal_ignored(signal: &str) {
-    let note = "the configuration is read at start alone: restart the node to change it";
-    info!(target: "bulkhead", message = "node.signal_ignored", signal, note);
+    info!(target: "bulkhead", message = "node.signal_ignored", signal);
+}
+
+/// `node.reloaded`: a changed configuration file holds.
+pub fn reloaded(file: &Path, by: &str) {
+    info!(target: "bulkhead", message = "node.reloaded", file = %file.display(), by);
+}
+
+/// `node.not_reloaded`: the file is not in order, or takes a restart; what was holds on.
+pub fn not_reloaded(file: &Path, by: &str, why: &str) {
+    warn!(target: "bulkhead", message = "node.not_reloaded", file = %file.display(), by, why);
 }
 
 /// `node.few_files`: with all sessions and connections that the configuration allows, file

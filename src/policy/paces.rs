@@ -41,9 +41,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn retune(&mut self, all: &[Rate], each: &[Rate]) {
-        self.all.retune(all);
-        self.each.values_mut().for_each(|pace| pace.retune(each));
+    fn retune(&mut self, all: &[Rate], each: &[Rate], now: Timestamp) {
+        self.all.retune(all, now);
+        self.each.values_mut().for_each(|pace| pace.retune(each, now));
         self.rates_of_each = each.to_vec();
         self.slack = Some(self.all.slack().min(Pace::new(each).slack()));
         if each.is_empty() {
@@ -85,9 +85,10 @@ impl Shared {
 impl Paces {
     /// Follows these limits, of which `rates` holds in place of those for messages in all; what
     /// went out before still counts.
-    pub fn retune(&mut self, limits: &Limits, rates: &[Rate]) {
-        self.messages.retune(rates, &limits.rates_per_source);
-        self.connections.retune(&limits.connection_rates, &limits.connection_rates_per_source);
+    pub fn retune(&mut self, limits: &Limits, rates: &[Rate], now: Timestamp) {
+        let Limits { rates_per_source, connection_rates, connection_rates_per_source, .. } = limits;
+        self.messages.retune(rates, rates_per_source, now);
+        self.connections.retune(connection_rates, connection_rates_per_source, now);
     }
 
     fn of(&self, what: What) -> &Shared {
@@ -185,7 +186,7 @@ mod tests {
         ) {
             let mut paces = Paces::default();
             let limits = limits(all, each);
-            paces.retune(&limits, &limits.rates);
+            paces.retune(&limits, &limits.rates, Timestamp(0));
             let (mut now, mut sent) = (Timestamp(1_000_000), Vec::new());
             let mut by_source = vec![Vec::new(); 3];
             for (pause, source, wanted, direct) in steps {
@@ -211,7 +212,7 @@ mod tests {
     fn a_source_that_is_done_leaves_the_others_their_share() {
         let mut paces = Paces::default();
         let limits = limits(100, 1);
-        paces.retune(&limits, &limits.rates);
+        paces.retune(&limits, &limits.rates, Timestamp(0));
         let now = Timestamp(1_000_000);
         let [a, b] = [SourceId(0), SourceId(1)];
         assert!(paces.begin(What::Message, a, Lane::Bulk, now).is_ok());

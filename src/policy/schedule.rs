@@ -89,6 +89,13 @@ impl Turns {
         }
     }
 
+    /// From now on each tenant in line has this weight; 0 counts as 1.
+    pub fn set_weights(&mut self, weight: impl Fn(&str) -> u32) {
+        for (name, tenant) in &mut self.tenants {
+            tenant.weight = weight(name).max(1);
+        }
+    }
+
     /// Everybody leaves.
     pub fn clear(&mut self, shares: &mut Shares) {
         self.tenants.drain().for_each(|(name, _)| shares.leave(&name));

@@ -85,7 +85,7 @@ pub struct SourceRule {
 }
 
 /// All sources, and which mail they are for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     all: Vec<Arc<Source>>,
     lanes: ByLane<Pool>,

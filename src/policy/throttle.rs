@@ -37,22 +37,33 @@ impl Throttle {
     /// A limit that nothing has used yet.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
-        let mut throttle = Self { rate, interval_us: 1, tolerance_us: 0, due_us: i64::MIN };
-        throttle.retune(rate);
-        throttle
-    }
-
-    /// Changes the rate; what went out before still counts.
-    pub fn retune(&mut self, rate: Rate) {
-        self.rate = rate;
         let count = rate.count.max(1);
         let burst = (count / BURST_SHARE).max(1);
-        let window = rate.per.saturating_add(slack(rate));
-        let per_us = i64::try_from(window.as_micros()).unwrap_or(i64::MAX).max(1);
         let paced = i64::from(count - (burst - 1));
+        let window_us = window_us(rate);
         // Rounded up: a pace never faster than asked for.
-        self.interval_us = (per_us / paced + i64::from(per_us % paced != 0)).max(1);
-        self.tolerance_us = self.interval_us.saturating_mul(i64::from(burst - 1));
+        let interval_us = (window_us / paced + i64::from(window_us % paced != 0)).max(1);
+        let tolerance_us = interval_us.saturating_mul(i64::from(burst - 1));
+        Self { rate, interval_us, tolerance_us, due_us: i64::MIN }
+    }
+
+    /// Changes the rate; what went out before still counts, as so many of what may go now, and not
+    /// as the time that it took: where more may go, they go at once. It fills one window at most.
+    pub fn retune(&mut self, rate: Rate, now: Timestamp) {
+        if rate == self.rate {
+            return;
+        }
+        let (now_us, before) = (micros(now), self.clone());
+        *self = Self::new(rate);
+        let owed_us = before.due_us.saturating_sub(now_us);
+        if owed_us > 0 {
+            let [owed_us, interval_us, interval_before_us] =
+                [owed_us, self.interval_us, before.interval_us].map(i64::unsigned_abs);
+            let owed_us = (u128::from(owed_us) * u128::from(interval_us))
+                .div_ceil(u128::from(interval_before_us));
+            let owed_us = i64::try_from(owed_us).unwrap_or(i64::MAX).min(window_us(rate));
+            self.due_us = now_us.saturating_add(owed_us);
+        }
     }
 
     /// How many may go at `now`, up to `wanted`.
@@ -100,13 +111,13 @@ impl Throttles {
 
     /// Changes the rates; what went out before still counts. A window of a new length begins with
     /// the state of the one that is furthest ahead, since that is all that is known.
-    pub fn retune(&mut self, rates: &[Rate]) {
+    pub fn retune(&mut self, rates: &[Rate], now: Timestamp) {
         let old = std::mem::take(&mut self.0);
         let furthest = old.iter().max_by_key(|throttle| throttle.due_us);
         let retuned = |rate: &Rate| {
             let known = old.iter().find(|throttle| throttle.rate.per == rate.per).or(furthest);
             let mut throttle = known.cloned().unwrap_or_else(|| Throttle::new(*rate));
-            throttle.retune(*rate);
+            throttle.retune(*rate, now);
             throttle
         };
         self.0 = rates.iter().map(retuned).collect();
@@ -152,12 +163,12 @@ impl Pace {
     #[must_use]
     pub fn new(rates: &[Rate]) -> Self {
         let mut pace = Self::default();
-        pace.retune(rates);
+        pace.retune(rates, Timestamp(0));
         pace
     }
 
     /// Changes the rates; what went out before still counts.
-    pub fn retune(&mut self, rates: &[Rate]) {
+    pub fn retune(&mut self, rates: &[Rate], now: Timestamp) {
         let share = |rate: &Rate, kept: bool| {
             let of_direct = kept_for_direct(rate.count);
             let count = if kept { of_direct } else { rate.count - of_direct };
@@ -165,9 +176,9 @@ impl Pace {
         };
         let shares = |kept| -> Vec<Rate> { rates.iter().map(|rate| share(rate, kept)).collect() };
         let may_share = rates.iter().all(|rate| kept_for_direct(rate.count) > 0);
-        self.bulk.retune(&shares(false));
+        self.bulk.retune(&shares(false), now);
         if may_share {
-            self.direct.get_or_insert_default().retune(&shares(true));
+            self.direct.get_or_insert_default().retune(&shares(true), now);
         } else {
             self.direct = None;
         }
@@ -234,6 +245,12 @@ impl Pace {
     }
 }
 
+/// The window that is kept.
+fn window_us(rate: Rate) -> i64 {
+    let window = rate.per.saturating_add(slack(rate));
+    i64::try_from(window.as_micros()).unwrap_or(i64::MAX).max(1)
+}
+
 fn slack(rate: Rate) -> Duration {
     (rate.per / SLACK_SHARE).min(SLACK_MAX)
 }
@@ -278,7 +295,7 @@ mod tests {
             for (pause, wanted, next) in steps {
                 now = Timestamp(now.0 + pause);
                 if let Some(turn) = next {
-                    throttles.retune(&rates(turn));
+                    throttles.retune(&rates(turn), now);
                     turns.push((now.0, turn));
                 }
                 let n = throttles.available(now, wanted);
@@ -353,9 +370,23 @@ mod tests {
         for new in [rate(2, 60), rate(2, 61)] {
             let mut throttles = Throttles::new(&[rate(1, 60)]);
             throttles.take(Timestamp(0), 1);
-            throttles.retune(&[rate(9, 1), new]);
+            throttles.retune(&[rate(9, 1), new], Timestamp(0));
             assert_eq!(throttles.available(Timestamp(1_000), 1), 0);
         }
+    }
+
+    #[test]
+    fn where_more_may_go_it_goes_at_once_and_where_less_not_later_than_in_a_window() {
+        let rate = |count, secs| Rate { count, per: Duration::from_secs(secs) };
+        let (now, then) = (Timestamp(0), |secs: i64| Timestamp(secs * 1_000));
+        let mut throttles = Throttles::new(&[rate(10, 3_600)]);
+        throttles.take(now, 1);
+        assert!(throttles.next_at(now) > then(350));
+        throttles.retune(&[rate(6_000, 60)], now);
+        assert!(throttles.next_at(now) <= then(1));
+        throttles.take(now, throttles.available(now, 1_000));
+        throttles.retune(&[rate(1, 60)], now);
+        assert!(throttles.next_at(now) > then(59) && throttles.next_at(now) <= then(63));
     }
 
     #[test]

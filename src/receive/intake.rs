@@ -3,6 +3,7 @@
 use super::door::Door;
 use crate::base::address::{Domain, ReversePath};
 use crate::base::id::IdGenerator;
+use crate::base::live::Live;
 use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
 use crate::mail::header::{self, Trace};
@@ -29,7 +30,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(60);
 /// The receiving side of a node.
 pub struct Ingress<S> {
     pub(super) store: S,
-    pub(super) config: Arc<Config>,
+    pub(super) config: Live<Config>,
     pub(super) clock: Clock,
     ids: Arc<Mutex<IdGenerator>>,
     direct: mpsc::Sender<Handoff>,
@@ -46,15 +47,16 @@ impl<S: Store> Ingress<S> {
     #[must_use]
     pub fn new(
         store: S,
-        config: Arc<Config>,
+        config: Live<Config>,
         clock: Clock,
         ids: Arc<Mutex<IdGenerator>>,
         direct: mpsc::Sender<Handoff>,
         expected: mpsc::Sender<Domain>,
     ) -> Self {
-        let limits = &config.limits;
+        let now = config.get();
+        let limits = &now.limits;
         let settings = Settings {
-            hostname: config.hostname.clone(),
+            hostname: now.hostname.clone(),
             message_size: usize::try_from(limits.message_size).unwrap_or(usize::MAX),
             line_length: limits.line_length,
             recipients: limits.recipients,
@@ -71,7 +73,7 @@ impl<S: Store> Ingress<S> {
             expected,
             settings: Arc::new(settings),
             room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
-            door: Door::new(&config.limits),
+            door: Door::new(limits),
             config,
         }
     }
@@ -96,7 +98,7 @@ impl<S: Store> Ingress<S> {
 
     fn prepare(&self, received: Received, client: IpAddr) -> Result<NewMessage, Refusal> {
         let Received { mut envelope, helo, protocol, body } = received;
-        let (config, now) = (&self.config, self.clock.now());
+        let (config, now) = (self.config.get(), self.clock.now());
         let header = body.get(..header::header_len(&body)).unwrap_or_default();
         let scan = header::scan(header, &config.lanes.rules.strip);
         // What begins without a field is all body.

@@ -1,5 +1,6 @@
 //! Accepts connections, as many as the limits allow, until it is told to stop.
 
+use super::door::Place;
 use super::intake::Ingress;
 use super::session;
 use crate::base::time::Timestamp;
@@ -32,8 +33,7 @@ impl<S: Store> Ingress<S> {
                 Some(_) = sessions.join_next() => continue,
             };
             match accepted {
-                Ok((stream, peer)) => match self.door.admit(peer.ip(), &self.config.relay.networks)
-                {
+                Ok((stream, peer)) => match self.admit(peer.ip()) {
                     Ok(place) => {
                         let (ingress, stop) = (Arc::clone(&self), stop.clone());
                         sessions.spawn(async move {
@@ -53,6 +53,10 @@ impl<S: Store> Ingress<S> {
         }
         drop(listener);
         while sessions.join_next().await.is_some() {}
+    }
+
+    fn admit(&self, client: IpAddr) -> Result<Place, &'static str> {
+        self.door.admit(client, &self.config.get().relay.networks)
     }
 }
 

@@ -118,7 +118,7 @@ impl<S: Store> Shell<'_, S> {
     async fn flush(&mut self) -> std::io::Result<()> {
         let output = self.session.output();
         if !output.is_empty() {
-            let patience = self.ingress.config.limits.command_timeout;
+            let patience = self.ingress.config.get().limits.command_timeout;
             let written = timeout(patience, self.stream.write_all(output)).await;
             written.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
             output.clear();
@@ -129,7 +129,8 @@ impl<S: Store> Shell<'_, S> {
     /// Reads what comes. False where the session is over: closed, out of patience, or the node
     /// stops.
     async fn read(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
-        let limits = &self.ingress.config.limits;
+        let config = self.ingress.config.get();
+        let limits = &config.limits;
         let in_message = self.session.is_in_message();
         let patience = if in_message {
             let begun = *self.begun.get_or_insert_with(|| self.ingress.clock.now());

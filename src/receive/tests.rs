@@ -41,7 +41,8 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let store = MemoryStore::new(clock.clone());
     let ids = Arc::new(Mutex::new(IdGenerator::after(None)));
     let ((direct_in, direct), (expected_in, expected)) = (mpsc::channel(1), mpsc::channel(1));
-    let ingress = Ingress::new(store.clone(), Arc::new(config), clock, ids, direct_in, expected_in);
+    let config = Arc::new(config).into();
+    let ingress = Ingress::new(store.clone(), config, clock, ids, direct_in, expected_in);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);

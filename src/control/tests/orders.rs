@@ -125,7 +125,8 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
 async fn without_a_node_nobody_takes_orders() {
     let clock = Clock::system();
     let (node, terms) = (String::new(), Default::default());
-    let api = Api { store: store(), clock, node, sites: no_sites(), terms, desk: None };
+    let api =
+        Api { store: store(), clock, node, sites: no_sites(), terms, desk: None, reload: None };
     let (near, far) = UnixStream::pair().unwrap();
     tokio::spawn(async move { serve_one(far, None, &api, PATIENCE).await });
     let (_, done) = ask(&mut Client::new(near), Request::Orders).await;

@@ -204,7 +204,7 @@ impl Core {
     /// Brings the pace up to date with limits and feedback, and again when a forced rate climbs.
     pub(super) fn retune(&mut self, id: SiteId, now: Timestamp) {
         let Some(site) = self.sites.get_mut(&id) else { return };
-        site.line.retune(&site.limits, &site.rates(now));
+        site.line.retune(&site.limits, &site.rates(now), now);
         site.retune_at = site.forced(now).map(|(_, until)| until);
         match site.retune_at {
             Some(at) => self.alarm(at, Alarm::Site(id)),

@@ -210,6 +210,11 @@ impl Waiters {
         self.turns.iter().any(|(_, turns)| !turns.is_empty())
     }
 
+    pub(super) fn set_weights(&mut self, weight: impl Fn(&str) -> u32) {
+        self.turns.direct.set_weights(&weight);
+        self.turns.bulk.set_weights(&weight);
+    }
+
     /// True where somebody waits for a grant in this lane.
     pub(super) fn wait_in(&self, lane: Lane) -> bool {
         !self.turns.of(lane).is_empty()

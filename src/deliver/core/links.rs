@@ -208,7 +208,7 @@ impl Core {
         // What its source may not send for a while may go from another.
         let rests = site.line.next_from(&source, Lane::Direct, now) > now.after(AHEAD);
         let paced = site.line.available(&source, Lane::Bulk, now, room);
-        let paced = paced.min(self.even_share(site, &way));
+        let paced = paced.min(self.even_share(site, id, &way));
         let (for_direct, for_bulk) =
             (if rests { 0 } else { room }, if may_bulk { paced } else { 0 });
         for (lane, room) in [(Lane::Direct, for_direct), (Lane::Bulk, for_bulk)] {
@@ -230,16 +230,18 @@ impl Core {
         }
     }
 
-    /// What is left of a way's newsletters, by the connections at it: so that they end together,
-    /// and the last batch of one does not hold up what others could send.
-    fn even_share(&self, site: &Site, way: &Way) -> u32 {
+    /// What is left of a way's newsletters, by this connection and the others at it: so that they
+    /// end together, and the last batch of one does not hold up what others could send.
+    fn even_share(&self, site: &Site, id: LinkId, way: &Way) -> u32 {
         let own = way.key();
         let left = site.ways.get(&own).map_or(0, |lines| lines.fresh.total);
         if left == 0 {
             return BATCH;
         }
-        let at_it = self.count_links(site, |link| link.carries_bulk() && link.way.key() == own);
-        let share = left.div_ceil((at_it as u64).max(1));
+        let others = site.links.iter().filter(|other| **other != id);
+        let at_it = |link: &&Link| link.carries_bulk() && link.way.key() == own;
+        let others = others.filter_map(|id| self.links.get(id)).filter(at_it).count();
+        let share = left.div_ceil(others as u64 + 1);
         u32::try_from(share).unwrap_or(BATCH).clamp(BATCH_MIN, BATCH)
     }
 

@@ -36,6 +36,7 @@ mod opens;
 mod orders;
 mod permits;
 mod queues;
+mod reload;
 mod rounds;
 mod sites;
 mod sources;
@@ -290,11 +291,7 @@ impl Core {
             draining: false,
         };
         core.sweep(now);
-        for rule in &config.sites.rules {
-            if let Ok(domain) = Domain::parse(&rule.name) {
-                core.look_up(domain, Turn::Direct, now);
-            }
-        }
+        core.look_up_named(now);
         core
     }
 

@@ -53,7 +53,13 @@ impl Core {
             self.look_at_all();
         }
         let places = super::domains::places(&self.domains);
-        for id in self.directory.overrule(self.orders.throttles(), places) {
+        let changed = self.directory.overrule(self.orders.throttles(), places);
+        self.follow_limits(changed, now);
+    }
+
+    /// Brings these sites up to date with the directory.
+    pub(super) fn follow_limits(&mut self, changed: Vec<SiteId>, now: Timestamp) {
+        for id in changed {
             let Some(known) = self.directory.get(id) else { continue };
             let Some(site) = self.sites.get_mut(&id) else { continue };
             (site.name, site.limits) = (known.name.as_str().into(), known.limits.clone());

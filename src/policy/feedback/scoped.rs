@@ -42,7 +42,7 @@ struct Trouble {
 impl Trouble {
     fn pace(&mut self, now: Timestamp) -> &mut Throttles {
         let rate = self.brake.as_ref().and_then(|brake| brake.rate(now));
-        self.pace.retune(rate.as_slice());
+        self.pace.retune(rate.as_slice(), now);
         &mut self.pace
     }
 
