@@ -155,8 +155,12 @@ impl Facts<'_> {
         let (mut ready, mut deferred, mut leased, mut held) = (0, 0, 0, 0);
         let mut by_site: BTreeMap<&str, (u64, &QueueBacklog)> = BTreeMap::new();
         for queue in queues.iter().filter(|queue| queue.key.lane == lane) {
-            ready += queue.ready;
-            deferred += queue.deferred;
+            if self.backlog.all_held {
+                held += queue.waiting();
+            } else {
+                ready += queue.ready;
+                deferred += queue.deferred;
+            }
             leased += queue.leased;
             held += queue.held;
             let domain = queue.key.domain.as_str();
@@ -579,6 +583,13 @@ mod tests {
         assert_eq!(about(world.with(|f| f.to("mx.example"))), bulk("to mx.example", 45));
         assert_eq!(about(world.with(|f| f.of("club"))), bulk("of club", 5));
         assert_eq!(about(world.with(|f| f.of("nobody"))), []);
+        let mut held = self::world(status(Gate::Open, Some((Limit::Window, None))));
+        held.backlog.all_held = true;
+        let counts = "0 never tried, 0 deferred, 0 on connections, 5 held";
+        assert_eq!(
+            about(held.with(|f| f.of("club"))),
+            [("bulk mail of club".into(), counts.into())]
+        );
         let found = world.with(|f| f.of("club")).remove(0);
         assert!(found.sentence.starts_with("It waits at mx.example: "), "{found:?}");
     }
