@@ -8,6 +8,7 @@ use super::quotas::Quotas;
 use crate::base::time::Timestamp;
 use crate::policy::quota::Holder;
 use crate::store::DeliveryId;
+use std::time::Duration;
 
 /// Why a message may not go now.
 #[derive(Debug)]
@@ -62,4 +63,12 @@ impl Permit {
     pub fn spend(&mut self) {
         self.0 = None;
     }
+}
+
+/// How long a connection's next transaction may take: as long as the longest of its last ones, of
+/// which each counts for an eighth less with the next. What rides with a last dot is seen when that
+/// arrives.
+#[must_use]
+pub fn lasts(before: Duration, last: Duration) -> Duration {
+    last.max(before - before / 8)
 }

@@ -15,7 +15,7 @@ use super::connection::{Connection, NotOpened, Target, Transaction};
 use super::core::{AHEAD, Event, Opening};
 use super::line::Job;
 use super::load::load;
-use super::permit::{Hold, Permit};
+use super::permit::{Hold, Permit, lasts};
 use super::shared::Shared;
 use crate::base::time::Timestamp;
 use crate::mail::message::Lane;
@@ -80,7 +80,7 @@ pub async fn run<S: Store>(
                 jobs: VecDeque::new(),
                 ridden: false,
                 paid: None,
-                transmit: Duration::ZERO,
+                transmit: connect,
                 permit: Permit::default(),
                 loading: None,
                 claimed: 0,
@@ -198,7 +198,7 @@ struct Worker<S> {
     ridden: bool,
     /// The pace was used for a message of this lane then, which has not gone yet.
     paid: Option<(Lane, Timestamp)>,
-    /// How long the last transaction took.
+    /// How long a transaction takes: see [`lasts`]; at first as long as it took to connect.
     transmit: Duration,
     permit: Permit,
     loading: Option<mpsc::Receiver<Job>>,
@@ -380,7 +380,8 @@ impl<S: Store> Worker<S> {
         let rides = self.may_ride();
         let next = self.jobs.front().filter(|_| rides).map(|next| &next.transaction);
         let (report, ridden) = self.connection.send(&job.transaction, next).await;
-        (self.ridden, self.transmit) = (ridden, report.transmit);
+        self.ridden = ridden;
+        self.transmit = lasts(self.transmit, report.transmit);
         if ridden {
             self.paid = None;
         }

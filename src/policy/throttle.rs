@@ -29,8 +29,12 @@ pub struct Throttle {
     interval_us: i64,
     /// How far ahead of the pace one may be, in µs.
     tolerance_us: i64,
+    /// The window that is kept, in µs.
+    window_us: i64,
     /// When the next is due at the steady pace, µs since 1970.
     due_us: i64,
+    /// When the last one went, µs since 1970.
+    last_us: i64,
 }
 
 impl Throttle {
@@ -44,35 +48,36 @@ impl Throttle {
         // Rounded up: a pace never faster than asked for.
         let interval_us = (window_us / paced + i64::from(window_us % paced != 0)).max(1);
         let tolerance_us = interval_us.saturating_mul(i64::from(burst - 1));
-        Self { rate, interval_us, tolerance_us, due_us: i64::MIN }
+        Self { rate, interval_us, tolerance_us, window_us, due_us: i64::MIN, last_us: i64::MIN }
     }
 
     /// Changes the rate; what went out before still counts, as so many of what may go now, and not
-    /// as the time that it took: where more may go, they go at once. It fills one window at most.
+    /// as the time that it took: where more may go, they go at once.
     pub fn retune(&mut self, rate: Rate, now: Timestamp) {
         if rate == self.rate {
             return;
         }
         let (now_us, before) = (micros(now), self.clone());
-        *self = Self::new(rate);
+        *self = Self { last_us: before.last_us, ..Self::new(rate) };
         let owed_us = before.due_us.saturating_sub(now_us);
         if owed_us > 0 {
             let [owed_us, interval_us, interval_before_us] =
                 [owed_us, self.interval_us, before.interval_us].map(i64::unsigned_abs);
             let owed_us = (u128::from(owed_us) * u128::from(interval_us))
                 .div_ceil(u128::from(interval_before_us));
-            let owed_us = i64::try_from(owed_us).unwrap_or(i64::MAX).min(window_us(rate));
-            self.due_us = now_us.saturating_add(owed_us);
+            self.due_us = now_us.saturating_add(i64::try_from(owed_us).unwrap_or(i64::MAX));
         }
     }
 
     /// How many may go at `now`, up to `wanted`.
     #[must_use]
     pub fn available(&self, now: Timestamp, wanted: u32) -> u32 {
-        let now_us = micros(now);
-        let ahead =
-            now_us.saturating_add(self.tolerance_us).saturating_sub(self.due_us.max(now_us));
-        if self.due_us > now_us.saturating_add(self.tolerance_us) {
+        if self.is_rested(now) {
+            let burst = self.tolerance_us / self.interval_us + 1;
+            return u32::try_from(burst).unwrap_or(u32::MAX).min(wanted);
+        }
+        let ahead = micros(now).saturating_add(self.tolerance_us).saturating_sub(self.due_us);
+        if ahead < 0 {
             return 0;
         }
         u32::try_from(ahead / self.interval_us + 1).unwrap_or(u32::MAX).min(wanted)
@@ -81,20 +86,30 @@ impl Throttle {
     /// Uses up `count`, which [`Throttle::available`] allowed.
     pub fn take(&mut self, now: Timestamp, count: u32) {
         let cost = self.interval_us.saturating_mul(i64::from(count));
-        self.due_us = self.due_us.max(micros(now)).saturating_add(cost);
+        let due_us = if self.is_rested(now) { micros(now) } else { self.due_us };
+        self.due_us = due_us.saturating_add(cost);
+        if count > 0 {
+            self.last_us = micros(now);
+        }
     }
 
     /// When at least one may go; not later than `now` where one may go now.
     #[must_use]
     pub fn next_at(&self, now: Timestamp) -> Timestamp {
-        let at_us = self.due_us.saturating_sub(self.tolerance_us);
+        let at_us = self.due_us.saturating_sub(self.tolerance_us).min(self.clean_us());
         if at_us <= micros(now) { now } else { Timestamp(at_us / 1_000 + 1) }
     }
 
     /// True where nothing that went out counts any more: it is as if new.
     #[must_use]
     pub fn is_rested(&self, now: Timestamp) -> bool {
-        self.due_us <= micros(now)
+        self.due_us.min(self.clean_us()) <= micros(now)
+    }
+
+    /// From when on no window holds any that went out. Only where the rate was lowered is that
+    /// before they are paid for.
+    fn clean_us(&self) -> i64 {
+        self.last_us.saturating_add(self.window_us)
     }
 }
 

@@ -8,7 +8,7 @@ use bulkhead::deliver::addresses::Slot;
 use bulkhead::deliver::connection::Transaction;
 use bulkhead::deliver::core::{AHEAD, Event, LEASE, LinkId, Opening};
 use bulkhead::deliver::line::Job;
-use bulkhead::deliver::permit::{Hold, Permit};
+use bulkhead::deliver::permit::{Hold, Permit, lasts as expected};
 use bulkhead::deliver::settle::past_its_time;
 use bulkhead::mail::message::Lane;
 use bulkhead::policy::quota::Holder;
@@ -211,6 +211,7 @@ impl<S: Store> World<S> {
         match result {
             Ok(()) => {
                 link.open = true;
+                link.transmit = ms(self.operators[link.operator].manner.connect());
                 self.tell(Event::Opened(link.opening.link, link.hop.address));
                 self.work(link);
             }
@@ -464,7 +465,7 @@ impl<S: Store> World<S> {
         }
         self.figures.attempts += u64::from(job.count());
         let lasts = exchange.lasts;
-        link.transmit = ms(lasts);
+        link.transmit = expected(link.transmit, ms(lasts));
         self.wait(link, Phase::Sending(Box::new((job, exchange, rides))), lasts);
     }
 
