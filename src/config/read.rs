@@ -250,13 +250,17 @@ fn unknown_key(name: &str, header: &str, path: Option<&str>, keys: &[Key]) -> St
     known.dedup();
     let alike = known.iter().map(|k| (strsim::jaro_winkler(name, k), k));
     let best = alike.filter(|(alike, _)| *alike >= ALIKE_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
-    let home = SECTIONS.iter().find(|s| s.keys.iter().any(|k| k.name == name));
-    let remedy = match (best, home) {
+    let homes: Vec<&Section> =
+        SECTIONS.iter().filter(|s| s.keys.iter().any(|k| k.name == name)).collect();
+    let remedy = match (best, homes.first()) {
         (Some((_, best)), _) => format!("did you mean `{best}`?"),
         (None, Some(home)) if home.name.is_empty() => {
             "it belongs at the top of the file, above the first [section]".to_string()
         }
-        (None, Some(home)) => format!("it belongs in [{}]", home.name),
+        (None, Some(_)) => {
+            let homes: Vec<String> = homes.iter().map(|section| section.written()).collect();
+            format!("it belongs in {}", homes.join(" or "))
+        }
         _ if (1..=KNOWN_SHOWN_MAX).contains(&known.len()) => {
             format!("known here: {}", known.join(", "))
         }

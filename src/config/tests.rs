@@ -216,6 +216,11 @@ fn unknown_keys_get_the_best_suggestion_there_is() {
     check("[limit]\nhops = 1", &["1:2: unknown key `limit` at the top; did you mean `limits`?"]);
     check("[log]\nport = 25", &["2:1: unknown key `port` in [log]; it belongs in [delivery]"]);
     check(
+        "[domains.\"a.de\"]\nconnections = 3",
+        &["2:1: unknown key `connections` in [domains.\"a.de\"]; it belongs in [delivery] or \
+           [sites.default] or [sites.\"gmail.com\"]"],
+    );
+    check(
         "[dns]\ndata_dir = \"x\"",
         &["2:1: unknown key `data_dir` in [dns]; it belongs at the top of the file, above the \
              first [section]"],

@@ -23,6 +23,17 @@ pub(in crate::config) struct Section {
     pub(in crate::config) keys: &'static [Key],
 }
 
+impl Section {
+    /// As it stands in the file.
+    pub(in crate::config) fn written(&self) -> String {
+        match self.shape {
+            Shape::Table => format!("[{}]", self.name),
+            Shape::List { .. } => format!("[[{}]]", self.name),
+            Shape::Named { example, .. } => format!("[{}.\"{example}\"]", self.name),
+        }
+    }
+}
+
 /// How often a section stands in the file.
 #[derive(Clone, Copy)]
 pub(in crate::config) enum Shape {

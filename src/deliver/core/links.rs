@@ -95,13 +95,14 @@ impl Core {
         if let Some(link) = self.links.get_mut(&id) {
             link.address = Some(address);
             link.state = LinkState::Busy;
-            let site = link.site;
+            let (site, way) = (link.site, link.way.clone());
+            self.note_answer(site, &way, true, now);
             self.others_stand(site, now);
         }
     }
 
     pub(super) fn not_opened(&mut self, id: LinkId, why: String, now: Timestamp) {
-        let Some(Link { site, source, .. }) = self.remove_link(id) else { return };
+        let Some(Link { site, source, way, .. }) = self.remove_link(id) else { return };
         let stopped = self.sites.get(&site).and_then(|site| site.line.stopped(&source, now));
         if stopped.is_some() {
             // It was refused for its source's sake: no trouble of the site, others may go on.
@@ -109,6 +110,7 @@ impl Core {
         } else if why.is_empty() {
             self.crowded(site, source.id, now);
         } else {
+            self.note_answer(site, &way, false, now);
             self.trouble(site, why, now);
         }
     }

@@ -14,10 +14,13 @@ use crate::policy::source::Pool;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Deliveries that a tenant may be ahead of another at the same site, whose mail goes to other
 /// hosts.
 const AHEAD_MAX: u32 = BATCH;
+/// Hosts to which no connection could be opened are given no other's for so long.
+const FAILS: Duration = Duration::from_secs(30);
 /// Share of all connections that bulk mail never takes.
 const RESERVED_IN_ALL: usize = 10;
 
@@ -31,6 +34,8 @@ struct Want {
     at_it: u64,
     /// How many should be.
     count: u64,
+    /// Whether its hosts answer.
+    answers: bool,
     /// How many more where it waits for long: as many as are at it, if each finds a claim's worth.
     pressed: u64,
     way: Way,
@@ -199,6 +204,7 @@ impl Core {
                 at_it,
                 count: (at_it + mail.saturating_sub(room).div_ceil(worth)).max(1),
                 pressed: at_it.min(mail.div_ceil(u64::from(BATCH))).max(1),
+                answers: lines.fails_until <= now,
                 way: lines.way.clone(),
             });
         }
@@ -231,14 +237,21 @@ impl Core {
     }
 
     /// True where who has mail for a connection's own hosts had much more of the site than somebody
-    /// with mail for others, which take mail and are to have more connections.
+    /// with mail for others, which answer and are to have more connections.
     pub(super) fn is_due_elsewhere(&self, site: &Site, link: &Link, now: Timestamp) -> bool {
         let own = site.ways.get(&link.way.key()).filter(|_| self.is_ahead(site, &link.way, now));
         let Some(own) = own else { return false };
         let own = self.stands(site, own, now);
         let much = Shares::worth(u64::from(AHEAD_MAX));
+        let may_open = |want: &Want| {
+            want.answers
+                && site.line.binding(What::Connection, now).is_none()
+                && self.has_no_source(site, &want.way, now).is_none()
+        };
         let is_behind = |want: &Want| {
-            want.stands.saturating_add(much) < own && (1..want.count).contains(&want.at_it)
+            want.stands.saturating_add(much) < own
+                && want.at_it < want.count
+                && (want.at_it > 0 || may_open(want))
         };
         let (wants, _) = self.wanted(site, now);
         wants.iter().any(|want| is_behind(want) && !link.serves(&want.way))
@@ -268,6 +281,13 @@ impl Core {
         if lines.pressed.is_some_and(|since| since.after(PRESSED) <= now) {
             lines.pressed = Some(now);
             self.alarm(now.after(PRESSED), Alarm::Site(id));
+        }
+    }
+
+    /// Whether a connection for this way could be opened.
+    pub(super) fn note_answer(&mut self, id: SiteId, way: &Way, ok: bool, now: Timestamp) {
+        if let Some(lines) = self.lines_mut(id, way) {
+            lines.fails_until = if ok { Timestamp(0) } else { now.after(FAILS) };
         }
     }
 

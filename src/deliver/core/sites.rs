@@ -82,6 +82,8 @@ pub(super) struct Lines {
     gathering: BTreeSet<QueueId>,
     /// Since when mail has waited although connections are at it.
     pub(super) pressed: Option<Timestamp>,
+    /// Until when its hosts are taken not to answer: no connection to them could be opened.
+    pub(super) fails_until: Timestamp,
 }
 
 impl Lines {
@@ -93,6 +95,7 @@ impl Lines {
             fresh: Fresh::default(),
             gathering: BTreeSet::new(),
             pressed: None,
+            fails_until: Timestamp(0),
         }
     }
 
