@@ -102,17 +102,41 @@ impl Config {
     /// that sockets, the queue and what is in use were made of.
     #[must_use]
     pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        // Of a new field it is to be said which it is.
+        let Self {
+            hostname,
+            data_dir,
+            listen,
+            limits,
+            dns,
+            delivery,
+            sources,
+            control,
+            store,
+            log,
+            // These follow while the node runs.
+            relay: _,
+            lanes: _,
+            tenants: _,
+            sites: _,
+            domains: _,
+            rules: _,
+            retry: _,
+            // What others here are made of.
+            source_rules: _,
+            rule_drafts: _,
+        } = self;
         let differs = [
-            ("hostname", self.hostname != other.hostname),
-            ("data_dir", self.data_dir != other.data_dir),
-            ("[[listen]]", self.listen != other.listen),
-            ("[limits]", self.limits != other.limits),
-            ("[dns]", self.dns != other.dns),
-            ("[delivery]", self.delivery != other.delivery),
-            ("[sources], or which mail uses them", self.sources != other.sources),
-            ("[control]", self.control != other.control),
-            ("[store]", self.store != other.store),
-            ("[log]", self.log != other.log),
+            ("hostname", *hostname != other.hostname),
+            ("data_dir", *data_dir != other.data_dir),
+            ("[[listen]]", *listen != other.listen),
+            ("[limits]", *limits != other.limits),
+            ("[dns]", *dns != other.dns),
+            ("[delivery]", *delivery != other.delivery),
+            ("[sources], or which mail uses them", *sources != other.sources),
+            ("[control]", *control != other.control),
+            ("[store]", *store != other.store),
+            ("[log]", *log != other.log),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }

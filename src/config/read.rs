@@ -154,7 +154,7 @@ impl Reader<'_> {
     ) {
         let Shape::List { clear, begin } = section.shape else { return };
         clear(self.config);
-        let header = format!("[[{}]]", section.name);
+        let header = section.written();
         for element in elements {
             match element.get_ref() {
                 DeValue::Table(table) => {
@@ -175,7 +175,7 @@ impl Reader<'_> {
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
     ) {
-        let Shape::Named { begin, example } = section.shape else { return };
+        let Shape::Named { begin, .. } = section.shape else { return };
         let name: &str = key.get_ref();
         let header = format!("[{}.{}]", section.name, quote(name));
         let DeValue::Table(table) = value.get_ref() else {
@@ -184,7 +184,7 @@ impl Reader<'_> {
                 Some(_) => {
                     format!("{header} is a section; keys for all sites go under [{default}]")
                 }
-                None => format!("{header} is a section; write [{}.\"{example}\"]", section.name),
+                None => format!("{header} is a section; write {}", section.written()),
             };
             return self.wrong(key, text);
         };

@@ -3,7 +3,7 @@
 //! Lines that begin with `# ` are words, lines that begin with `#` and no space are settings to be
 //! uncommented. A test holds the config.toml of the source tree to this text.
 
-use super::keys::{Fallback, SECTIONS, Section, Shape};
+use super::keys::{Fallback, SECTIONS, Section};
 use std::fmt::Write;
 
 /// Longest line of a comment, in characters.
@@ -33,13 +33,9 @@ fn write_section(out: &mut String, section: &Section) {
     let mark = if has_default || section.keys.is_empty() { "" } else { "#" };
     out.push('\n');
     comment(out, section.doc);
-    let header = match section.shape {
-        Shape::Table if section.name.is_empty() => String::new(),
-        Shape::Table => format!("{mark}[{}]\n", section.name),
-        Shape::List { .. } => format!("{mark}[[{}]]\n", section.name),
-        Shape::Named { example, .. } => format!("{mark}[{}.\"{example}\"]\n", section.name),
-    };
-    out.push_str(&header);
+    if !section.name.is_empty() {
+        let _ = writeln!(out, "{mark}{}", section.written());
+    }
     for key in section.keys {
         comment(out, key.doc);
         let (Fallback::Is(value) | Fallback::Inherited(value) | Fallback::Required(value)) =

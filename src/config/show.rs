@@ -96,10 +96,9 @@ fn setting(
     block: Option<&Block>,
     text: &str,
 ) -> Option<Setting> {
-    let header = match section.shape {
-        Shape::Table if section.name.is_empty() => String::new(),
-        Shape::List { .. } => format!("[[{}]]", section.name),
-        _ => block.map_or_else(|| format!("[{}]", section.name), |block| block.header.clone()),
+    let header = match (section.shape, block) {
+        (Shape::Named { .. }, Some(block)) => block.header.clone(),
+        _ => section.written(),
     };
     let given = block.and_then(|block| block.given.iter().find(|given| given.name == key.name));
     let (value, origin) = match (given, key.default) {

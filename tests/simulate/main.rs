@@ -30,7 +30,7 @@ use world::ledger::fullest;
 use world::receivers::Book;
 use world::{START, World};
 
-/// Seeds that run by default: some 20 s in a debug build on two cores.
+/// Seeds that run by default: about a minute in a debug build on two cores, with those below.
 const SEEDS: u64 = 44;
 /// Seeds that run too: where connections that idled for a moment between two messages, or carried
 /// direct mail in turns, stayed with who had had more than others.

@@ -81,7 +81,6 @@ fn a_small_receiver_refuses_a_few_and_is_used_as_well() {
 fn a_receiver_that_counts_what_has_ended_is_used_as_well() {
     for lingers in [5, 50, 200] {
         let Drained { speed, refused, .. } = drain(70_000, 5, 20, lingers);
-        println!("{lingers}: {speed:.3} {refused}");
         assert!(speed >= 0.9, "{speed:.3}, {refused} refused, {lingers} ms");
     }
 }

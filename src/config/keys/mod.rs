@@ -24,9 +24,10 @@ pub(in crate::config) struct Section {
 }
 
 impl Section {
-    /// As it stands in the file.
+    /// Its header as it stands in the file; empty for the top.
     pub(in crate::config) fn written(&self) -> String {
         match self.shape {
+            Shape::Table if self.name.is_empty() => String::new(),
             Shape::Table => format!("[{}]", self.name),
             Shape::List { .. } => format!("[[{}]]", self.name),
             Shape::Named { example, .. } => format!("[{}.\"{example}\"]", self.name),

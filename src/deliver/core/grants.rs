@@ -29,7 +29,7 @@ const RECLAIM: Duration = Duration::from_secs(10);
 /// Who waits for the rate of one domain.
 #[derive(Default)]
 pub(super) struct Waiters {
-    turns: ByLane<Turns>,
+    pub(super) turns: ByLane<Turns>,
     shares: ByLane<Shares>,
     /// Queues that have a grant.
     granted: BTreeSet<QueueId>,
@@ -208,11 +208,6 @@ impl Waiters {
     /// True where somebody waits for a grant.
     fn waits(&self) -> bool {
         self.turns.iter().any(|(_, turns)| !turns.is_empty())
-    }
-
-    pub(super) fn set_weights(&mut self, weight: impl Fn(&str) -> u32) {
-        self.turns.direct.set_weights(&weight);
-        self.turns.bulk.set_weights(&weight);
     }
 
     /// True where somebody waits for a grant in this lane.

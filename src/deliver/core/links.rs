@@ -209,10 +209,13 @@ impl Core {
         let may_bulk = may_bulk && !waits;
         // What its source may not send for a while may go from another.
         let rests = site.line.next_from(&source, Lane::Direct, now) > now.after(AHEAD);
-        let paced = site.line.available(&source, Lane::Bulk, now, room);
-        let paced = paced.min(self.even_share(site, id, &way));
-        let (for_direct, for_bulk) =
-            (if rests { 0 } else { room }, if may_bulk { paced } else { 0 });
+        let for_direct = if rests { 0 } else { room };
+        let for_bulk = if may_bulk {
+            let paced = site.line.available(&source, Lane::Bulk, now, room);
+            paced.min(self.even_share(site, id, &way))
+        } else {
+            0
+        };
         for (lane, room) in [(Lane::Direct, for_direct), (Lane::Bulk, for_bulk)] {
             if let Some((plan, early)) =
                 self.plan_for(id_of_site, (&source, address, &way), lane, room, now)

@@ -19,11 +19,12 @@ impl Core {
         self.weights = config.weights();
         let weights = &self.weights;
         let weight = |tenant: &str| weights.get(tenant).copied().unwrap_or(1);
-        for lines in self.sites.values_mut().flat_map(|site| site.ways.values_mut()) {
-            lines.turns.direct.set_weights(weight);
-            lines.turns.bulk.set_weights(weight);
+        let lines = self.sites.values_mut().flat_map(|site| site.ways.values_mut());
+        let waiters = self.waiters.values_mut().map(|waiters| &mut waiters.turns);
+        for turns in lines.map(|lines| &mut lines.turns).chain(waiters) {
+            turns.direct.set_weights(weight);
+            turns.bulk.set_weights(weight);
         }
-        self.waiters.values_mut().for_each(|waiters| waiters.set_weights(weight));
 
         self.quotas.retune(&config.tenants, &config.domains, now);
         let named = before.domains.iter().chain(&config.domains).map(|rule| rule.name.as_str());
