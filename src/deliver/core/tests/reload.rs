@@ -54,11 +54,13 @@ fn a_domains_rate_comes_changes_and_goes() {
 #[test]
 fn a_tenants_rate_and_weight_follow() {
     let with = |rates: Vec<Rate>, weight| {
-        let mut config = paced(None);
+        let mut config = config(20, 2, 100);
         let name = "tenant1".into();
         config.tenants.push(TenantRule { name, rates, weight, ..TenantRule::default() });
         config
     };
+    // Connections alone set the pace here: what this world's connections claim and give back for
+    // want of a site's rate counts as the tenant's turn, and would blur the shares.
     let mut world = World::new(with(Vec::new(), 1), 1);
     world.enqueue(1, Lane::Bulk, "a.test", 100_000, START);
     world.enqueue(2, Lane::Bulk, "a.test", 100_000, START);
@@ -70,14 +72,14 @@ fn a_tenants_rate_and_weight_follow() {
     let before = world.delivered(2);
     let (first, other) = (world.in_five_minutes(1), world.delivered(2) - before);
     // Up to the batches that connections have in hand.
-    assert!((5 * other / 2..4 * other).contains(&first), "{first} {other}");
+    assert!((14 * other / 5..=16 * other / 5).contains(&first), "{first} {other}");
 
     world.reconfigure(with(rate(10), 3));
     let limited = world.in_five_minutes(1);
     assert!(limited <= 60, "{limited} at 10/min");
     world.reconfigure(with(Vec::new(), 3));
     let free = world.in_five_minutes(1);
-    assert!(free > 1_500, "{free} again");
+    assert!(free > 3_500, "{free} again");
 }
 
 #[test]
