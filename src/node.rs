@@ -6,8 +6,10 @@
 //! under way end, the store is closed last. What does not end in time is cut off; nothing is lost
 //! by that, only perhaps repeated.
 
+mod memory;
 mod reload;
 
+use self::memory::Memory;
 use self::reload::Reload;
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
@@ -15,43 +17,40 @@ use crate::base::live::Live;
 use crate::base::random;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
-use crate::control::{self, Api, ControlSocket, small_file};
+use crate::control::{self, Api};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
 use crate::deliver::dispatcher::Dispatcher;
 use crate::deliver::shared::Shared;
 use crate::net::dial::Dialer;
 use crate::net::dns::Resolver;
+use crate::net::listen::{self, Listener};
+use crate::net::tls;
+use crate::net::unix::{self, UnixSocket};
 use crate::observe::node as tell;
-use crate::policy::feedback::learned::Learned;
 use crate::policy::source::Source;
-use crate::receive::Ingress;
+use crate::receive::{Ingress, Parts};
 use crate::store::embedded::{EmbeddedStore, Options};
 use crate::store::memory::MemoryStore;
 use crate::store::{Handoff, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1_024;
+/// Rights of the control socket: only its user.
+const CONTROL_MODE: u32 = 0o600;
 /// Direct messages on their way to the dispatcher; more go by way of the store.
 const HANDOFFS: usize = 1_024;
 /// File descriptors besides sessions and connections: the queue, look-ups, the control socket.
 const OTHER_FILES: usize = 2_000;
 /// News on its way to the dispatcher.
 const EVENTS: usize = 4_096;
-/// What was learned of sites, in `data_dir`; and how often it is written.
-const LEARNED: &str = "learned.json";
-const LEARNED_EVERY: Duration = Duration::from_secs(60);
-
 /// Runs a node on the configuration in this file until SIGTERM or SIGINT; on SIGHUP it reads the
 /// file again.
 ///
@@ -67,9 +66,9 @@ pub async fn run(config: Config, file: &Path) -> Result<(), String> {
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| format!("cannot create {}: {error}", config.data_dir.display()))?;
     // Before the listeners: whoever finds the node listening can ask it things.
-    let socket = control::bind(&config.control.socket).await.map_err(|error| error.to_string())?;
-    let listeners: Vec<TcpListener> =
-        config.listen.iter().map(|l| listen(l.address)).collect::<Result<_, _>>()?;
+    let socket = unix::bind(&config.control.socket, CONTROL_MODE).await;
+    let socket = socket.map_err(|error| error.to_string())?;
+    let listeners = listen::bind_all(&config.listen).await?;
     let clock = Clock::system();
     match config.store.engine {
         Engine::Memory => {
@@ -122,26 +121,6 @@ fn take_all_files(config: &Config) {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restart takes its port at once, in spite of connections of the last run.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().map_err(|error| {
-        let remedy = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                "; grant CAP_NET_BIND_SERVICE or use a port above 1023"
-            }
-            std::io::ErrorKind::AddrInUse => "; is another mail server, or another node, running?",
-            _ => "",
-        };
-        format!("cannot listen on {address}: {}{remedy}", error.kind())
-    })
-}
-
 /// The running parts.
 struct Running {
     sessions: JoinSet<()>,
@@ -159,8 +138,8 @@ async fn serve<S: Store>(
     (config, file): (Arc<Config>, PathBuf),
     store: S,
     clock: Clock,
-    listeners: Vec<TcpListener>,
-    socket: ControlSocket,
+    listeners: Vec<Listener>,
+    socket: UnixSocket,
     hangup: &mut Signal,
 ) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
@@ -204,8 +183,8 @@ fn start<S: Store>(
     (config, file): (&Arc<Config>, PathBuf),
     store: S,
     clock: &Clock,
-    listeners: Vec<TcpListener>,
-    socket: ControlSocket,
+    listeners: Vec<Listener>,
+    socket: UnixSocket,
 ) -> Result<Running, String> {
     let (events, events_out) = mpsc::channel::<Event>(EVENTS);
     let (direct, direct_out) = mpsc::channel::<Handoff>(HANDOFFS);
@@ -213,9 +192,11 @@ fn start<S: Store>(
     let [receiving, delivering, controlling] = [(), (), ()].map(|()| watch::channel(false));
     let ids = Arc::new(Mutex::new(IdGenerator::after(store.last_id())));
     let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
-    let mut core = Core::new(Arc::clone(config), random::from_system(), clock.now());
-    core.remember(learned(&config.data_dir), clock.now());
+    let memory = Arc::new(Memory::recall(config, clock));
+    let (core, tenants) = (Arc::clone(&memory.core), Arc::clone(&memory.tenants));
     let live = Live::from(Arc::clone(config));
+    let tls = tls::server_config(&config.tls).map_err(|error| error.to_string())?;
+    let tls = Live::from(Arc::new(tls));
     let shared = Arc::new(Shared {
         store: store.clone(),
         config: live.clone(),
@@ -224,16 +205,15 @@ fn start<S: Store>(
         rng: Mutex::new(random::from_system()),
         dialer: Dialer::new(Arc::clone(config))?,
         addresses: Arc::new(Addresses::default()),
-        quotas: core.quotas(),
+        quotas: core.lock().unwrap_or_else(PoisonError::into_inner).quotas(),
         room: Arc::new(Semaphore::new(room_kib as usize)),
         room_kib,
         events,
     });
-    let core = Arc::new(Mutex::new(core));
     let wake = Arc::new(Notify::new());
     let resolver = Arc::new(Resolver::new(config)?);
     let desk = Arc::new(desk(config, &core, &wake, clock));
-    let reload = Arc::new(Reload::new((file, live.clone()), (&core, &wake), clock));
+    let reload = Arc::new(Reload::new((file, live.clone(), tls.clone()), (&core, &wake), clock));
     let api = Api {
         store: store.clone(),
         clock: clock.clone(),
@@ -243,31 +223,29 @@ fn start<S: Store>(
         desk: Some(Arc::clone(&desk)),
         reload: Some(reload.by_users()),
     };
-    let (of_memory, dir) = (Arc::clone(&core), config.data_dir.clone());
-    let memory = Arc::new(Memory { core: of_memory, dir, clock: clock.clone() });
     let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
+    let expired = move |orders| {
+        let desk = Arc::clone(&desk);
+        tokio::task::spawn_blocking(move || desk.ended(&orders));
+    };
     let dispatcher = Dispatcher {
         shared,
         core,
         resolver,
         wake,
-        expired: Box::new(move |orders| {
-            let desk = Arc::clone(&desk);
-            tokio::task::spawn_blocking(move || desk.ended(&orders));
-        }),
+        expired: Box::new(expired),
         events: events_out,
         direct: direct_out,
         expected: expected_out,
     };
     let dispatcher = tokio::spawn(dispatcher.run(delivering.1));
-    let ingress = Ingress::new(store, live, clock.clone(), ids, direct, expected);
-    let ingress = Arc::new(ingress);
-    let mut sessions = JoinSet::new();
-    for listener in listeners {
-        sessions.spawn(Arc::clone(&ingress).serve(listener, receiving.1.clone()));
-    }
+    let clock = clock.clone();
+    let parts = Parts { store, config: live, clock, ids, direct, expected, tls, tenants };
+    let ingress = Arc::new(Ingress::new(parts));
+    let serve =
+        |(listener, listen)| Arc::clone(&ingress).serve(listener, listen, receiving.1.clone());
     Ok(Running {
-        sessions,
+        sessions: listeners.into_iter().zip(config.listen.clone()).map(serve).collect(),
         dispatcher,
         control,
         keeping: tokio::spawn(Arc::clone(&memory).keep()),
@@ -306,52 +284,6 @@ fn desk(
     control::Desk::open(&config.data_dir, clock.clone(), Box::new(obey), Box::new(explain))
 }
 
-/// What an earlier run learned of sites. Not to know it costs a few minutes of caution: a damaged
-/// file is told of, and that is all.
-fn learned(dir: &Path) -> Learned {
-    small_file::read(dir, LEARNED).unwrap_or_else(|error| {
-        let aside = small_file::put_aside(dir, LEARNED);
-        tell::unreadable(&dir.join(LEARNED), &error, aside.as_deref());
-        Learned::default()
-    })
-}
-
-/// Keeps what is learned on disk.
-struct Memory {
-    core: Arc<Mutex<Core>>,
-    dir: PathBuf,
-    clock: Clock,
-}
-
-impl Memory {
-    /// Now and then, for as long as the node runs.
-    async fn keep(self: Arc<Self>) {
-        let mut before = Learned::default();
-        loop {
-            tokio::time::sleep(LEARNED_EVERY).await;
-            let memory = Arc::clone(&self);
-            let written = tokio::task::spawn_blocking(move || memory.write(&before)).await;
-            let Ok(now) = written else { return };
-            before = now;
-        }
-    }
-
-    /// Writes what is known, where it is not the same as before. A disk that is full takes it
-    /// later.
-    fn write(&self, before: &Learned) -> Learned {
-        let learned = {
-            let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-            core.learned(self.clock.now())
-        };
-        if !learned.is_as(before)
-            && let Err(error) = small_file::write(&self.dir, LEARNED, &learned)
-        {
-            tell::not_kept(&self.dir.join(LEARNED), &error);
-        }
-        learned
-    }
-}
-
 async fn turned_true(mut stop: watch::Receiver<bool>) {
     _ = stop.wait_for(|stop| *stop).await;
 }
@@ -366,7 +298,7 @@ impl Running {
         _ = self.dispatcher.await;
         self.keeping.abort();
         let memory = Arc::clone(&self.memory);
-        _ = tokio::task::spawn_blocking(move || memory.write(&Learned::default())).await;
+        _ = tokio::task::spawn_blocking(move || memory.write_all()).await;
         _ = self.stop_control.send(true);
         _ = timeout(Duration::from_secs(1), self.control).await;
     }

@@ -17,7 +17,7 @@ use bulkhead::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
 use bulkhead::smtp::command::{self, Command, Refusal};
 use bulkhead::smtp::data::{ChunkReader, DataLimits, DataReader, Fault};
 use bulkhead::smtp::reply::{REPLY_TEXT_MAX, Reply, ReplyError, ReplyReader};
-use bulkhead::smtp::server::{Session, Settings, Step};
+use bulkhead::smtp::server::{Session, Settings, Standing, Step, Tls};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -344,7 +344,14 @@ fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
         commands: 40,
         errors: 8,
     };
-    let mut session = Session::new(Arc::new(settings), IpAddr::V4(Ipv4Addr::LOCALHOST), true);
+    let standing = Standing {
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        may_relay: true,
+        must_log_in: false,
+        tls: Tls::Offered,
+        is_proxy: true,
+    };
+    let mut session = Session::new(Arc::new(settings), standing.clone());
     let (mut messages, mut output, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
     for input in data.chunks(piece) {
         buffer.extend_from_slice(input);
@@ -359,7 +366,11 @@ fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
                     messages.push((message.envelope.recipients.len(), message.body));
                     session.answer(&Refusal::new(250, (2, 0, 0), "Taken"));
                 }
-                Step::Close => return (messages, output),
+                Step::Introduce(proxied) => {
+                    session.introduced(standing.clone(), proxied.helo, proxied.login);
+                }
+                // What is read with the command is forgotten, which differs by how it was cut.
+                Step::StartTls | Step::Close => return (messages, output),
             }
         }
         assert!(buffer.len() <= command::COMMAND_MAX, "only part of a command is left for later");

@@ -58,6 +58,12 @@ impl Domain {
         parse_literal(self.0.strip_prefix('[')?.strip_suffix(']')?)
     }
 
+    /// True for the domain of this name, in lower case, and for those below it.
+    #[must_use]
+    pub fn is_at_or_below(&self, name: &str) -> bool {
+        self.0.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
     /// The part under which the domain was registered (`example.co.uk` of `a.b.example.co.uk`), by
     /// the public suffix list; the domain itself where that list has no answer.
     #[must_use]

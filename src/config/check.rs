@@ -1,9 +1,10 @@
 //! What no key can tell alone: values that must fit each other.
 
-use super::Config;
+use super::{Config, ListenAddress, Role};
 use crate::mail::message::Lane;
 use crate::policy::retry::Schedule;
 use crate::policy::site::Limits;
+use crate::policy::tenant::{EVERYBODY, TenantRule};
 use std::os::unix::ffi::OsStrExt;
 
 /// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the
@@ -26,6 +27,10 @@ pub(super) struct Misfit {
 pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
     let mut found = Vec::new();
     listeners(config, &mut found);
+    if config.tls.key.is_some() && config.tls.certificate.is_none() {
+        let text = "is of no use without `certificate`".to_string();
+        found.push(Misfit { section: "tls", number: 0, keys: &["key"], text });
+    }
     tenants(config, &mut found);
     sources(config, &mut found);
     pools(config, &mut found);
@@ -61,9 +66,24 @@ fn listeners(config: &Config, found: &mut Vec<Misfit>) {
     for (number, listen) in config.listen.iter().enumerate() {
         let earlier = config.listen.iter().take(number);
         // Port 0 is a free port of the system's choice, each time another.
-        if listen.address.port() != 0 && earlier.clone().any(|l| l.address == listen.address) {
+        let is_free = listen.address.tcp().is_some_and(|address| address.port() == 0);
+        let mut misfit = |keys, text| {
+            found.push(Misfit { section: "listen", number, keys, text });
+        };
+        if !is_free && earlier.clone().any(|l| l.address == listen.address) {
             let text = format!("= \"{}\" is there twice; remove one [[listen]]", listen.address);
-            found.push(Misfit { section: "listen", number, keys: &["address"], text });
+            misfit(&["address"], text);
+        }
+        match (&listen.address, listen.role) {
+            (_, Role::Relay) => {}
+            (ListenAddress::Unix(_), _) => {
+                let text = "must be \"relay\": who may open a Unix socket needs no login";
+                misfit(&["role"], text.into());
+            }
+            (ListenAddress::Tcp(_), _) if config.tls.certificate.is_none() => {
+                misfit(&["role"], "wants a certificate; give [tls] certificate".into());
+            }
+            (ListenAddress::Tcp(_), _) => {}
         }
     }
 }
@@ -74,6 +94,21 @@ fn tenants(config: &Config, found: &mut Vec<Misfit>) {
         if earlier.any(|other| other.name == tenant.name) {
             let text = format!("= {:?} is there twice; a tenant has one [[tenants]]", tenant.name);
             found.push(Misfit { section: "tenants", number, keys: &["name"], text });
+        }
+        if tenant.name == EVERYBODY {
+            let blank = TenantRule::default();
+            let of_one: [(&'static [&'static str], bool); 6] = [
+                (&["networks"], tenant.networks != blank.networks),
+                (&["certificates"], tenant.certificates != blank.certificates),
+                (&["sender_domains"], tenant.sender_domains != blank.sender_domains),
+                (&["weight"], tenant.weight != blank.weight),
+                (&["rate"], tenant.rates != blank.rates),
+                (&["sources"], tenant.sources != blank.sources),
+            ];
+            for (keys, _) in of_one.into_iter().filter(|(_, given)| *given) {
+                let text = "is for one tenant; give it an entry with its name".to_string();
+                found.push(Misfit { section: "tenants", number, keys, text });
+            }
         }
     }
 }

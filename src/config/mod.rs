@@ -16,6 +16,7 @@ mod check;
 mod keys;
 mod problem;
 mod read;
+mod receive;
 mod reference;
 mod rules;
 mod show;
@@ -25,15 +26,14 @@ pub mod unit;
 mod value;
 
 pub use problem::{ConfigErrors, ConfigProblem};
+pub use receive::{Lanes, Listen, ListenAddress, ReceiveLimits, Relay, Role, ServerTls};
 pub use reference::reference;
 pub use show::{Explained, Origin, Setting};
 
 pub use crate::policy::site::Sites;
 
 use crate::base::address::Domain;
-use crate::base::network::Networks;
 use crate::mail::message::ByLane;
-use crate::policy::classify::Rules;
 use crate::policy::quota::DomainRule;
 use crate::policy::retry::Schedule;
 use crate::policy::rules::Rules as ReplyRules;
@@ -55,6 +55,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// SMTP listeners; at least one.
     pub listen: Vec<Listen>,
+    /// The certificate that clients are shown.
+    pub tls: ServerTls,
     /// Who may relay.
     pub relay: Relay,
     /// What the receiving side allows.
@@ -115,6 +117,7 @@ impl Config {
             store,
             log,
             // These follow while the node runs.
+            tls: _,
             relay: _,
             lanes: _,
             tenants: _,
@@ -195,6 +198,7 @@ impl Config {
             hostname,
             data_dir: PathBuf::new(),
             listen: Vec::new(),
+            tls: ServerTls::default(),
             relay: Relay::default(),
             limits: ReceiveLimits::default(),
             lanes: Lanes::default(),
@@ -243,6 +247,14 @@ impl Config {
         self.sources = Sources::new(source_rules, &lanes.sources, tenants, hostname);
         self.data_dir = dir.join(&self.data_dir);
         self.control.socket = self.data_dir.join(&self.control.socket);
+        for listen in &mut self.listen {
+            if let ListenAddress::Unix(path) = &mut listen.address {
+                *path = self.data_dir.join(&path);
+            }
+        }
+        for file in [&mut self.tls.certificate, &mut self.tls.key].into_iter().flatten() {
+            *file = dir.join(&file);
+        }
         let mut given =
             blocks.iter().filter(|b| b.section.name == "sites.default").flat_map(|b| &b.given);
         let limits = &mut self.sites.default;
@@ -319,69 +331,6 @@ fn folder_of(path: &Path) -> PathBuf {
 fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.map(|name| name.trim().to_string()).unwrap_or_default()
-}
-
-/// `[[listen]]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Address and port.
-    pub address: SocketAddr,
-}
-
-/// `[relay]`
-#[derive(Clone, Debug, Default)]
-pub struct Relay {
-    /// Clients that may send to anyone; all others may send to no one.
-    pub networks: Networks,
-}
-
-/// `[limits]`: what one client, one session and one message may take.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReceiveLimits {
-    /// Bytes of one message (SIZE, RFC 1870). Default 50 MiB.
-    pub message_size: u64,
-    /// Recipients of one message (RFC 9422 RCPTMAX). Default 1,000.
-    pub recipients: usize,
-    /// Bytes of a line of the message with its CRLF. Default 100 KiB: RFC 5321 §4.5.3.1.6 allows
-    /// 1,000, but newsletter tools write longer ones, and the bytes are relayed untouched.
-    pub line_length: usize,
-    /// Bytes of the header section. Default 256 KiB.
-    pub header_size: usize,
-    /// `Received:` fields before a loop is assumed (RFC 5321 §6.3). Default 100.
-    pub hops: usize,
-    /// Commands in one session. Default 100,000.
-    pub commands: u32,
-    /// Replies 4xx and 5xx to commands in one session before it ends. Default 20.
-    pub errors: u32,
-    /// Messages in one session (RFC 9422 MAILMAX). Default 10,000.
-    pub messages: u32,
-    /// Sessions in all. Default 1,000.
-    pub sessions: usize,
-    /// Sessions of one client address. Default 200.
-    pub sessions_per_address: usize,
-    /// Of all sessions, those of clients outside of `[relay] networks`. Default 100.
-    pub strangers: usize,
-    /// New sessions of one such client. Default 600 a minute.
-    pub stranger_rate: Option<Rate>,
-    /// Bytes of messages that are being received, in all sessions together. Default 256 MiB.
-    pub memory: u64,
-    /// Wait for a command (RFC 5321 §4.5.3.2.7). Default 5 min.
-    pub command_timeout: Duration,
-    /// Wait for the next block of data (§4.5.3.2.5). Default 3 min.
-    pub data_timeout: Duration,
-    /// Longest time a message may take from DATA to its end. Default 1 h.
-    pub message_timeout: Duration,
-}
-
-/// `[lanes.*]`
-#[derive(Clone, Debug, Default)]
-pub struct Lanes {
-    /// `[lanes.bulk] headers, strip`
-    pub rules: Rules,
-    /// `[lanes.bulk] gather`: how long a newsletter message may wait for company. Default 30 s.
-    pub gather: Duration,
-    /// Names of the sources that mail of a lane may use; none: all. Default none.
-    pub sources: ByLane<Vec<String>>,
 }
 
 /// `[dns]`

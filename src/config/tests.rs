@@ -225,7 +225,11 @@ fn unknown_keys_get_the_best_suggestion_there_is() {
         &["2:1: unknown key `data_dir` in [dns]; it belongs at the top of the file, above the \
              first [section]"],
     );
-    check("[relay]\nxyz = 1", &["2:1: unknown key `xyz` in [relay]; known here: networks"]);
+    check(
+        "[relay]\nxyz = 1",
+        &["2:1: unknown key `xyz` in [relay]; known here: networks, tenant_header, \
+             tenant_header_from"],
+    );
     check(
         "[lanes.direct]\nxyz = 1",
         &["2:1: unknown key `xyz` in [lanes.direct]; known here: sources"],
@@ -332,7 +336,7 @@ fn each_wrong_element_of_a_list_has_its_own_place() {
     );
     check(
         "[lanes.bulk]\nstrip = [\"A: b\"]",
-        &["2:10: [lanes.bulk] strip: \"A: b\" has a pattern; strip goes by name, write \"A\""],
+        &["2:10: [lanes.bulk] strip: \"A: b\" has a pattern; this goes by name, write \"A\""],
     );
     check(
         "[retry.direct]\nwaits = []",

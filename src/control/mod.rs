@@ -62,7 +62,6 @@ pub mod outlook;
 pub mod protocol;
 pub mod server;
 pub mod small_file;
-pub mod socket;
 pub mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -72,4 +71,3 @@ pub use api::Api;
 pub use orders::Desk;
 pub use protocol::REQUEST_MAX;
 pub use server::{serve, serve_one};
-pub use socket::{ControlSocket, SocketError, bind};

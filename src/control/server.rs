@@ -3,8 +3,8 @@
 
 use super::api::{Api, Gone, Sink};
 use super::protocol::{REQUEST_MAX, Request, Response};
-use super::socket::ControlSocket;
 use crate::base::text::printable;
+use crate::net::unix::UnixSocket;
 use crate::observe::node as tell;
 use crate::store::Store;
 use std::future::Future;
@@ -25,11 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves clients until `shutdown` comes; then answers under way are cut off.
-pub async fn serve<S: Store>(
-    socket: ControlSocket,
-    api: Api<S>,
-    shutdown: impl Future<Output = ()>,
-) {
+pub async fn serve<S: Store>(socket: UnixSocket, api: Api<S>, shutdown: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     let mut clients = JoinSet::new();
     tokio::pin!(shutdown);

@@ -247,7 +247,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) async fn start(store: Fake) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let socket = bind(&dir.path().join("s")).await.unwrap();
+        let socket = crate::net::unix::bind(&dir.path().join("s"), 0o600).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let clock = Clock::simulated(NOW);
         let desk = Some(Arc::new(orders::desk(dir.path(), &clock)));

@@ -32,6 +32,14 @@ impl Field<'_> {
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
+
+    /// What stands behind the colon, without blanks around it; `message` is what it was found in.
+    #[must_use]
+    pub fn value<'m>(&self, message: &'m [u8]) -> &'m [u8] {
+        let field = message.get(self.range.clone()).unwrap_or_default();
+        let colon = memchr(b':', field).map_or(field.len(), |at| at + 1);
+        field.get(colon..).unwrap_or_default().trim_ascii()
+    }
 }
 
 /// The fields of a header section (RFC 5322 §2.2). A message whose first line is no field has none;

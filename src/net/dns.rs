@@ -67,7 +67,7 @@ impl Resolver {
         Ok(Self {
             resolver: builder.build().map_err(wrong)?,
             hostname: config.hostname.clone(),
-            own: config.listen.iter().map(|l| l.address).collect(),
+            own: config.listen.iter().filter_map(|l| l.address.tcp()).collect(),
             port: config.delivery.port,
             allow_private: config.delivery.allow_private,
             hosts_max: config.delivery.hosts_max,

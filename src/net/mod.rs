@@ -2,4 +2,6 @@
 
 pub mod dial;
 pub mod dns;
-mod tls;
+pub mod listen;
+pub mod tls;
+pub mod unix;

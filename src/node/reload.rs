@@ -6,7 +6,9 @@ use crate::config::Config;
 use crate::control;
 use crate::control::outlook::Terms;
 use crate::deliver::core::Core;
+use crate::net::tls;
 use crate::observe::node as tell;
+use rustls::ServerConfig;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -16,6 +18,7 @@ pub(super) struct Reload {
     /// The file that the node was started with.
     file: PathBuf,
     config: Live<Config>,
+    tls: Live<Option<Arc<ServerConfig>>>,
     terms: Live<Terms>,
     core: Arc<Mutex<Core>>,
     /// The dispatcher looks at what follows.
@@ -25,13 +28,13 @@ pub(super) struct Reload {
 
 impl Reload {
     pub(super) fn new(
-        (file, config): (PathBuf, Live<Config>),
+        (file, config, tls): (PathBuf, Live<Config>, Live<Option<Arc<ServerConfig>>>),
         (core, wake): (&Arc<Mutex<Core>>, &Arc<Notify>),
         clock: &Clock,
     ) -> Self {
         let terms = Arc::new(Terms::from(&*config.get())).into();
         let (core, wake, clock) = (Arc::clone(core), Arc::clone(wake), clock.clone());
-        Self { file, config, terms, core, wake, clock }
+        Self { file, config, tls, terms, core, wake, clock }
     }
 
     /// What the control socket knows of the configuration.
@@ -63,6 +66,8 @@ impl Reload {
 
     fn apply(&self) -> Result<(), String> {
         let config = Config::load(&self.file).map_err(|errors| errors.to_string())?;
+        // Also where its files alone have changed.
+        let certificate = tls::server_config(&config.tls).map_err(|error| error.to_string())?;
         // Of two at once, the one that read the file last is applied last.
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = self.config.get().fixed_differences(&config);
@@ -76,6 +81,7 @@ impl Reload {
         core.reconfigure(Arc::clone(&config), self.clock.now());
         self.terms.set(Arc::new(Terms::from(&*config)));
         self.config.set(config);
+        self.tls.set(Arc::new(certificate));
         self.wake.notify_one();
         Ok(())
     }

@@ -102,7 +102,15 @@ fn command_refused(client: IpAddr, command: &str, from: &str, reply: &Refusal) {
 
 /// `client.turned_away`: there was no place for a session; with how many others since this was told
 /// last.
-pub fn turned_away(client: IpAddr, reply: &str, count: u64) {
+pub fn turned_away(client: IpAddr, reply: &Refusal, count: u64) {
     let client = client.to_canonical();
+    let reply = reply.to_string();
     warn!(target: "bulkhead", message = "client.turned_away", client = %client, count, reply);
+}
+
+/// `client.handshake_failed`: TLS did not come about.
+pub fn handshake_failed(client: IpAddr, error: &std::io::Error) {
+    let (client, error) = (client.to_canonical(), error.to_string());
+    let error = printable(error.as_bytes(), 200);
+    info!(target: "bulkhead", message = "client.handshake_failed", client = %client, error);
 }

@@ -59,7 +59,9 @@ const TEXT_MAX: usize = 128;
 pub struct Classification {
     /// The lane.
     pub lane: Lane,
-    /// The header that decided, for people; safe to print.
+    /// A header decided.
+    pub is_marked: bool,
+    /// Which one, for people; safe to print.
     pub reason: String,
     /// The mailing that a newsletter belongs to; empty where nothing names one.
     pub campaign: String,
@@ -68,16 +70,18 @@ pub struct Classification {
 /// Classifies a message by its header section.
 #[must_use]
 pub fn classify(header: &[u8], rules: &Rules) -> Classification {
-    let direct = |reason: &str| Classification {
+    let direct = |reason: &str, is_marked| Classification {
         lane: Lane::Direct,
+        is_marked,
         reason: reason.to_string(),
         campaign: String::new(),
     };
+    let unmarked = || direct("no newsletter header", false);
     let mut parser = MessageParser::new().default_header_ignore().header_text(LIST_ID);
     for rule in &rules.headers {
         parser = parser.header_text(rule.name.clone());
     }
-    let Some(message) = parser.parse_headers(header) else { return direct("no newsletter header") };
+    let Some(message) = parser.parse_headers(header) else { return unmarked() };
     let value = |name: &str| {
         let header =
             message.headers().iter().rev().find(|h| h.name().eq_ignore_ascii_case(name))?;
@@ -88,13 +92,13 @@ pub fn classify(header: &[u8], rules: &Rules) -> Classification {
         let reason = printable(format!("{}: {value}", rule.name).as_bytes(), TEXT_MAX);
         let campaign = match rule.says(&value) {
             Says::Nothing => continue,
-            Says::Direct => return direct(&reason),
+            Says::Direct => return direct(&reason, true),
             Says::Bulk => list_id(message.header(HeaderName::ListId)),
             Says::Campaign => printable(value.as_bytes(), TEXT_MAX),
         };
-        return Classification { lane: Lane::Bulk, reason, campaign };
+        return Classification { lane: Lane::Bulk, is_marked: true, reason, campaign };
     }
-    direct("no newsletter header")
+    unmarked()
 }
 
 const LIST_ID: HeaderName<'static> = HeaderName::ListId;

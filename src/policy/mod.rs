@@ -1,6 +1,8 @@
 //! Layer 2: every decision, as pure functions and state machines. Time and randomness are
 //! arguments.
 
+pub mod allowance;
+pub mod author;
 pub mod classify;
 pub mod feedback;
 pub mod forecast;

@@ -1,19 +1,43 @@
-//! Whose message it is.
+//! Whose message it is, and what that customer may.
 
-use crate::base::address::ReversePath;
+use crate::base::address::{Domain, ReversePath};
 use crate::base::network::Networks;
+use crate::mail::message::Lane;
 use crate::policy::site::Rate;
 use std::net::IpAddr;
+
+/// The name of the entry for every tenant that has none of its own.
+pub const EVERYBODY: &str = "*";
+/// In `may_send_as`: the domain that is the tenant's own name.
+pub const OWN: &str = "own";
 
 /// A tenant from the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantRule {
-    /// Its name.
+    /// Its name, or [`EVERYBODY`].
     pub name: String,
     /// Clients in these networks are its own.
     pub networks: Networks,
+    /// Who shows a certificate with one of these SHA-256 fingerprints is its own: 64 hexadecimal
+    /// digits in lower case.
+    pub certificates: Vec<String>,
     /// Reverse-paths at these domains, or below them, are its own; lower case.
     pub sender_domains: Vec<String>,
+    /// Domains, or [`OWN`], that its reverse-paths and `From` fields may be at or below; lower
+    /// case. None: any.
+    pub may_send_as: Vec<String>,
+    /// Bytes of one message; `None`: what everybody may.
+    pub message_size: Option<u64>,
+    /// Recipients of one message; `None`: what everybody may.
+    pub recipients: Option<usize>,
+    /// Messages that are taken from it in windows; none: no limit.
+    pub accept_messages: Vec<Rate>,
+    /// Recipients of them.
+    pub accept_recipients: Vec<Rate>,
+    /// What becomes of messages beyond these.
+    pub beyond: Beyond,
+    /// Where no header decides, its mail takes this lane.
+    pub lane: Lane,
     /// Its share against other tenants at the same site; 1 to 1,000.
     pub weight: u32,
     /// Messages in windows to all sites together; none: no limit.
@@ -22,13 +46,33 @@ pub struct TenantRule {
     pub sources: Vec<String>,
 }
 
+/// What becomes of a tenant's messages beyond its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beyond {
+    /// They are newsletters: they wait where they delay nobody else's.
+    #[default]
+    Bulk,
+    /// The client keeps them for a while (4xx).
+    Defer,
+    /// The client gets them back (5xx).
+    Refuse,
+}
+
 /// Without a name: nobody's, not limited, of weight 1.
 impl Default for TenantRule {
     fn default() -> Self {
         Self {
             name: String::new(),
             networks: Networks::default(),
+            certificates: Vec::new(),
             sender_domains: Vec::new(),
+            may_send_as: Vec::new(),
+            message_size: None,
+            recipients: None,
+            accept_messages: Vec::new(),
+            accept_recipients: Vec::new(),
+            beyond: Beyond::default(),
+            lane: Lane::Direct,
             weight: 1,
             rates: Vec::new(),
             sources: Vec::new(),
@@ -36,43 +80,101 @@ impl Default for TenantRule {
     }
 }
 
-/// The tenant of a message: by a rule for its client or its reverse-path's domain; else the
-/// organisational domain of the reverse-path; else the client's address.
-#[must_use]
-pub fn decide(rules: &[TenantRule], client: IpAddr, reverse_path: &ReversePath) -> String {
-    let domain = reverse_path.domain();
-    let sends = |rule: &TenantRule| {
-        let is_below = |name: &String| {
-            domain.is_some_and(|d| {
-                d.as_str()
-                    .strip_suffix(name.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            })
+impl TenantRule {
+    /// Whether this tenant, who is called `name`, may send from a domain.
+    fn permits(&self, name: &str, domain: &Domain) -> bool {
+        let is_own = |of: &String| match of.as_str() {
+            OWN => domain.is_at_or_below(&name.to_ascii_lowercase()),
+            of => domain.is_at_or_below(of),
         };
-        rule.sender_domains.iter().any(is_below)
+        self.may_send_as.is_empty() || self.may_send_as.iter().any(is_own)
+    }
+
+    /// The first of these domains that this tenant, who is called `name`, may not send as.
+    pub fn forbidden<'a>(
+        &self,
+        name: &str,
+        mut domains: impl Iterator<Item = &'a Domain>,
+    ) -> Option<&'a Domain> {
+        domains.find(|domain| !self.permits(name, domain))
+    }
+}
+
+/// What is known of who sends a message, the surest first.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// The tenant of the user who has logged in.
+    pub of_user: Option<&'a str>,
+    /// The fingerprint of the client's certificate.
+    pub certificate: Option<&'a str>,
+    /// The tenant that a web server which is believed names in the message.
+    pub named: Option<&'a str>,
+    /// The client's address.
+    pub client: IpAddr,
+    /// Who gets what comes back.
+    pub reverse_path: &'a ReversePath,
+}
+
+/// The tenant of a message: of the user, of the certificate, as named by a web server, or of the
+/// client's network; else of the reverse-path's domain, that is the tenant whose entry has it, else
+/// its organisational domain; else the client's address.
+#[must_use]
+pub fn decide(rules: &[TenantRule], sender: &Sender<'_>) -> String {
+    if let Some(tenant) = sender.of_user {
+        return tenant.to_string();
+    }
+    let shows = |rule: &&TenantRule| {
+        sender.certificate.is_some_and(|print| rule.certificates.iter().any(|c| c == print))
     };
-    let by_network = rules.iter().find(|rule| rule.networks.contains(client));
-    match (by_network.or_else(|| rules.iter().find(|rule| sends(rule))), domain) {
+    if let Some(rule) = rules.iter().find(shows) {
+        return rule.name.clone();
+    }
+    if let Some(tenant) = sender.named {
+        return tenant.to_string();
+    }
+    let domain = sender.reverse_path.domain();
+    let sends = |rule: &&TenantRule| {
+        let mut own = rule.sender_domains.iter();
+        own.any(|name| domain.is_some_and(|domain| domain.is_at_or_below(name)))
+    };
+    let by_network = rules.iter().find(|rule| rule.networks.contains(sender.client));
+    match (by_network.or_else(|| rules.iter().find(sends)), domain) {
         (Some(rule), _) => rule.name.clone(),
         (None, Some(domain)) => domain.organisational().to_string(),
-        (None, None) => client.to_canonical().to_string(),
+        (None, None) => sender.client.to_canonical().to_string(),
     }
+}
+
+/// The entry that says what a tenant may: its own, else that for everybody.
+#[must_use]
+pub fn rule<'a>(rules: &'a [TenantRule], tenant: &str) -> Option<&'a TenantRule> {
+    let named = |name: &str| rules.iter().find(|rule| rule.name == name);
+    named(tenant).or_else(|| named(EVERYBODY))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn rule_of(name: &str) -> TenantRule {
+        TenantRule { name: name.into(), ..TenantRule::default() }
+    }
+
+    fn sender(client: &str, reverse_path: &'static str) -> Sender<'static> {
+        let reverse_path = Box::leak(Box::new(ReversePath::parse(reverse_path).unwrap()));
+        let client = client.parse().unwrap();
+        Sender { of_user: None, certificate: None, named: None, client, reverse_path }
+    }
+
     #[test]
     fn by_network_then_sender_then_domain_then_client() {
         let rule = |name: &str, network: &str, domain: &str| TenantRule {
-            name: name.into(),
             networks: Networks::new(vec![Networks::parse_one(network).unwrap()]),
             sender_domains: vec![domain.into()],
-            ..TenantRule::default()
+            ..rule_of(name)
         };
         let rules = [rule("c1", "10.1.0.0/16", "one.test"), rule("c2", "10.2.0.0/16", "two.test")];
-        for (client, sender, tenant) in [
+        for (client, reverse_path, tenant) in [
             ("10.1.2.3", "x@two.test", "c1"),
             ("::ffff:10.2.2.3", "x@one.test", "c2"),
             ("10.3.0.1", "x@news.two.test", "c2"),
@@ -81,8 +183,51 @@ mod tests {
             ("10.3.0.1", "", "10.3.0.1"),
             ("::ffff:10.3.0.1", "postmaster", "10.3.0.1"),
         ] {
-            let sender = ReversePath::parse(sender).unwrap();
-            assert_eq!(decide(&rules, client.parse().unwrap(), &sender), tenant);
+            assert_eq!(decide(&rules, &sender(client, reverse_path)), tenant);
         }
+    }
+
+    #[test]
+    fn a_login_says_more_than_a_certificate_and_that_more_than_a_web_server() {
+        let rules = [
+            TenantRule { certificates: vec!["ab".into()], ..rule_of("certified") },
+            TenantRule {
+                networks: Networks::new(vec![Networks::parse_one("10.1.0.0/16").unwrap()]),
+                ..rule_of("network")
+            },
+        ];
+        let from = sender("10.1.2.3", "x@one.test");
+        assert_eq!(decide(&rules, &from), "network");
+        let named = Sender { named: Some("site7"), ..from };
+        assert_eq!(decide(&rules, &named), "site7");
+        let unknown = Sender { certificate: Some("cd"), ..named };
+        assert_eq!(decide(&rules, &unknown), "site7");
+        let certified = Sender { certificate: Some("ab"), ..named };
+        assert_eq!(decide(&rules, &certified), "certified");
+        let user = Sender { of_user: Some("ann"), ..certified };
+        assert_eq!(decide(&rules, &user), "ann");
+    }
+
+    #[test]
+    fn a_site_cannot_send_as_its_neighbour() {
+        let may = |as_: &[&str], tenant: &str, domain: &str| {
+            let may_send_as = as_.iter().map(|name| (*name).to_string()).collect();
+            let domain = Domain::parse(domain).unwrap();
+            let rule = TenantRule { may_send_as, ..rule_of("*") };
+            rule.forbidden(tenant, [&domain].into_iter()).is_none()
+        };
+        assert!(may(&[], "a.test", "b.test"));
+        assert!(may(&["a.test", "shop.test"], "c1", "news.shop.test"));
+        assert!(!may(&["a.test", "shop.test"], "c1", "workshop.test"));
+        assert!(may(&[OWN], "Shop.test", "www.shop.test") && may(&[OWN], "shop.test", "shop.test"));
+        assert!(!may(&[OWN], "shop.test", "other.test") && !may(&[OWN], "test", "a.other"));
+    }
+
+    #[test]
+    fn who_has_no_entry_has_that_for_everybody() {
+        let rules = [rule_of("c1"), rule_of(EVERYBODY)];
+        assert_eq!(rule(&rules, "c1").unwrap().name, "c1");
+        assert_eq!(rule(&rules, "c2").unwrap().name, "*");
+        assert_eq!(rule(&rules[..1], "c2"), None);
     }
 }

@@ -3,9 +3,9 @@
 //! A stranger is whoever may not relay. He has no business here, but comes: so many at once and so
 //! fast, that he never stands in the way of a web server.
 
-use crate::base::network::Networks;
 use crate::config::ReceiveLimits;
 use crate::policy::site::Rate;
+use crate::smtp::command::Refusal;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -55,29 +55,35 @@ impl Door {
     }
 
     /// A place for a client, or what to say instead.
-    pub(super) fn admit(&self, client: IpAddr, relay: &Networks) -> Result<Place, &'static str> {
-        let may_relay = relay.contains(client);
+    pub(super) fn admit(&self, client: IpAddr, may_relay: bool) -> Result<Place, Refusal> {
+        let full = |text: &str| Refusal::new(421, (4, 3, 2), text);
+        let yours = |text: &str| Refusal::new(421, (4, 7, 0), text);
         let address = who(client, may_relay);
         let mut inside = lock(&self.inside);
         if inside.all >= self.sessions {
-            return Err("421 4.3.2 Too many sessions, try again later\r\n");
+            return Err(full("Too many sessions, try again later"));
         }
         if !may_relay {
             if inside.strangers >= self.strangers {
-                return Err("421 4.3.2 Too many sessions of strangers, try again later\r\n");
+                return Err(full("Too many sessions of strangers, try again later"));
             }
             if self.is_too_fast(address, &mut inside) {
-                return Err("421 4.7.0 Too many connections from your address, slow down\r\n");
+                return Err(yours("Too many connections from your address, slow down"));
             }
         }
         let of_this = inside.by_address.entry(address).or_default();
         if *of_this >= self.sessions_per_address {
-            return Err("421 4.7.0 Too many sessions from your address\r\n");
+            return Err(yours("Too many sessions from your address"));
         }
         *of_this += 1;
         inside.all += 1;
         inside.strangers += usize::from(!may_relay);
         Ok(Place { may_relay, address, inside: Arc::clone(&self.inside) })
+    }
+
+    /// Nearly all places are taken: who does not use his should leave it.
+    pub(super) fn is_crowded(&self) -> bool {
+        lock(&self.inside).all * 5 >= self.sessions * 4
     }
 
     fn is_too_fast(&self, address: IpAddr, inside: &mut Inside) -> bool {
@@ -129,12 +135,16 @@ fn lock(inside: &Mutex<Inside>) -> MutexGuard<'_, Inside> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::network::Networks;
     use std::time::Duration;
 
-    fn door(limits: ReceiveLimits) -> impl Fn(&str) -> Result<Place, &'static str> {
+    fn door(limits: ReceiveLimits) -> impl Fn(&str) -> Result<Place, String> {
         let door = Door::new(&limits);
         let relay = Networks::new(vec![Networks::parse_one("10.0.0.0/8").unwrap()]);
-        move |client| door.admit(client.parse().unwrap(), &relay)
+        move |client| {
+            let client = client.parse().unwrap();
+            door.admit(client, relay.contains(client)).map_err(|reply| reply.to_string())
+        }
     }
 
     fn wide() -> ReceiveLimits {
@@ -189,7 +199,7 @@ mod tests {
         let rate = Some(Rate { count: 1_000, per: Duration::from_millis(1) });
         let door = Door::new(&ReceiveLimits { stranger_rate: rate, ..wide() });
         for n in 0..3 * u32::try_from(REMEMBERED).unwrap() {
-            assert!(door.admit(IpAddr::from(n.to_be_bytes()), &Networks::default()).is_ok());
+            assert!(door.admit(IpAddr::from(n.to_be_bytes()), false).is_ok());
         }
         assert!(door.pace.unwrap().len() <= 2 * REMEMBERED);
         assert!(door.inside.lock().unwrap().by_address.is_empty());

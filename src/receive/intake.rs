@@ -1,19 +1,21 @@
 //! From a received message to the queue: hops, lane, tenant, trace fields, and the durable accept.
 
 use super::door::Door;
+use super::tenants::{Offered, Tenants};
 use crate::base::address::{Domain, ReversePath};
 use crate::base::id::IdGenerator;
 use crate::base::live::Live;
 use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
 use crate::mail::header::{self, Trace};
-use crate::mail::message::{Lane, NewMessage, Origin};
+use crate::mail::message::{Lane, NewMessage};
 use crate::observe::receive as tell;
 use crate::observe::store as tell_store;
-use crate::policy::{classify, tenant};
+use crate::policy::classify;
 use crate::smtp::command::Refusal;
 use crate::smtp::server::{Received, Settings};
 use crate::store::{Handoff, Store, StoreError};
+use rustls::ServerConfig;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,14 +29,40 @@ const LEASE: Duration = Duration::from_secs(2 * 3_600);
 /// then sends it again: better twice than never.
 const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Who sends a message.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// His address.
+    pub(super) address: IpAddr,
+    /// The tenant of the user that he has logged in as.
+    pub(super) tenant: Option<String>,
+    /// The fingerprint of the certificate that he has shown, where a tenant has it.
+    pub(super) certificate: Option<String>,
+}
+
+/// What the receiving side of a node is made of.
+pub struct Parts<S> {
+    /// Takes what is received.
+    pub store: S,
+    /// Followed while it changes.
+    pub config: Live<Config>,
+    /// The node's.
+    pub clock: Clock,
+    /// The node's.
+    pub ids: Arc<Mutex<IdGenerator>>,
+    /// Takes accepted direct mail; where it is full, mail goes by way of the store.
+    pub direct: mpsc::Sender<Handoff>,
+    /// Takes the domains that mail will go to.
+    pub expected: mpsc::Sender<Domain>,
+    /// Of every handshake; `None` without a certificate.
+    pub tls: Live<Option<Arc<ServerConfig>>>,
+    /// What is remembered of tenants.
+    pub tenants: Arc<Tenants>,
+}
+
 /// The receiving side of a node.
 pub struct Ingress<S> {
-    pub(super) store: S,
-    pub(super) config: Live<Config>,
-    pub(super) clock: Clock,
-    ids: Arc<Mutex<IdGenerator>>,
-    direct: mpsc::Sender<Handoff>,
-    pub(super) expected: mpsc::Sender<Domain>,
+    pub(super) parts: Parts<S>,
     pub(super) settings: Arc<Settings>,
     /// Memory for messages being received, in KiB.
     pub(super) room: Arc<Semaphore>,
@@ -42,18 +70,10 @@ pub struct Ingress<S> {
 }
 
 impl<S: Store> Ingress<S> {
-    /// `direct` takes accepted direct mail, `expected` the domains that mail will go to; when
-    /// either is full, mail goes by way of the store.
+    /// Puts it together.
     #[must_use]
-    pub fn new(
-        store: S,
-        config: Live<Config>,
-        clock: Clock,
-        ids: Arc<Mutex<IdGenerator>>,
-        direct: mpsc::Sender<Handoff>,
-        expected: mpsc::Sender<Domain>,
-    ) -> Self {
-        let now = config.get();
+    pub fn new(parts: Parts<S>) -> Self {
+        let now = parts.config.get();
         let limits = &now.limits;
         let settings = Settings {
             hostname: now.hostname.clone(),
@@ -66,15 +86,10 @@ impl<S: Store> Ingress<S> {
         };
         let room = usize::try_from(limits.memory / 1_024).unwrap_or(usize::MAX);
         Self {
-            store,
-            clock,
-            ids,
-            direct,
-            expected,
             settings: Arc::new(settings),
             room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             door: Door::new(limits),
-            config,
+            parts,
         }
     }
 
@@ -83,24 +98,26 @@ impl<S: Store> Ingress<S> {
     pub(super) async fn take(
         &self,
         received: Received,
-        client: IpAddr,
+        client: &Client,
         begun: Timestamp,
     ) -> Refusal {
         let sender = received.envelope.reverse_path.clone();
         match self.prepare(received, client) {
             Ok(message) => self.accept(message, begun).await,
             Err(refusal) => {
-                tell::message_refused(client, &sender, &refusal);
+                tell::message_refused(client.address, &sender, &refusal);
                 refusal
             }
         }
     }
 
-    fn prepare(&self, received: Received, client: IpAddr) -> Result<NewMessage, Refusal> {
-        let Received { mut envelope, helo, protocol, body } = received;
-        let (config, now) = (self.config.get(), self.clock.now());
+    fn prepare(&self, received: Received, client: &Client) -> Result<NewMessage, Refusal> {
+        let Received { mut envelope, helo, user: _, forwarded_for, protocol, body } = received;
+        let (config, now) = (self.parts.config.get(), self.parts.clock.now());
         let header = body.get(..header::header_len(&body)).unwrap_or_default();
-        let scan = header::scan(header, &config.lanes.rules.strip);
+        let mut strip = config.lanes.rules.strip.clone();
+        strip.extend(Some(&config.relay.tenant_header).filter(|name| !name.is_empty()).cloned());
+        let scan = header::scan(header, &strip);
         // What begins without a field is all body.
         let header = if scan.has_fields { header } else { &[] };
         if header.len() > config.limits.header_size {
@@ -110,21 +127,24 @@ impl<S: Store> Ingress<S> {
         if scan.hops > config.limits.hops {
             return Err(Refusal::new(554, (5, 4, 6), format!("Too many hops ({})", scan.hops)));
         }
-        let class = classify::classify(header, &config.lanes.rules);
-        let origin = Origin {
-            lane: class.lane,
-            reason: class.reason,
-            tenant: tenant::decide(&config.tenants, client, &envelope.reverse_path),
-            campaign: class.campaign,
-            client: client.to_canonical().to_string(),
+        let offered = Offered {
+            client,
+            envelope: &envelope,
+            header,
+            size: body.len(),
+            class: classify::classify(header, &config.lanes.rules),
         };
+        let mut origin = self.parts.tenants.admit(&config, offered, now)?;
+        if let Some(client) = forwarded_for {
+            origin.client = client.to_string();
+        }
         for recipient in &mut envelope.recipients {
             recipient.mailbox = recipient.mailbox.clone().or_at(&config.hostname);
         }
         if let ReversePath::Mailbox(sender) = &mut envelope.reverse_path {
             *sender = sender.clone().or_at(&config.hostname);
         }
-        let id = self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(now);
+        let id = self.parts.ids.lock().unwrap_or_else(PoisonError::into_inner).next(now);
         let recipient = match envelope.recipients.as_slice() {
             [only] => Some(&only.mailbox),
             _ => None,
@@ -132,7 +152,7 @@ impl<S: Store> Ingress<S> {
         let hostname = &config.hostname;
         let trace = Trace {
             helo: &helo,
-            client: client.to_canonical(),
+            client: client.address,
             hostname,
             protocol,
             id,
@@ -158,25 +178,28 @@ impl<S: Store> Ingress<S> {
     async fn accept(&self, message: NewMessage, begun: Timestamp) -> Refusal {
         let (id, body) = (message.id, message.body.clone());
         let told = tell::Accepting::of(&message);
+        let (tenant, recipients) =
+            (message.origin.tenant.clone(), message.envelope.recipients.len());
         let lease = (message.origin.lane == Lane::Direct).then_some(LEASE);
-        let stored = timeout(STORE_PATIENCE, self.store.accept(message, lease)).await;
+        let stored = timeout(STORE_PATIENCE, self.parts.store.accept(message, lease)).await;
         let accepted = match stored.unwrap_or(Err(StoreError::Busy)) {
             Ok(accepted) => accepted,
             Err(error) => {
                 let refusal = unstored(&error);
+                self.parts.tenants.give_back(&tenant, recipients);
                 told.failed(&refusal, &error);
                 return refusal;
             }
         };
-        let receive = self.clock.now().since(begun);
+        let receive = self.parts.clock.now().since(begun);
         told.accepted(receive);
         if let Some(claimed) = accepted.claimed {
             let handoff = Handoff { claimed, body, receive };
-            if let Err(unsent) = self.direct.try_send(handoff) {
+            if let Err(unsent) = self.parts.direct.try_send(handoff) {
                 // The dispatcher is busy: the message is an ordinary due delivery of the direct
                 // lane.
                 let leases = unsent.into_inner().claimed.leases();
-                if let Err(error) = self.store.release(leases).await {
+                if let Err(error) = self.parts.store.release(leases).await {
                     tell_store::failed("release", &error);
                 }
             }

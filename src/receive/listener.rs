@@ -1,19 +1,26 @@
-//! Accepts connections, as many as the limits allow, until it is told to stop.
+//! Accepts connections, as many as the limits allow, until it is told to stop; learns from load
+//! balancers who is there.
 
 use super::door::Place;
 use super::intake::Ingress;
-use super::session;
+use super::session::{self, Guest};
 use crate::base::time::Timestamp;
+use crate::config::Listen;
+use crate::net::listen::{Listener, Stream};
 use crate::observe::node::accept_failed;
 use crate::observe::receive as tell;
+use crate::smtp::command::Refusal;
 use crate::store::Store;
-use std::io::Write;
-use std::net::IpAddr;
-use std::sync::Arc;
+use proxy_header::{ParseConfig, ProxyHeader};
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Pause between two lines of the log about clients that were turned away.
 const TELL_PAUSE: Duration = Duration::from_secs(5);
@@ -21,11 +28,22 @@ const TELL_PAUSE: Duration = Duration::from_secs(5);
 /// burn the CPU.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a load balancer may take to say who is there.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest header of the PROXY protocol that is read: an address, and what a balancer adds.
+const HEADER_MAX: usize = 2_048;
+
 impl<S: Store> Ingress<S> {
     /// Serves clients of a bound listener until `stop` turns true and the last session has ended.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: Listener,
+        listen: Listen,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let listen = Arc::new(listen);
         let mut sessions = JoinSet::new();
-        let mut turned_away = TurnedAway::default();
+        let turned_away = Arc::new(Mutex::new(TurnedAway::default()));
         while !*stop.borrow() {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -33,18 +51,35 @@ impl<S: Store> Ingress<S> {
                 Some(_) = sessions.join_next() => continue,
             };
             match accepted {
-                Ok((stream, peer)) => match self.admit(peer.ip()) {
-                    Ok(place) => {
-                        let (ingress, stop) = (Arc::clone(&self), stop.clone());
-                        sessions.spawn(async move {
-                            session::run(&ingress, stream, peer, place, stop).await;
-                        });
+                Ok((stream, peer)) => {
+                    let hall = Hall { ingress: Arc::clone(&self), listen: Arc::clone(&listen) };
+                    let (stop, turned_away) = (stop.clone(), Arc::clone(&turned_away));
+                    let peer = peer.map(|peer| peer.ip().to_canonical());
+                    match peer.filter(|peer| listen.proxy_protocol.contains(*peer)) {
+                        Some(balancer) => {
+                            _ = sessions.spawn(async move {
+                                let Some((stream, client, begun)) = introduced(stream).await else {
+                                    return;
+                                };
+                                // Who speaks for itself looks whether we are well.
+                                let address = Some(client.unwrap_or(balancer));
+                                if let Some(guest) =
+                                    hall.admit(stream, address, begun, &turned_away)
+                                {
+                                    session::run(&hall.ingress, guest, stop).await;
+                                }
+                            })
+                        }
+                        None => {
+                            if let Some(guest) = hall.admit(stream, peer, Vec::new(), &turned_away)
+                            {
+                                sessions.spawn(async move {
+                                    session::run(&hall.ingress, guest, stop).await;
+                                });
+                            }
+                        }
                     }
-                    Err(reply) => {
-                        turn_away(stream, reply);
-                        turned_away.tell(peer.ip(), reply, self.clock.now());
-                    }
-                },
+                }
                 Err(error) => {
                     accept_failed("smtp", &error);
                     tokio::time::sleep(PAUSE).await;
@@ -55,9 +90,72 @@ impl<S: Store> Ingress<S> {
         while sessions.join_next().await.is_some() {}
     }
 
-    fn admit(&self, client: IpAddr) -> Result<Place, &'static str> {
-        self.door.admit(client, &self.config.get().relay.networks)
+    /// A place for a client with this address.
+    pub(super) fn admit(&self, client: IpAddr) -> Result<Place, Refusal> {
+        let may_relay = self.parts.config.get().relay.networks.contains(client);
+        self.door.admit(client, may_relay)
     }
+}
+
+/// Behind one listener's door.
+struct Hall<S> {
+    ingress: Arc<Ingress<S>>,
+    listen: Arc<Listen>,
+}
+
+impl<S: Store> Hall<S> {
+    /// Finds a client a place, or tells him that there is none. Who has no address came by a Unix
+    /// socket: whoever may open that may send.
+    fn admit(
+        self: &Hall<S>,
+        mut stream: Box<dyn Stream>,
+        address: Option<IpAddr>,
+        begun: Vec<u8>,
+        turned_away: &Mutex<TurnedAway>,
+    ) -> Option<Guest> {
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let place = match address {
+            Some(address) => self.ingress.admit(address),
+            None => self.ingress.door.admit(here, true),
+        };
+        let address = address.unwrap_or(here);
+        let listen = Arc::clone(&self.listen);
+        match place {
+            Ok(place) => Some(Guest { stream, address, place, begun, listen }),
+            Err(reply) => {
+                say_at_once(&mut stream, &reply);
+                let mut turned_away = turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+                turned_away.tell(address, &reply, self.ingress.parts.clock.now());
+                None
+            }
+        }
+    }
+}
+
+/// Reads the header of a load balancer. Gives the client's address, where it speaks for one, and
+/// what was read behind the header; nothing where there is no such header.
+async fn introduced(
+    mut stream: Box<dyn Stream>,
+) -> Option<(Box<dyn Stream>, Option<IpAddr>, Vec<u8>)> {
+    let mut read = Vec::with_capacity(HEADER_MAX);
+    let address = timeout(HEADER_PATIENCE, async {
+        loop {
+            match ProxyHeader::parse(&read, ParseConfig::default()) {
+                Ok((header, len)) => {
+                    let address = header.proxied_address().map(|proxied| proxied.source.ip());
+                    return Some((address.map(|ip| ip.to_canonical()), len));
+                }
+                Err(proxy_header::Error::BufferTooShort) if read.len() < HEADER_MAX => {}
+                Err(_) => return None,
+            }
+            if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    });
+    let (address, len) = address.await.ok().flatten()?;
+    read.drain(..len);
+    Some((stream, address, read))
 }
 
 /// Clients that were turned away since the log last told of one.
@@ -69,19 +167,18 @@ struct TurnedAway {
 
 impl TurnedAway {
     /// Tells of this one unless another was told of just now.
-    fn tell(&mut self, client: IpAddr, reply: &str, now: Timestamp) {
+    fn tell(&mut self, client: IpAddr, reply: &Refusal, now: Timestamp) {
         self.count += 1;
         if self.told_at.is_none_or(|at| now.since(at) >= TELL_PAUSE) {
-            tell::turned_away(client, reply.trim_end(), self.count);
+            tell::turned_away(client, reply, self.count);
             (self.told_at, self.count) = (Some(now), 0);
         }
     }
 }
 
-/// Says one line, if the socket takes it at once, and closes.
-fn turn_away(stream: TcpStream, reply: &str) {
-    // The runtime does not know yet that a new socket can be written to; the kernel does.
-    if let Ok(mut stream) = stream.into_std() {
-        _ = stream.write(reply.as_bytes());
-    }
+/// Says one line, if the socket takes it at once.
+fn say_at_once(stream: &mut Box<dyn Stream>, reply: &Refusal) {
+    let line = format!("{reply}\r\n");
+    let mut context = Context::from_waker(Waker::noop());
+    _ = Pin::new(stream).poll_write(&mut context, line.as_bytes());
 }

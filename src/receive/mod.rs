@@ -4,7 +4,8 @@ mod door;
 mod intake;
 mod listener;
 mod session;
+pub mod tenants;
 #[cfg(test)]
 mod tests;
 
-pub use intake::Ingress;
+pub use intake::{Ingress, Parts};

@@ -2,19 +2,24 @@
 //! end.
 
 use super::door::Place;
-use super::intake::Ingress;
+use super::intake::{Client, Ingress};
 use crate::base::time::Timestamp;
+use crate::config::{Listen, ListenAddress, Role};
+use crate::net::listen::Stream;
+use crate::net::tls::fingerprint;
 use crate::observe::receive as tell;
 use crate::smtp::command::Refusal;
-use crate::smtp::server::{Session, Step};
+use crate::smtp::proxied::Proxied;
+use crate::smtp::server::{Session, Standing, Step, Tls};
 use crate::store::Store;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 /// Bytes read at once.
 const READ: usize = 16 << 10;
@@ -30,26 +35,75 @@ const EARLY: Duration = Duration::from_millis(300);
 /// How long what a client still sends is read after the last reply.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// While nearly all places are taken, who is silent for so long loses his.
+const CROWDED_PATIENCE: Duration = Duration::from_secs(10);
+/// The same, within a message.
+const CROWDED_DATA_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether it has become crowded.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A client that has come in.
+pub(super) struct Guest {
+    pub(super) stream: Box<dyn Stream>,
+    /// His address; of a program on this machine, this machine's.
+    pub(super) address: IpAddr,
+    pub(super) place: Place,
+    /// Read from him already.
+    pub(super) begun: Vec<u8>,
+    /// Where he came in.
+    pub(super) listen: Arc<Listen>,
+}
+
 /// Serves one client.
-pub(super) async fn run<S: Store>(
-    ingress: &Ingress<S>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: Place,
-    stop: watch::Receiver<bool>,
-) {
-    let may_relay = place.may_relay;
-    let session = Session::new(Arc::clone(&ingress.settings), peer.ip().to_canonical(), may_relay);
-    let shell =
-        Shell { ingress, stream, peer, session, stop, begun: None, waiting: None, room: None };
+pub(super) async fn run<S: Store>(ingress: &Ingress<S>, guest: Guest, stop: watch::Receiver<bool>) {
+    let Guest { stream, address, place, begun, listen } = guest;
+    let standing = standing(ingress, &listen, &place, address);
+    let session = Session::new(Arc::clone(&ingress.settings), standing);
+    let shell = Shell {
+        ingress,
+        stream,
+        listen,
+        place,
+        client: Client { address, tenant: None, certificate: None },
+        session,
+        stop,
+        begun: None,
+        waiting: None,
+        room: None,
+    };
     // A connection that breaks needs no more words.
-    _ = shell.serve(may_relay).await;
+    _ = shell.serve(begun).await;
+}
+
+/// How a client at this address stands with us, before he has said a word.
+fn standing<S: Store>(
+    ingress: &Ingress<S>,
+    listen: &Listen,
+    place: &Place,
+    address: IpAddr,
+) -> Standing {
+    let has_certificate = ingress.parts.tls.get().is_some();
+    Standing {
+        client: address,
+        may_relay: place.may_relay && listen.role == Role::Relay,
+        must_log_in: listen.role != Role::Relay,
+        tls: match (listen.role, has_certificate, &listen.address) {
+            (Role::Submissions, ..) => Tls::On,
+            (_, true, ListenAddress::Tcp(_)) => Tls::Offered,
+            _ => Tls::Absent,
+        },
+        is_proxy: listen.xclient.contains(address),
+    }
 }
 
 struct Shell<'a, S> {
     ingress: &'a Ingress<S>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: Box<dyn Stream>,
+    listen: Arc<Listen>,
+    place: Place,
+    client: Client,
     session: Session,
     stop: watch::Receiver<bool>,
     /// When the message under way began.
@@ -61,13 +115,18 @@ struct Shell<'a, S> {
 }
 
 impl<S: Store> Shell<'_, S> {
-    async fn serve(mut self, may_relay: bool) -> std::io::Result<()> {
-        self.stream.set_nodelay(true)?;
-        if !may_relay && timeout(EARLY, self.stream.peek(&mut [0])).await.is_ok() {
-            self.session.output().clear();
-            self.session.abort(&Refusal::new(554, (5, 5, 0), "You talk before the greeting"));
+    /// Serves to the end; `buffer` holds what was read already.
+    async fn serve(mut self, mut buffer: Vec<u8>) -> std::io::Result<()> {
+        buffer.reserve(READ);
+        if self.listen.role == Role::Submissions {
+            self.shake_hands().await?;
+        } else if self.listen.role == Role::Relay && !self.place.may_relay {
+            let early = timeout(EARLY, self.stream.read_buf(&mut buffer)).await.is_ok();
+            if early || !buffer.is_empty() {
+                self.session.output().clear();
+                self.session.abort(&Refusal::new(554, (5, 5, 0), "You talk before the greeting"));
+            }
         }
-        let mut buffer = Vec::with_capacity(READ);
         let mut at = 0;
         loop {
             let (taken, step) = self.session.step(buffer.get(at..).unwrap_or_default());
@@ -86,15 +145,24 @@ impl<S: Store> Shell<'_, S> {
                     }
                     // Only MAIL asks; where space is short the store is asked, too.
                     if !self.session.is_in_message() {
-                        self.session.set_room(self.ingress.store.room().await);
+                        self.session.set_room(self.ingress.parts.store.room().await);
                     }
                 }
+                Step::StartTls => {
+                    self.flush().await?;
+                    // Whatever came with the command came in clear (RFC 3207 §4.2).
+                    buffer.clear();
+                    at = 0;
+                    let known = self.shake_hands().await?;
+                    self.session.secured(known);
+                }
+                Step::Introduce(proxied) => self.introduce(*proxied),
                 // The dispatcher asks again where it could not be told.
-                Step::Recipient(domain) => _ = self.ingress.expected.try_send(domain),
-                Step::Refused(refused) => tell::refused(self.peer.ip(), &refused),
+                Step::Recipient(domain) => _ = self.ingress.parts.expected.try_send(domain),
+                Step::Refused(refused) => tell::refused(self.client.address, &refused),
                 Step::Message(received) => {
-                    let begun = self.begun.take().unwrap_or_else(|| self.ingress.clock.now());
-                    let answer = self.ingress.take(*received, self.peer.ip(), begun).await;
+                    let begun = self.begun.take().unwrap_or_else(|| self.ingress.parts.clock.now());
+                    let answer = self.ingress.take(*received, &self.client, begun).await;
                     self.session.answer(&answer);
                     self.room = None;
                 }
@@ -103,11 +171,50 @@ impl<S: Store> Shell<'_, S> {
         }
     }
 
+    /// From here on all is encrypted. True where the client's certificate is known.
+    async fn shake_hands(&mut self) -> std::io::Result<bool> {
+        let config = self.ingress.parts.tls.get();
+        let Some(config) = config.as_ref() else { return Err(ErrorKind::Unsupported.into()) };
+        let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let handshake = TlsAcceptor::from(Arc::clone(config)).accept(clear);
+        let done = timeout(HANDSHAKE, handshake).await;
+        let stream = match done.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tell::handshake_failed(self.client.address, &error);
+                return Err(error);
+            }
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let shown = shown.map(fingerprint);
+        self.stream = Box::new(stream);
+        let tenants = &self.ingress.parts.config.get().tenants;
+        let known = shown.filter(|shown| tenants.iter().any(|t| t.certificates.contains(shown)));
+        self.client.certificate = known;
+        Ok(self.client.certificate.is_some())
+    }
+
+    /// A proxy speaks for another client from now on, who needs a place of his own.
+    fn introduce(&mut self, proxied: Proxied) {
+        let Proxied { address, helo, login } = proxied;
+        let address = address.unwrap_or(self.client.address);
+        match self.ingress.admit(address) {
+            Ok(place) => self.place = place,
+            Err(refusal) => return self.session.abort(&refusal),
+        }
+        self.client = Client { address, tenant: None, certificate: None };
+        let mut standing = standing(self.ingress, &self.listen, &self.place, address);
+        // The connection is still the proxy's.
+        (standing.is_proxy, standing.tls) = (true, self.session.tls());
+        self.session.introduced(standing, helo, login);
+    }
+
     /// Says the last words. What the client still sends is read for a while: closing on it would
     /// reset the connection, and the words could be lost.
     async fn close(&mut self) -> std::io::Result<()> {
         self.flush().await?;
-        self.stream.shutdown().await?;
+        // Not while the other side takes nothing.
+        timeout(LINGER, self.stream.shutdown()).await.unwrap_or(Ok(()))?;
         let mut rest = [0; 4_096];
         let drained =
             async { while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
@@ -118,9 +225,9 @@ impl<S: Store> Shell<'_, S> {
     async fn flush(&mut self) -> std::io::Result<()> {
         let output = self.session.output();
         if !output.is_empty() {
-            let patience = self.ingress.config.get().limits.command_timeout;
+            let patience = self.ingress.parts.config.get().limits.command_timeout;
             let written = timeout(patience, self.stream.write_all(output)).await;
-            written.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+            written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))?;
             output.clear();
         }
         Ok(())
@@ -129,39 +236,58 @@ impl<S: Store> Shell<'_, S> {
     /// Reads what comes. False where the session is over: closed, out of patience, or the node
     /// stops.
     async fn read(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
-        let config = self.ingress.config.get();
-        let limits = &config.limits;
         let in_message = self.session.is_in_message();
-        let patience = if in_message {
-            let begun = *self.begun.get_or_insert_with(|| self.ingress.clock.now());
-            let left = limits.message_timeout.saturating_sub(self.ingress.clock.now().since(begun));
-            limits.data_timeout.min(left)
+        let since = self.ingress.parts.clock.now();
+        if in_message {
+            self.begun.get_or_insert(since);
         } else {
             self.begun = None;
             // Of the whole command: a client that drips gains nothing by it.
-            let since = *self.waiting.get_or_insert_with(|| self.ingress.clock.now());
-            limits.command_timeout.saturating_sub(self.ingress.clock.now().since(since))
-        };
-        let stopping = async {
-            // A message under way may still come in.
-            let stopped = self.stop.wait_for(|stop| *stop).await.is_ok();
-            if in_message || !stopped {
-                std::future::pending::<()>().await;
+            self.waiting.get_or_insert(since);
+        }
+        let refusal = loop {
+            let patience = self.patience(since);
+            if patience.is_zero() {
+                break Refusal::new(421, (4, 4, 2), "Timed out, closing");
             }
-        };
-        let timed_out = || Refusal::new(421, (4, 4, 2), "Timed out, closing");
-        let refusal = tokio::select! {
-            // In this order: a client that always has something to say is told, too.
-            biased;
-            () = stopping => Refusal::new(421, (4, 3, 2), "Node is stopping, reconnect"),
-            () = std::future::ready(()), if patience.is_zero() => timed_out(),
-            read = timeout(patience, self.stream.read_buf(buffer)) => match read {
-                Ok(count) => return Ok(count? > 0),
-                Err(_) => timed_out(),
-            },
+            let stopping = async {
+                // A message under way may still come in.
+                let stopped = self.stop.wait_for(|stop| *stop).await.is_ok();
+                if in_message || !stopped {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                // In this order: a client that always has something to say is told, too.
+                biased;
+                () = stopping => break Refusal::new(421, (4, 3, 2), "Node is stopping, reconnect"),
+                read = timeout(patience.min(LOOK), self.stream.read_buf(buffer)) => {
+                    if let Ok(count) = read {
+                        return Ok(count? > 0);
+                    }
+                }
+            }
         };
         self.session.abort(&refusal);
         Ok(false)
+    }
+
+    /// How much longer the client may take, where nothing came since then.
+    fn patience(&self, since: Timestamp) -> Duration {
+        let (config, now) = (self.ingress.parts.config.get(), self.ingress.parts.clock.now());
+        let limits = &config.limits;
+        let crowded = self.ingress.door.is_crowded();
+        let most = |usual: Duration, crowded_patience| {
+            if crowded { usual.min(crowded_patience) } else { usual }
+        };
+        if let Some(begun) = self.begun {
+            let of_block = most(limits.data_timeout, CROWDED_DATA_PATIENCE);
+            let of_message = limits.message_timeout.saturating_sub(now.since(begun));
+            of_block.saturating_sub(now.since(since)).min(of_message)
+        } else {
+            let of_command = most(limits.command_timeout, CROWDED_PATIENCE);
+            of_command.saturating_sub(now.since(self.waiting.unwrap_or(since)))
+        }
     }
 
     /// Sees to it that the message under way is covered by the memory for large messages.

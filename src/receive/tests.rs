@@ -1,12 +1,13 @@
 //! The shell over loopback, with the queue in memory: patience, room and places that end.
 
-use super::Ingress;
+use super::{Ingress, Parts};
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
 use crate::base::network::Networks;
 use crate::base::time::Clock;
 use crate::config::Config;
 use crate::config::tests::defaults;
+use crate::net::listen::Listener;
 use crate::store::memory::MemoryStore;
 use crate::store::{Filter, Handoff, State, Store};
 use std::net::SocketAddr;
@@ -41,12 +42,23 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let store = MemoryStore::new(clock.clone());
     let ids = Arc::new(Mutex::new(IdGenerator::after(None)));
     let ((direct_in, direct), (expected_in, expected)) = (mpsc::channel(1), mpsc::channel(1));
-    let config = Arc::new(config).into();
-    let ingress = Ingress::new(store.clone(), config, clock, ids, direct_in, expected_in);
+    let listen = config.listen[0].clone();
+    let (config, tls) = (Arc::new(config).into(), Arc::new(None).into());
+    let ingress = Ingress::new(Parts {
+        store: store.clone(),
+        config,
+        clock,
+        ids,
+        direct: direct_in,
+        expected: expected_in,
+        tls,
+        tenants: Arc::default(),
+    });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(Arc::new(ingress).serve(listener, stopped));
+    let serving = Arc::new(ingress).serve(Listener::Tcp(listener), listen, stopped);
+    let serving = tokio::spawn(serving);
     Server { address, store, direct, expected, stop, serving }
 }
 

@@ -5,6 +5,7 @@
 //! * A line with a control character or invalid UTF-8 is no command.
 //! * An address is parsed in one way only (`base::address`); what follows it must be parameters.
 
+use super::proxied::{self, Proxied};
 use super::reply::EnhancedCode;
 use crate::base::address::{AddressError, Domain, Mailbox, PATH_MAX, ReversePath};
 use crate::mail::envelope::{BodyType, Notify, Recipient, Ret};
@@ -49,6 +50,12 @@ pub enum Command {
     Help,
     /// `QUIT`
     Quit,
+    /// `STARTTLS` (RFC 3207)
+    StartTls,
+    /// `XCLIENT …`
+    Xclient(Proxied),
+    /// `XFORWARD …`
+    Xforward(Proxied),
     /// A command that SMTP knows and this server does not do.
     NotDone,
     /// A request line of another protocol: somebody has a client of HTTP talk to us.
@@ -97,7 +104,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn syntax(text: &str) -> Refusal {
+pub(super) fn syntax(text: &str) -> Refusal {
     Refusal::new(501, (5, 5, 4), text)
 }
 
@@ -122,8 +129,12 @@ pub fn parse(line: &[u8]) -> Result<Command, Refusal> {
         "NOOP" => Ok(Command::Noop),
         "VRFY" => Ok(Command::Vrfy),
         "HELP" => Ok(Command::Help),
-        "EXPN" | "STARTTLS" | "AUTH" | "ETRN" | "TURN" | "ATRN" | "SEND" | "SOML" | "SAML"
-        | "XCLIENT" | "XFORWARD" => Ok(Command::NotDone),
+        "STARTTLS" => alone(rest, Command::StartTls),
+        "XCLIENT" => proxied::parse(rest).map(Command::Xclient),
+        "XFORWARD" => proxied::parse(rest).map(Command::Xforward),
+        "EXPN" | "AUTH" | "ETRN" | "TURN" | "ATRN" | "SEND" | "SOML" | "SAML" => {
+            Ok(Command::NotDone)
+        }
         "GET" | "POST" | "PUT" | "HEAD" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH"
         | "PRI" => Ok(Command::OtherProtocol),
         _ => Err(Refusal::new(500, (5, 5, 2), "Command not recognised")),
@@ -448,7 +459,9 @@ mod tests {
             ("BDAT 0", Ok(Command::Bdat { size: 0, last: false })),
             ("NOOP whatever", Ok(Command::Noop)),
             ("quit", Ok(Command::Quit)),
-            ("STARTTLS", Ok(Command::NotDone)),
+            ("STARTTLS", Ok(Command::StartTls)),
+            ("STARTTLS now", Err(501)),
+            ("TURN", Ok(Command::NotDone)),
             ("GET / HTTP/1.1", Ok(Command::OtherProtocol)),
             ("DATA now", Err(501)),
             ("EHLO", Err(501)),

@@ -3,5 +3,6 @@
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod proxied;
 pub mod reply;
 pub mod server;

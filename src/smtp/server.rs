@@ -4,6 +4,8 @@
 //! ```text
 //! Commands ──DATA──▶ Data ──CRLF.CRLF──▶ Answering ──answer()──▶ Commands
 //!     │  ▲───────────── BDAT chunk ───────▶ (LAST) Answering
+//!     ├── STARTTLS ──▶ Answering ──secured()──▶ Commands, anew
+//!     ├── XCLIENT ──▶ Answering ──introduced()──▶ Commands, anew
 //!     └── QUIT, 421, nonsense ──▶ Closed
 //! ```
 //! # Invariants
@@ -11,16 +13,20 @@
 //!   2920 §3.2).
 //! * Memory is bounded: one command line, one message, one reply for each command at hand.
 //! * A message that could be read in two ways is refused and ends the session, whoever sends it.
+//! * Nothing that was said before the TLS handshake holds after it (RFC 3207 §4.2).
 //!
 //! # Absent
 //! Lanes, tenants, the queue: the shell answers for the message once it has taken it.
 
+mod anew;
+mod body;
 mod replies;
 #[cfg(test)]
 mod tests;
 
 use super::command::{self, COMMAND_MAX, Command, Mail, Refusal};
-use super::data::{ChunkReader, DataLimits, DataReader, Fault, has_stray_bytes};
+use super::data::{ChunkReader, DataReader, has_stray_bytes};
+use super::proxied::Proxied;
 use crate::base::address::{Domain, ReversePath};
 use crate::base::text::printable;
 use crate::mail::envelope::{Envelope, Recipient};
@@ -31,9 +37,9 @@ use std::sync::Arc;
 const LINE_DRAINED_MAX: usize = 64 << 10;
 
 /// Commands that the log names.
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 18] = [
     "EHLO", "HELO", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "AUTH",
-    "STARTTLS", "ETRN", "TURN", "GET", "POST",
+    "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "GET", "POST",
 ];
 /// Characters of a refused command in the log.
 const COMMAND_SHOWN: usize = 200;
@@ -59,6 +65,32 @@ pub struct Settings {
     pub errors: u32,
 }
 
+/// How a client stands with us, by its listener and its address.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its address.
+    pub client: IpAddr,
+    /// It may send to anyone.
+    pub may_relay: bool,
+    /// Nobody sends here without a login (RFC 6409 §4.3).
+    pub must_log_in: bool,
+    /// Whether its words are secret.
+    pub tls: Tls,
+    /// It is a proxy whose XCLIENT and XFORWARD are believed.
+    pub is_proxy: bool,
+}
+
+/// Transport Layer Security of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// There is none here.
+    Absent,
+    /// It may be had by STARTTLS (RFC 3207).
+    Offered,
+    /// It is there.
+    On,
+}
+
 /// A whole message.
 #[derive(Debug)]
 pub struct Received {
@@ -66,7 +98,11 @@ pub struct Received {
     pub envelope: Envelope,
     /// Its name in EHLO or HELO.
     pub helo: String,
-    /// For the trace field: `SMTP`, `ESMTP`, `UTF8SMTP`.
+    /// Who has logged in.
+    pub user: Option<String>,
+    /// The client of the client, where a proxy that is believed names it by XFORWARD.
+    pub forwarded_for: Option<IpAddr>,
+    /// For the trace field: `ESMTP`, `UTF8SMTPS`, … (RFC 3848, RFC 6531 §4.3).
     pub protocol: &'static str,
     /// The bytes, dots taken off.
     pub body: Vec<u8>,
@@ -83,6 +119,10 @@ pub enum Step {
     Refused(Box<Refused>),
     /// Take the message, then [`Session::answer`].
     Message(Box<Received>),
+    /// Flush the output, forget what else was read, shake hands, then [`Session::secured`].
+    StartTls,
+    /// A proxy speaks for somebody else from now on: [`Session::introduced`].
+    Introduce(Box<Proxied>),
     /// Flush the output and close.
     Close,
 }
@@ -123,12 +163,15 @@ enum State {
 #[derive(Debug)]
 pub struct Session {
     settings: Arc<Settings>,
-    client: IpAddr,
-    may_relay: bool,
+    standing: Standing,
     output: Vec<u8>,
     state: State,
     helo: Option<String>,
     extended: bool,
+    /// Who has logged in.
+    user: Option<String>,
+    /// By XFORWARD, of the next transaction.
+    forwarded: Option<Proxied>,
     envelope: Option<Envelope>,
     body: Vec<u8>,
     /// Since the first BDAT of a message.
@@ -152,18 +195,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session with a client that may relay to anyone, or to no one. The greeting is in the
-    /// output.
+    /// A session with a client. The greeting is in the output.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, client: IpAddr, may_relay: bool) -> Self {
+    pub fn new(settings: Arc<Settings>, standing: Standing) -> Self {
         let mut session = Self {
             settings,
-            client,
-            may_relay,
+            standing,
             output: Vec::with_capacity(512),
             state: State::Commands,
             helo: None,
             extended: false,
+            user: None,
+            forwarded: None,
             envelope: None,
             body: Vec::new(),
             chunks: None,
@@ -284,6 +327,8 @@ impl Session {
         match command::parse(line) {
             Ok(Command::Rcpt(recipient)) => return self.rcpt(recipient),
             Ok(Command::Bdat { size, last }) => self.bdat(size, last),
+            Ok(Command::StartTls) => return self.start_tls(),
+            Ok(Command::Xclient(proxied)) => return self.xclient(proxied),
             Ok(command) => self.simple(command),
             // A bad address in a long list is a bad recipient, not nonsense.
             Err(refusal) if is_verb(line, b"RCPT") => self.refuse_recipient(&refusal),
@@ -317,12 +362,15 @@ impl Session {
                 self.say(221, (2, 0, 0), "Bye");
                 self.state = State::Closed;
             }
+            Command::Xforward(proxied) => self.xforward(proxied),
             Command::OtherProtocol => {
                 self.give_up(&Refusal::new(421, (4, 7, 0), "This is SMTP"));
             }
-            Command::NotDone | Command::Rcpt(_) | Command::Bdat { .. } => {
-                self.refuse(&Refusal::new(502, (5, 5, 1), "Command not implemented"));
-            }
+            Command::NotDone
+            | Command::Rcpt(_)
+            | Command::Bdat { .. }
+            | Command::StartTls
+            | Command::Xclient(_) => self.refuse(&not_done()),
         }
     }
 
@@ -335,6 +383,8 @@ impl Session {
     fn mail(&mut self, mail: Mail) {
         let refusal = if self.helo.is_none() {
             Refusal::new(503, (5, 5, 1), "Say EHLO first")
+        } else if self.standing.must_log_in && self.user.is_none() {
+            Refusal::new(530, (5, 7, 0), "Log in first")
         } else if self.envelope.is_some() {
             Refusal::new(503, (5, 5, 1), "MAIL was already given; RSET to begin anew")
         } else if self.messages >= self.settings.messages {
@@ -364,8 +414,9 @@ impl Session {
             self.refuse(&Refusal::new(503, (5, 5, 1), "Say MAIL first"));
             return None;
         };
-        let refusal = if !self.may_relay {
-            Refusal::new(550, (5, 7, 1), format!("Relaying not permitted for {}", self.client))
+        let refusal = if !self.standing.may_relay && self.user.is_none() {
+            let text = format!("Relaying not permitted for {}", self.standing.client);
+            Refusal::new(550, (5, 7, 1), text)
         } else if envelope.recipients.len() >= self.settings.recipients {
             Refusal::new(452, (4, 5, 3), "Too many recipients")
         } else if recipient.is_utf8() && !envelope.smtputf8 {
@@ -378,116 +429,6 @@ impl Session {
         };
         self.refuse_recipient(&refusal);
         None
-    }
-
-    fn data(&mut self) {
-        match &self.envelope {
-            None => self.refuse(&Refusal::new(503, (5, 5, 1), "Say MAIL first")),
-            Some(_) if self.chunks.is_some() => {
-                self.refuse(&Refusal::new(503, (5, 5, 1), "BDAT was begun; end it with LAST"));
-            }
-            Some(envelope) if envelope.recipients.is_empty() => {
-                self.refuse(&Refusal::new(554, (5, 5, 1), "No valid recipients"));
-            }
-            Some(_) => {
-                self.state = State::Data(DataReader::new(self.data_limits()));
-                self.say_plain(354);
-            }
-        }
-    }
-
-    fn data_limits(&self) -> DataLimits {
-        DataLimits { size: self.settings.message_size, line: self.settings.line_length }
-    }
-
-    fn bdat(&mut self, size: u64, last: bool) {
-        let has_recipients = self.envelope.as_ref().map(|envelope| !envelope.recipients.is_empty());
-        let answer = match has_recipients {
-            None => Refusal::new(503, (5, 5, 1), "Say MAIL first"),
-            Some(false) => Refusal::new(554, (5, 5, 1), "No valid recipients"),
-            Some(true) => {
-                let limits = self.data_limits();
-                self.chunks.get_or_insert_with(|| ChunkReader::new(limits));
-                self.state = State::Chunk { left: size, last };
-                return;
-            }
-        };
-        self.state = State::Unwanted { left: size, answer };
-    }
-
-    fn read_chunk(&mut self, input: &[u8]) -> (usize, Option<Step>) {
-        let (State::Chunk { left, .. } | State::Unwanted { left, .. }) = &mut self.state else {
-            return (0, None);
-        };
-        let taken = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-        *left -= taken as u64;
-        let left = *left;
-        if let (State::Chunk { .. }, Some(reader)) = (&self.state, &mut self.chunks) {
-            reader.read(input.get(..taken).unwrap_or_default(), &mut self.body);
-            if self.overflow.is_some() {
-                self.body.clear();
-            }
-        }
-        if left > 0 {
-            return (taken, Some(Step::Read));
-        }
-        (taken, self.end_chunk())
-    }
-
-    fn end_chunk(&mut self) -> Option<Step> {
-        match std::mem::replace(&mut self.state, State::Commands) {
-            State::Unwanted { answer, .. } => self.refuse(&answer),
-            State::Chunk { last, .. } => {
-                let reader = self.chunks.as_mut()?;
-                if last {
-                    reader.finish(&mut self.body);
-                }
-                let (fault, size) = (reader.fault(), reader.size());
-                if last || fault.is_some() || self.overflow.is_some() {
-                    return self.end_data(fault);
-                }
-                self.say(250, (2, 0, 0), &format!("{size} bytes so far"));
-            }
-            other => self.state = other,
-        }
-        None
-    }
-
-    /// The message is all there, or is given up.
-    fn end_data(&mut self, fault: Option<Fault>) -> Option<Step> {
-        self.state = State::Commands;
-        self.messages += 1;
-        if let Some(fault) = fault {
-            self.refuse(&self.fault(fault));
-            self.reset();
-            if fault.is_smuggling() {
-                self.state = State::Closed;
-            }
-            return None;
-        }
-        if let Some(refusal) = self.overflow.take() {
-            self.refuse(&refusal);
-            self.reset();
-            return None;
-        }
-        let envelope = self.envelope.take()?;
-        let body = std::mem::take(&mut self.body);
-        self.reset();
-        self.state = State::Answering;
-        let protocol = match (self.extended, envelope.smtputf8) {
-            (true, true) => "UTF8SMTP",
-            (true, false) => "ESMTP",
-            (false, _) => "SMTP",
-        };
-        let helo = self.helo.clone().unwrap_or_default();
-        Some(Step::Message(Box::new(Received { envelope, helo, protocol, body })))
-    }
-
-    /// There is no room for the message: what is left of it is read and forgotten, then this is the
-    /// answer.
-    pub fn overflow(&mut self, refusal: Refusal) {
-        self.body = Vec::new();
-        self.overflow = Some(refusal);
     }
 
     /// Answers for the message that was taken out.
@@ -508,11 +449,16 @@ impl Session {
     }
 
     fn reset(&mut self) {
+        self.forwarded = None;
         self.envelope = None;
         self.body = Vec::new();
         self.chunks = None;
         self.overflow = None;
     }
+}
+
+fn not_done() -> Refusal {
+    Refusal::new(502, (5, 5, 1), "Command not implemented")
 }
 
 /// A command line for the log.

@@ -8,6 +8,7 @@ mod operate;
 mod parse;
 mod receive;
 mod rules;
+mod tenants;
 
 use super::Config;
 use super::value::{Read, Value};
@@ -69,11 +70,12 @@ pub(in crate::config) enum Fallback {
 pub(in crate::config) const SECTIONS: &[Section] = &[
     receive::TOP,
     receive::LISTEN,
+    receive::TLS,
     receive::RELAY,
     receive::LIMITS,
     receive::LANE_DIRECT,
     receive::LANE_BULK,
-    receive::TENANTS,
+    tenants::TENANTS,
     deliver::DNS,
     deliver::DELIVERY,
     deliver::SOURCES,

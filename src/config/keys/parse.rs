@@ -2,6 +2,7 @@
 
 use crate::base::address::Domain;
 use crate::base::network::Networks;
+use crate::config::ListenAddress;
 use crate::config::value::{Read, Value};
 use crate::policy::classify::HeaderRule;
 use std::net::{IpAddr, SocketAddr};
@@ -28,10 +29,31 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+/// `None` for none.
+pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() { Ok(None) } else { path(text).map(Some) }
+}
+
+pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    match text.strip_prefix("unix:") {
+        Some(file) => path(file).map(ListenAddress::Unix),
+        None => socket(text).map(ListenAddress::Tcp),
+    }
+}
+
 pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("{text:?} is not an address with a port; write it as 127.0.0.1:25 or [::1]:25")
     })
+}
+
+/// Of a certificate; the colons may be left out.
+pub(super) fn fingerprint(text: &str) -> Result<String, String> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    if digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(digits.to_ascii_lowercase());
+    }
+    Err(format!("{text:?} is not a SHA-256 fingerprint; write its 64 hexadecimal digits"))
 }
 
 pub(super) fn tenant_name(text: &str) -> Result<String, String> {
@@ -84,7 +106,7 @@ pub(super) fn header_name(value: Value<'_>) -> Read<String> {
     value.parsed("\"X-Newsletter\"", |text| match HeaderRule::parse(text)? {
         HeaderRule { name, pattern: None } => Ok(name.to_lowercase()),
         HeaderRule { name, .. } => {
-            Err(format!("{text:?} has a pattern; strip goes by name, write {name:?}"))
+            Err(format!("{text:?} has a pattern; this goes by name, write {name:?}"))
         }
     })
 }

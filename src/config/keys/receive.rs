@@ -1,13 +1,11 @@
 //! Keys of the receiving side: who we are, where we listen, who may relay, what is a newsletter.
 
 use super::parse::{
-    domain_name, header_name, headers, hostname, names, networks, path, socket, tenant_name,
+    header_name, headers, hostname, listen_address, names, networks, optional_path, path,
 };
-use super::{Fallback::Is, Fallback::Required, Section, Shape, key, last, set};
-use crate::config::Listen;
+use super::{Fallback::Is, Section, Shape, key, last, set};
+use crate::config::{Listen, Role};
 use crate::policy::site::Rate;
-use crate::policy::tenant::TenantRule;
-use std::net::Ipv4Addr;
 
 pub(super) const TOP: Section = Section {
     name: "",
@@ -40,27 +38,107 @@ pub(super) const TOP: Section = Section {
 pub(super) const LISTEN: Section = Section {
     name: "listen",
     doc: "Where web servers hand over their mail: one [[listen]] for each address and port. \
-          \"0.0.0.0:25\" is every IPv4 address of the machine, \"[::]:25\" every address.",
-    shape: Shape::List {
-        clear: |c| c.listen.clear(),
-        begin: |c| c.listen.push(Listen { address: (Ipv4Addr::LOCALHOST, 0).into() }),
-    },
-    keys: &[key("address", Is("\"127.0.0.1:2525\""), "Address and port.", |c, v| {
-        last(&mut c.listen, v.parsed("\"127.0.0.1:2525\"", socket), |l, a| l.address = a)
-    })],
+          \"0.0.0.0:25\" is every IPv4 address of the machine, \"[::]:25\" every address. A socket \
+          that systemd has bound to such an address already is taken from it.",
+    shape: Shape::List { clear: |c| c.listen.clear(), begin: |c| c.listen.push(Listen::default()) },
+    keys: &[
+        key(
+            "address",
+            Is("\"127.0.0.1:2525\""),
+            "Address and port; or \"unix:smtp.sock\", a Unix socket for programs on this machine: \
+             whoever may open it (its user and its group) may send to anyone. A relative path \
+             starts at `data_dir`.",
+            |c, v| {
+                let address = v.parsed("\"127.0.0.1:2525\"", listen_address);
+                last(&mut c.listen, address, |l, a| l.address = a)
+            },
+        ),
+        key(
+            "role",
+            Is("\"relay\""),
+            "\"relay\" (ports 25, 2525): [relay] networks send without a login. \"submission\" \
+             (587): everybody logs in, after STARTTLS. \"submissions\" (465): the same, with TLS \
+             from the first byte.",
+            |c, v| {
+                let roles = [
+                    ("relay", Role::Relay),
+                    ("submission", Role::Submission),
+                    ("submissions", Role::Submissions),
+                ];
+                last(&mut c.listen, v.word(&roles), |l, role| l.role = role)
+            },
+        ),
+        key(
+            "proxy_protocol",
+            Is("[]"),
+            "Load balancers in front of this listener, such as [\"10.0.0.5\"]: what comes from \
+             them must begin with a header of HAProxy's PROXY protocol, version 1 or 2, which names the \
+             client.",
+            |c, v| last(&mut c.listen, networks(v), |l, nets| l.proxy_protocol = nets),
+        ),
+        key(
+            "xclient",
+            Is("[]"),
+            "Mail proxies that may say by XCLIENT for whom they speak, user and all, and by \
+             XFORWARD for the log.",
+            |c, v| last(&mut c.listen, networks(v), |l, nets| l.xclient = nets),
+        ),
+    ],
+};
+
+pub(super) const TLS: Section = Section {
+    name: "tls",
+    doc: "The certificate that clients are shown. Read again by `bulkhead reload`; one that is not \
+          in order changes nothing.",
+    shape: Shape::Table,
+    keys: &[
+        key(
+            "certificate",
+            Is("\"\""),
+            "PEM file: our certificate, then those that lead to its root. A relative path starts \
+             at the folder of this file. Empty: no TLS.",
+            |c, v| set(&mut c.tls.certificate, v.parsed("\"fullchain.pem\"", optional_path)),
+        ),
+        key(
+            "key",
+            Is("\"\""),
+            "PEM file: its private key. Empty: in the file of the certificate.",
+            |c, v| set(&mut c.tls.key, v.parsed("\"privkey.pem\"", optional_path)),
+        ),
+    ],
 };
 
 pub(super) const RELAY: Section = Section {
     name: "relay",
     doc: "",
     shape: Shape::Table,
-    keys: &[key(
-        "networks",
-        Is("[\"127.0.0.0/8\", \"::1/128\"]"),
-        "Clients in these networks may send to anyone; all others are refused every recipient. Add \
-         the networks of your web servers, and nobody else's.",
-        |c, v| set(&mut c.relay.networks, networks(v)),
-    )],
+    keys: &[
+        key(
+            "networks",
+            Is("[\"127.0.0.0/8\", \"::1/128\"]"),
+            "Clients in these networks may send to anyone; all others are refused every recipient. \
+             Add the networks of your web servers, and nobody else's.",
+            |c, v| set(&mut c.relay.networks, networks(v)),
+        ),
+        key(
+            "tenant_header",
+            Is("\"\""),
+            "Header by which your web servers say whose a message is, such as \"X-Site\" with the \
+             name of the virtual host; a site's own programs must not be able to set it. It is \
+             always removed. Empty: none.",
+            |c, v| {
+                let is_none = v.parsed("\"X-Site\"", |text| Ok(text.is_empty()))?;
+                let name = if is_none { Ok(String::new()) } else { header_name(v) };
+                set(&mut c.relay.tenant_header, name)
+            },
+        ),
+        key(
+            "tenant_header_from",
+            Is("[]"),
+            "The web servers that are believed; from others the header says nothing.",
+            |c, v| set(&mut c.relay.tenant_header_from, networks(v)),
+        ),
+    ],
 };
 
 pub(super) const LIMITS: Section = Section {
@@ -197,56 +275,5 @@ pub(super) const LANE_BULK: Section = Section {
             |c, v| set(&mut c.lanes.gather, v.duration("0s", "1h")),
         ),
         key("sources", Is("[]"), SOURCES, |c, v| set(&mut c.lanes.sources.bulk, names(v))),
-    ],
-};
-
-pub(super) const TENANTS: Section = Section {
-    name: "tenants",
-    doc: "Your customers, so that they take turns at each receiver: a mailing of half a million \
-          from one does not delay the 200 letters of another. Without an entry, a message belongs \
-          to the organisational domain of its reverse-path, or to its client's address. One \
-          [[tenants]] for each.",
-    shape: Shape::List {
-        clear: |c| c.tenants.clear(),
-        begin: |c| c.tenants.push(TenantRule::default()),
-    },
-    keys: &[
-        key("name", Required("\"shop\""), "In `queue` output and logs.", |c, v| {
-            last(&mut c.tenants, v.parsed("\"shop\"", tenant_name), |t, name| t.name = name)
-        }),
-        key("networks", Is("[]"), "Clients that are this customer's own.", |c, v| {
-            last(&mut c.tenants, networks(v), |t, nets| t.networks = nets)
-        }),
-        key(
-            "sender_domains",
-            Is("[]"),
-            "Reverse-paths that are this customer's own: these domains and those below them.",
-            |c, v| {
-                let domains =
-                    v.list("\"shop.example\"", |v| v.parsed("\"shop.example\"", domain_name));
-                last(&mut c.tenants, domains, |t, domains| t.sender_domains = domains)
-            },
-        ),
-        key(
-            "weight",
-            Is("1"),
-            "Share against other customers: 2 gets twice the turns of 1.",
-            |c, v| last(&mut c.tenants, v.count(1..=1_000), |t, weight| t.weight = weight),
-        ),
-        key(
-            "rate",
-            Is("\"none\""),
-            "Messages of this customer in a window, to all receivers together, such as \
-             [\"2000/h\", \"20000/d\"]; what is more waits in the queue. Newsletters leave a tenth \
-             of it to direct mail.",
-            |c, v| last(&mut c.tenants, v.rates(), |t, rates| t.rates = rates),
-        ),
-        key(
-            "sources",
-            Is("[]"),
-            "Names of the [sources] that this customer's mail is sent from, of both lanes; empty: \
-             those of the lane.",
-            |c, v| last(&mut c.tenants, names(v), |t, sources| t.sources = sources),
-        ),
     ],
 };

@@ -1,6 +1,7 @@
 //! What a real name server's answers come to. The server is that of the black-box tests.
 
 use super::*;
+use crate::config::ListenAddress;
 use crate::config::tests::defaults;
 use server::{Answering, Dns};
 use std::sync::OnceLock;
@@ -170,7 +171,8 @@ fn mail_goes_only_to_better_hosts_than_ourselves() {
     assert!(matches!(resolve(&dns, "later.test"), Resolution::Temporary(_)));
     // Under another name, but at the address of a listener that others can reach.
     let mut config = config(dns.address());
-    config.listen[0].address = SocketAddr::from(([10, 9, 8, 7], config.delivery.port));
+    let listening = SocketAddr::from(([10, 9, 8, 7], config.delivery.port));
+    config.listen[0].address = ListenAddress::Tcp(listening);
     dns.a("other-name.test", "10.9.8.7");
     assert_eq!(resolve_by(&config, "other-name.test"), Resolution::Loop);
 }
@@ -222,7 +224,7 @@ fn a_listener_on_every_address_is_ours_at_each_of_them() {
     dns.a("here.test", "127.0.0.9").a("else.test", "192.0.2.1");
     dns.mx("other.test", &[(10, "else.test")]);
     let mut config = config(dns.address());
-    config.listen = vec![crate::config::Listen { address: ([0, 0, 0, 0], 2525).into() }];
+    config.listen[0].address = ListenAddress::Tcp(([0, 0, 0, 0], 2525).into());
     config.delivery.port = 2525;
     assert_eq!(resolve_by(&config, "d.test"), Resolution::Loop);
     assert_eq!(hosts(resolve_by(&config, "other.test")), "10 else.test 192.0.2.1");

@@ -1,9 +1,10 @@
 //! What a session says: replies with their enhanced codes (RFC 2034), and how many refusals it puts
 //! up with.
 
-use super::{REFUSALS_TOLD, Refused, Session, State};
+use super::{REFUSALS_TOLD, Refused, Session, State, Tls};
 use crate::smtp::command::Refusal;
 use crate::smtp::data::Fault;
+use crate::smtp::proxied;
 use crate::smtp::reply::EnhancedCode;
 
 impl Session {
@@ -32,10 +33,18 @@ impl Session {
 
     pub(super) fn say_extensions(&mut self) {
         let s = &self.settings;
+        let starttls =
+            if self.standing.tls == Tls::Offered { "250-STARTTLS\r\n" } else { Default::default() };
+        let proxied = if self.standing.is_proxy {
+            format!("250-XCLIENT {}\r\n250-XFORWARD {}\r\n", proxied::XCLIENT, proxied::XFORWARD)
+        } else {
+            String::new()
+        };
         let text = format!(
             "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
              250-CHUNKING\r\n\
-             250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n250 LIMITS MAILMAX={} RCPTMAX={}\r\n",
+             250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n{starttls}{proxied}\
+             250 LIMITS MAILMAX={} RCPTMAX={}\r\n",
             s.hostname, s.message_size, s.messages, s.recipients
         );
         self.output.extend_from_slice(text.as_bytes());

@@ -3,8 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn session(may_relay: bool) -> Session {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         hostname: Domain::parse("relay.test").unwrap(),
         message_size: 1_000,
         line_length: 100,
@@ -12,8 +12,26 @@ fn session(may_relay: bool) -> Session {
         messages: 5,
         commands: 60,
         errors: 6,
-    };
-    Session::new(Arc::new(settings), "192.0.2.7".parse().unwrap(), may_relay)
+    }
+}
+
+/// May relay, in clear.
+fn standing() -> Standing {
+    Standing {
+        client: "192.0.2.7".parse().unwrap(),
+        may_relay: true,
+        must_log_in: false,
+        tls: Tls::Absent,
+        is_proxy: false,
+    }
+}
+
+fn session(may_relay: bool) -> Session {
+    standing_as(Standing { may_relay, ..standing() })
+}
+
+fn standing_as(standing: Standing) -> Session {
+    Session::new(Arc::new(settings()), standing)
 }
 
 /// What was said and taken, in order: replies as they are, messages as `<sender>|recipients|body`.
@@ -46,6 +64,17 @@ fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
             Step::Refused(refused) => {
                 let from = refused.from.map_or_else(|| "-".to_string(), |from| from.to_string());
                 heard.refused.push(format!("{}|{from}|{}", refused.command, refused.reply.code));
+            }
+            Step::StartTls => {
+                buffer.clear();
+                session.secured(false);
+            }
+            Step::Introduce(proxied) => {
+                let standing = Standing {
+                    client: proxied.address.unwrap_or(session.standing.client),
+                    ..session.standing.clone()
+                };
+                session.introduced(standing, proxied.helo, proxied.login);
             }
             Step::Recipient(domain) => heard.domains.push(domain.to_string()),
             Step::Message(m) => {
@@ -139,8 +168,8 @@ fn refusals_are_told_without_what_may_be_a_password() {
 
 #[test]
 fn of_many_refusals_the_first_are_told_and_of_the_next_message_again() {
-    let settings = Settings { errors: 100, recipients: 100, ..(*session(true).settings).clone() };
-    let mut session = Session::new(Arc::new(settings), "192.0.2.7".parse().unwrap(), true);
+    let settings = Settings { errors: 100, recipients: 100, ..settings() };
+    let mut session = Session::new(Arc::new(settings), standing());
     let many = "RCPT TO:<@>\r\n".repeat(30);
     let one = format!("{ENVELOPE}DATA\r\n.\r\nRCPT TO:<@>\r\n");
     let heard = play(&mut session, format!("{HELLO}{many}{one}").as_bytes(), &[]);
@@ -318,4 +347,88 @@ proptest! {
     ) {
         play(&mut session(true), &input, &sizes);
     }
+}
+
+#[test]
+fn after_the_handshake_a_session_starts_anew_and_nothing_said_before_it_holds() {
+    let offered = || standing_as(Standing { tls: Tls::Offered, ..standing() });
+    let heard = play(&mut offered(), b"EHLO web1\r\n", &[]);
+    assert!(heard.replies.contains("250-STARTTLS\r\n"), "{}", heard.replies);
+    // One write, as an attacker between us would inject it: the rest came in clear.
+    let injected = format!("{HELLO}{ENVELOPE}STARTTLS\r\nRCPT TO:<evil@y.test>\r\nDATA\r\n");
+    let mut session = offered();
+    let heard = play(&mut session, injected.as_bytes(), &[]);
+    assert_eq!(codes(&heard), "220 250 250 250 220");
+    assert_eq!(session.tls(), Tls::On);
+    // Neither the name nor the envelope is there any more.
+    let after = play(&mut session, b"DATA\r\nMAIL FROM:<a@x.test>\r\nEHLO web1\r\n", &[]);
+    assert_eq!(codes(&after), "503 503 250");
+    assert!(!after.replies.contains("STARTTLS"), "{}", after.replies);
+    let again = play(&mut session, b"STARTTLS\r\n", &[]);
+    assert_eq!(codes(&again), "503");
+    let message = format!("{ENVELOPE}DATA\r\nA: b\r\n\r\n.\r\n");
+    assert_eq!(play(&mut session, message.as_bytes(), &[]).messages.len(), 1);
+    let (without, _) = dialogue("EHLO web1\r\nSTARTTLS\r\n");
+    assert_eq!(without, "220 250 502");
+}
+
+#[test]
+fn what_a_message_came_by_is_told_as_rfc_3848_has_it() {
+    let by = |tls, user: Option<&str>| {
+        let mut session = standing_as(Standing { tls, ..standing() });
+        play(&mut session, HELLO.as_bytes(), &[]);
+        session.user = user.map(str::to_string);
+        [false, true].map(|utf8| session.protocol(utf8))
+    };
+    assert_eq!(by(Tls::Offered, None), ["ESMTP", "UTF8SMTP"]);
+    assert_eq!(by(Tls::Absent, Some("ann")), ["ESMTPA", "UTF8SMTPA"]);
+    assert_eq!(by(Tls::On, None), ["ESMTPS", "UTF8SMTPS"]);
+    assert_eq!(by(Tls::On, Some("ann")), ["ESMTPSA", "UTF8SMTPSA"]);
+}
+
+#[test]
+fn where_a_login_is_needed_nothing_is_sent_without_it() {
+    let mut session = standing_as(Standing { must_log_in: true, ..standing() });
+    let heard = play(&mut session, format!("{HELLO}{ENVELOPE}DATA\r\n").as_bytes(), &[]);
+    assert_eq!(codes(&heard), "220 250 530 503 503");
+}
+
+#[test]
+fn a_proxy_that_is_believed_speaks_for_others_and_nobody_else_does() {
+    let introduced = "XCLIENT ADDR=203.0.113.9 HELO=site.test LOGIN=ann\r\n";
+    let (answer, _) = dialogue(&format!("{HELLO}{introduced}XFORWARD ADDR=203.0.113.9\r\n"));
+    assert_eq!(answer, "220 250 550 550");
+
+    let proxy = Standing { is_proxy: true, may_relay: false, ..standing() };
+    let mut session = standing_as(proxy.clone());
+    let heard = play(&mut session, format!("{HELLO}{introduced}").as_bytes(), &[]);
+    assert_eq!(codes(&heard), "220 250 220");
+    assert!(heard.replies.contains("250-XCLIENT NAME ADDR"), "{}", heard.replies);
+    assert_eq!(session.standing.client.to_string(), "203.0.113.9");
+    // The name and the login that it gave hold.
+    let heard = play(&mut session, ENVELOPE.as_bytes(), &[]);
+    assert_eq!(codes(&heard), "250 250");
+    let within = play(&mut session, introduced.as_bytes(), &[]);
+    assert_eq!(codes(&within), "503");
+
+    let mut session = standing_as(Standing { may_relay: true, ..proxy });
+    let forwarded = "XFORWARD NAME=x.test\r\nXFORWARD ADDR=203.0.113.9 HELO=site.test\r\n";
+    let message = format!("{ENVELOPE}DATA\r\nA: b\r\n\r\n.\r\n");
+    let input = format!("{HELLO}{forwarded}{message}{message}");
+    let mut given = Vec::new();
+    let mut at = 0;
+    loop {
+        let (taken, step) = session.step(&input.as_bytes()[at..]);
+        at += taken;
+        match step {
+            Step::Message(m) => {
+                given.push((m.helo.clone(), m.forwarded_for.map(|ip| ip.to_string())));
+                session.answer(&Refusal::new(250, (2, 0, 0), "Queued"));
+            }
+            Step::Read => break,
+            _ => {}
+        }
+    }
+    let forwarded = ("site.test".to_string(), Some("203.0.113.9".to_string()));
+    assert_eq!(given, [forwarded, ("web1".to_string(), None)], "of one transaction");
 }

@@ -1,0 +1,56 @@
+//! Who a message says it is from: the domains of its `From` fields (RFC 5322 §3.6.2).
+
+use crate::base::address::Domain;
+use mail_parser::{Address, HeaderName, HeaderValue, MessageParser};
+
+/// The domains of all addresses in all `From` fields of a header section; none where there is no
+/// such field. `None`: one of the addresses cannot be read, and who reads it in his own way may
+/// find anybody there.
+#[must_use]
+pub fn domains(header: &[u8]) -> Option<Vec<Domain>> {
+    let parser = MessageParser::new().default_header_ignore().header_address(HeaderName::From);
+    let Some(message) = parser.parse_headers(header) else { return Some(Vec::new()) };
+    let mut domains = Vec::new();
+    for field in message.headers().iter().filter(|h| h.name().eq_ignore_ascii_case("from")) {
+        let HeaderValue::Address(address) = field.value() else { return None };
+        for mailbox in address_list(address) {
+            let (_, domain) = mailbox?.rsplit_once('@')?;
+            domains.push(Domain::parse(domain).ok()?);
+        }
+    }
+    Some(domains)
+}
+
+fn address_list<'a>(address: &'a Address<'a>) -> impl Iterator<Item = Option<&'a str>> {
+    address.iter().map(|mailbox| mailbox.address.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_address_of_every_field() {
+        let read = |header: &str| {
+            let domains = domains(format!("Subject: x\r\n{header}\r\n\r\n").as_bytes())?;
+            Some(domains.iter().map(|d| d.as_str().to_string()).collect::<Vec<_>>().join(","))
+        };
+        for (header, want) in [
+            ("From: ann@shop.test", Some("shop.test")),
+            ("FROM: \"b@evil.test\" <ann@Shop.test>", Some("shop.test")),
+            ("From: =?utf-8?q?b=40evil=2Etest?= <ann@shop.test>", Some("shop.test")),
+            (
+                "From: a@one.test, B <b@two.test>\r\nFrom: c@three.test",
+                Some("one.test,two.test,three.test"),
+            ),
+            ("From: Friends: a@one.test, b@two.test;", Some("one.test,two.test")),
+            ("From:\r\n  ann\r\n  <ann@shop.test>", Some("shop.test")),
+            ("X-From: ann@shop.test", Some("")),
+            ("From: ann", None),
+            ("From: <ann@shop..test>", None),
+            ("From: ann@shop.test, victim", None),
+        ] {
+            assert_eq!(read(header).as_deref(), want, "{header}");
+        }
+    }
+}
