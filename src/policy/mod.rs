@@ -4,6 +4,7 @@
 pub mod allowance;
 pub mod author;
 pub mod classify;
+pub mod credential;
 pub mod feedback;
 pub mod forecast;
 pub mod orders;
@@ -17,4 +18,5 @@ pub mod site;
 pub mod source;
 pub mod tenant;
 pub mod throttle;
+pub mod users;
 pub mod verdict;
