@@ -7,6 +7,7 @@ pub mod classify;
 pub mod credential;
 pub mod feedback;
 pub mod forecast;
+pub mod guard;
 pub mod orders;
 pub mod paces;
 pub mod quota;
