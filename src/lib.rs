@@ -56,7 +56,7 @@
 //! |---|---|---|
 //! | 0 | [`base`] | time, randomness, ids, addresses |
 //! | 1 | [`mail`], [`smtp`] | what a message is made of; both ends of the protocol |
-//! | 2 | [`policy`] | lanes, tenants, sites, sources, turns, paces, retries, verdicts, rules |
+//! | 2 | [`policy`] | lanes, tenants, users, sites, sources, turns, retries, verdicts, rules |
 //! | 3 | [`config`], [`observe`] | what the file says; what the log says |
 //! | 4 | [`store`], [`net`] | the queue; names, TCP and TLS |
 //! | 5 | [`receive`], [`deliver`] | sessions of clients; connections to receivers |

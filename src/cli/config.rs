@@ -34,7 +34,8 @@ fn check(common: &Common, out: &mut impl Write) -> Result<(), Failure> {
     if common.json {
         let problems =
             checked.as_ref().err().map(|errors| errors.problems.as_slice()).unwrap_or_default();
-        let file = path.to_string_lossy();
+        let own = || path.display().to_string();
+        let file = checked.as_ref().map_or_else(|errors| errors.file.clone(), |_| own());
         let answer =
             serde_json::json!({ "file": file, "ok": problems.is_empty(), "problems": problems });
         writeln!(out, "{answer}")?;

@@ -12,6 +12,7 @@
 //! # Absent
 //! Environment variables, includes, interpolation: what the file says is what holds.
 
+mod auth;
 mod check;
 mod keys;
 mod problem;
@@ -23,8 +24,10 @@ mod show;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod unit;
+pub mod users;
 mod value;
 
+pub use auth::{Auth, PlainText};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use receive::{Lanes, Listen, ListenAddress, ReceiveLimits, Relay, Role, ServerTls};
 pub use reference::reference;
@@ -44,6 +47,7 @@ use crate::policy::tenant::TenantRule;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A checked configuration. One field per section of config.toml.
@@ -59,6 +63,8 @@ pub struct Config {
     pub tls: ServerTls,
     /// Who may relay.
     pub relay: Relay,
+    /// Users who log in.
+    pub auth: Auth,
     /// What the receiving side allows.
     pub limits: ReceiveLimits,
     /// The two lanes.
@@ -92,10 +98,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, and the users file that it names.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// All that is wrong with it; else with the users.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         Self::explain(path).map(|explained| explained.config)
     }
@@ -119,6 +125,7 @@ impl Config {
             // These follow while the node runs.
             tls: _,
             relay: _,
+            auth: _,
             lanes: _,
             tenants: _,
             sites: _,
@@ -155,7 +162,10 @@ impl Config {
         let text = String::from_utf8(bytes)
             .map_err(|_| ConfigErrors::whole(&name, "is not UTF-8 text".to_string()))?;
         let place = Place { name, dir: folder_of(path), machine: machine_name() };
-        Self::parse(&text, &place)
+        let mut explained = Self::parse(&text, &place)?;
+        let auth = &mut explained.config.auth;
+        auth.users = Arc::new(users::load(&auth.file)?);
+        Ok(explained)
     }
 
     /// Checks a text that stands at `place`. Pure.
@@ -200,6 +210,7 @@ impl Config {
             listen: Vec::new(),
             tls: ServerTls::default(),
             relay: Relay::default(),
+            auth: Auth::default(),
             limits: ReceiveLimits::default(),
             lanes: Lanes::default(),
             tenants: Vec::new(),
@@ -246,6 +257,7 @@ impl Config {
         let Self { source_rules, lanes, tenants, hostname, .. } = self;
         self.sources = Sources::new(source_rules, &lanes.sources, tenants, hostname);
         self.data_dir = dir.join(&self.data_dir);
+        self.auth.file = dir.join(&self.auth.file);
         self.control.socket = self.data_dir.join(&self.control.socket);
         for listen in &mut self.listen {
             if let ListenAddress::Unix(path) = &mut listen.address {

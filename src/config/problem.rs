@@ -7,7 +7,8 @@ use std::fmt;
 /// Longest sentence shown, in characters.
 const TEXT_MAX: usize = 500;
 
-/// Why a file is no configuration: at least one problem, in the order of the file.
+/// Why a file is no configuration, or holds no users: at least one problem, in the order of the
+/// file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors {
     /// The file, as it was named.
@@ -34,6 +35,15 @@ impl ConfigErrors {
             let (line, column) = position(text, problem.at);
             let message = printable(problem.text.as_bytes(), TEXT_MAX);
             ConfigProblem { line: Some(line), column: Some(column), message }
+        });
+        Self { file: file.to_string(), problems: placed.collect() }
+    }
+
+    /// Problems of a file that goes by lines.
+    pub(super) fn lines(file: &str, problems: impl Iterator<Item = (usize, String)>) -> Self {
+        let placed = problems.map(|(line, text)| {
+            let message = printable(text.as_bytes(), TEXT_MAX);
+            ConfigProblem { line: Some(line), column: Some(1), message }
         });
         Self { file: file.to_string(), problems: placed.collect() }
     }

@@ -73,11 +73,12 @@ impl Explained {
 
     /// Puts what was worked out in place of what was written.
     fn resolve(&mut self) {
-        let Config { hostname, data_dir, control, sites, .. } = &self.config;
+        let Config { hostname, data_dir, control, sites, auth, .. } = &self.config;
         for setting in &mut self.settings {
             match (setting.section.as_str(), setting.key) {
                 ("", "hostname") => setting.value = quote(hostname.as_str()),
                 ("", "data_dir") => setting.value = quote(&data_dir.to_string_lossy()),
+                ("[auth]", "users") => setting.value = quote(&auth.file.to_string_lossy()),
                 ("[control]", "socket") => setting.value = quote(&control.socket.to_string_lossy()),
                 ("[sites.default]", "reserved_for_direct") => {
                     setting.value = sites.default.reserved_for_direct.to_string();

@@ -6,6 +6,7 @@ use crate::smtp::reply::Reply;
 use proptest::prelude::*;
 use std::net::IpAddr;
 
+mod auth;
 mod sources;
 
 fn place() -> Place {

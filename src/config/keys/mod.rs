@@ -3,6 +3,7 @@
 //! The strict reader, the suggestions for misspelt keys, `config show`, and config.toml itself
 //! ([`super::reference`]) all come from [`SECTIONS`]. The order here is the order of config.toml.
 
+mod auth;
 mod deliver;
 mod operate;
 mod parse;
@@ -72,6 +73,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     receive::LISTEN,
     receive::TLS,
     receive::RELAY,
+    auth::AUTH,
     receive::LIMITS,
     receive::LANE_DIRECT,
     receive::LANE_BULK,
