@@ -61,6 +61,11 @@ pub(super) enum Verb {
     Resume(ScopeArgs),
     /// Have the running node read its configuration file again; all of it holds, or nothing
     Reload,
+    /// Say who may log in, and test passwords
+    User {
+        #[command(subcommand)]
+        verb: UserVerb,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -144,6 +149,37 @@ pub(super) enum ConfigVerb {
     Show,
     /// Print a commented file with all defaults
     Default,
+}
+
+/// Passwords are asked for, or taken from the first line of standard input.
+#[derive(Debug, Subcommand)]
+pub(super) enum UserVerb {
+    /// Add a user to the users file
+    Add {
+        /// Letters of either case are the same; no spaces
+        name: String,
+        /// Whose mail his is [default: decided as without a login]
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Keep the password by argon2id; it serves PLAIN and LOGIN alone
+        #[arg(long)]
+        argon2: bool,
+        /// Give a user that is there another password; without --tenant, his tenant stays
+        #[arg(long)]
+        replace: bool,
+    },
+    /// List all users
+    List,
+    /// Remove a user from the users file
+    Remove {
+        /// As `list` has it
+        name: String,
+    },
+    /// Say whether a password is the user's; exit code 1 where it is not
+    Test {
+        /// As `list` has it
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

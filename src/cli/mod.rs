@@ -17,6 +17,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod user;
 
 use args::{Cli, Verb};
 use clap::Parser;
@@ -74,6 +75,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Suspend(suspend) => orders::run(&cli.common, &Order::Suspend(suspend), out),
         Verb::Resume(scope) => orders::run(&cli.common, &Order::Resume(scope), out),
         Verb::Reload => config::reload(&cli.common, out),
+        Verb::User { verb } => user::run(&cli.common, verb, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
     }
 }
