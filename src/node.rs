@@ -29,6 +29,7 @@ use crate::net::tls;
 use crate::net::unix::{self, UnixSocket};
 use crate::observe::node as tell;
 use crate::policy::source::Source;
+use crate::receive::logins::Logins;
 use crate::receive::{Ingress, Parts};
 use crate::store::embedded::{EmbeddedStore, Options};
 use crate::store::memory::MemoryStore;
@@ -239,8 +240,9 @@ fn start<S: Store>(
         expected: expected_out,
     };
     let dispatcher = tokio::spawn(dispatcher.run(delivering.1));
-    let clock = clock.clone();
-    let parts = Parts { store, config: live, clock, ids, direct, expected, tls, tenants };
+    let logins = Logins::new().map_err(|_| "cannot begin: the system has no randomness")?;
+    let (clock, logins) = (clock.clone(), Arc::new(logins));
+    let parts = Parts { store, config: live, clock, ids, direct, expected, tls, tenants, logins };
     let ingress = Arc::new(Ingress::new(parts));
     let serve =
         |(listener, listen)| Arc::clone(&ingress).serve(listener, listen, receiving.1.clone());

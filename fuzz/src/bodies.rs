@@ -17,8 +17,10 @@ use bulkhead::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
 use bulkhead::smtp::command::{self, Command, Refusal};
 use bulkhead::smtp::data::{ChunkReader, DataLimits, DataReader, Fault};
 use bulkhead::smtp::reply::{REPLY_TEXT_MAX, Reply, ReplyError, ReplyReader};
-use bulkhead::smtp::server::{Session, Settings, Standing, Step, Tls};
+use bulkhead::smtp::sasl::{Password, ScramVerifier};
+use bulkhead::smtp::server::{Login, Logins, Session, Settings, Standing, Step, Tls};
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -349,9 +351,10 @@ fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
         may_relay: true,
         must_log_in: false,
         tls: Tls::Offered,
+        logins: Logins::Always,
         is_proxy: true,
     };
-    let mut session = Session::new(Arc::new(settings), standing.clone());
+    let mut session = Session::new(Arc::new(settings), standing.clone(), "n".into());
     let (mut messages, mut output, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
     for input in data.chunks(piece) {
         buffer.extend_from_slice(input);
@@ -365,6 +368,20 @@ fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
                 Step::Message(message) => {
                     messages.push((message.envelope.recipients.len(), message.body));
                     session.answer(&Refusal::new(250, (2, 0, 0), "Taken"));
+                }
+                Step::Login(Login::Verifier(user)) => {
+                    let password = Password::new("secret").expect("a password");
+                    let salt = user.as_bytes();
+                    let once = NonZeroU32::MIN;
+                    session.verify(ScramVerifier::derive(&password, salt, once));
+                }
+                Step::Login(Login::Password { user, password }) => match password.as_bytes() {
+                    b"secret" => session.logged_in(user),
+                    _ => session.denied(&Refusal::new(535, (5, 7, 8), "Wrong")),
+                },
+                Step::Login(Login::Proven(user)) => session.logged_in(user),
+                Step::Login(Login::Wrong(_)) => {
+                    session.denied(&Refusal::new(535, (5, 7, 8), "Wrong"));
                 }
                 Step::Introduce(proxied) => {
                     session.introduced(standing.clone(), proxied.helo, proxied.login);

@@ -3,13 +3,15 @@
 use crate::base::address::ReversePath;
 use crate::base::id::MessageId;
 use crate::base::text::printable;
+use crate::base::time::Timestamp;
 use crate::mail::message::{NewMessage, Origin};
+use crate::policy::guard::Block;
 use crate::smtp::command::Refusal;
 use crate::smtp::server::Refused;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// What is told of a message whichever way its accept goes.
 #[derive(Debug)]
@@ -106,6 +108,25 @@ pub fn turned_away(client: IpAddr, reply: &Refusal, count: u64) {
     let client = client.to_canonical();
     let reply = reply.to_string();
     warn!(target: "bulkhead", message = "client.turned_away", client = %client, count, reply);
+}
+
+/// `login.succeeded`
+pub fn login_succeeded(client: IpAddr, user: &str) {
+    let user = printable(user.as_bytes(), 255);
+    debug!(target: "bulkhead", message = "login.succeeded", client = %client, user);
+}
+
+/// `login.failed`: a wrong password, or nobody of that name.
+pub fn login_failed(client: IpAddr, user: &str) {
+    let user = printable(user.as_bytes(), 255);
+    info!(target: "bulkhead", message = "login.failed", client = %client, user);
+}
+
+/// `login.blocked`: after too many failures.
+pub fn login_blocked(block: &Block, now: Timestamp) {
+    let whom = printable(block.whom.to_string().as_bytes(), 300);
+    let for_s = block.until.since(now).as_secs();
+    warn!(target: "bulkhead", message = "login.blocked", whom, for_s, repeated = block.repeated);
 }
 
 /// `client.handshake_failed`: TLS did not come about.

@@ -40,7 +40,17 @@ pub(super) struct Place {
     /// It may send to anyone.
     pub(super) may_relay: bool,
     address: IpAddr,
+    is_stranger: bool,
     inside: Arc<Mutex<Inside>>,
+}
+
+impl Place {
+    /// Its client has logged in: it stands in no stranger's place any more.
+    pub(super) fn is_known(&mut self) {
+        if std::mem::take(&mut self.is_stranger) {
+            lock(&self.inside).strangers -= 1;
+        }
+    }
 }
 
 impl Door {
@@ -78,7 +88,8 @@ impl Door {
         *of_this += 1;
         inside.all += 1;
         inside.strangers += usize::from(!may_relay);
-        Ok(Place { may_relay, address, inside: Arc::clone(&self.inside) })
+        let inside = Arc::clone(&self.inside);
+        Ok(Place { may_relay, address, is_stranger: !may_relay, inside })
     }
 
     /// Nearly all places are taken: who does not use his should leave it.
@@ -101,7 +112,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = lock(&self.inside);
         inside.all -= 1;
-        inside.strangers -= usize::from(!self.may_relay);
+        inside.strangers -= usize::from(self.is_stranger);
         if let Some(count) = inside.by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -166,7 +177,12 @@ mod tests {
         assert!(server.may_relay);
         assert!(admit("10.0.0.2").unwrap_err().starts_with("421 4.3.2 Too many sessions,"));
         drop(one);
-        let _three = admit("192.0.2.3").unwrap();
+        let mut three = admit("192.0.2.3").unwrap();
+        three.is_known();
+        drop(server);
+        let _four = admit("192.0.2.4").unwrap();
+        drop(three);
+        assert!(admit("192.0.2.5").unwrap_err().contains("of strangers"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a received message to the queue: hops, lane, tenant, trace fields, and the durable accept.
 
 use super::door::Door;
+use super::logins::Logins;
 use super::tenants::{Offered, Tenants};
 use crate::base::address::{Domain, ReversePath};
 use crate::base::id::IdGenerator;
@@ -58,6 +59,8 @@ pub struct Parts<S> {
     pub tls: Live<Option<Arc<ServerConfig>>>,
     /// What is remembered of tenants.
     pub tenants: Arc<Tenants>,
+    /// Who logs in.
+    pub logins: Arc<Logins>,
 }
 
 /// The receiving side of a node.

@@ -3,6 +3,7 @@
 mod door;
 mod intake;
 mod listener;
+pub mod logins;
 mod session;
 pub mod tenants;
 #[cfg(test)]

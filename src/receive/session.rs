@@ -3,15 +3,18 @@
 
 use super::door::Place;
 use super::intake::{Client, Ingress};
+use crate::base::random::unforeseeable;
 use crate::base::time::Timestamp;
-use crate::config::{Listen, ListenAddress, Role};
+use crate::config::{Listen, ListenAddress, PlainText, Role};
 use crate::net::listen::Stream;
 use crate::net::tls::fingerprint;
 use crate::observe::receive as tell;
 use crate::smtp::command::Refusal;
 use crate::smtp::proxied::Proxied;
-use crate::smtp::server::{Session, Standing, Step, Tls};
+use crate::smtp::server::{Login, Logins, Session, Standing, Step, Tls};
 use crate::store::Store;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -60,7 +63,9 @@ pub(super) struct Guest {
 pub(super) async fn run<S: Store>(ingress: &Ingress<S>, guest: Guest, stop: watch::Receiver<bool>) {
     let Guest { stream, address, place, begun, listen } = guest;
     let standing = standing(ingress, &listen, &place, address);
-    let session = Session::new(Arc::clone(&ingress.settings), standing);
+    // Without randomness nobody is served.
+    let Ok(nonce) = unforeseeable::<18>() else { return };
+    let session = Session::new(Arc::clone(&ingress.settings), standing, BASE64.encode(nonce));
     let shell = Shell {
         ingress,
         stream,
@@ -93,6 +98,11 @@ fn standing<S: Store>(
             (Role::Submissions, ..) => Tls::On,
             (_, true, ListenAddress::Tcp(_)) => Tls::Offered,
             _ => Tls::Absent,
+        },
+        logins: match ingress.parts.config.get().auth.plain_text {
+            _ if ingress.parts.config.get().auth.users.is_empty() => Logins::Never,
+            PlainText::Relay if place.may_relay => Logins::Always,
+            PlainText::Relay | PlainText::Never => Logins::WithTls,
         },
         is_proxy: listen.xclient.contains(address),
     }
@@ -156,6 +166,7 @@ impl<S: Store> Shell<'_, S> {
                     let known = self.shake_hands().await?;
                     self.session.secured(known);
                 }
+                Step::Login(login) => self.log_in(login).await,
                 Step::Introduce(proxied) => self.introduce(*proxied),
                 // The dispatcher asks again where it could not be told.
                 Step::Recipient(domain) => _ = self.ingress.parts.expected.try_send(domain),
@@ -194,6 +205,42 @@ impl<S: Store> Shell<'_, S> {
         Ok(self.client.certificate.is_some())
     }
 
+    /// Sees whether somebody is who he says, and lets him in.
+    async fn log_in(&mut self, login: Login) {
+        let (parts, address) = (&self.ingress.parts, self.client.address);
+        let (Login::Password { user, .. }
+        | Login::Verifier(user)
+        | Login::Proven(user)
+        | Login::Wrong(user)) = &login;
+        let (user, config) = (user.clone(), parts.config.get());
+        if let Err(refusal) = parts.logins.may(address, &user, parts.clock.now()) {
+            return self.session.denied(&refusal);
+        }
+        let is_right = match login {
+            Login::Verifier(user) => {
+                return self.session.verify(parts.logins.verifier(&config, &user));
+            }
+            Login::Password { password, .. } => parts.logins.check(&config, &user, password).await,
+            Login::Proven(_) => true,
+            Login::Wrong(_) => false,
+        };
+        // He may have been removed meanwhile.
+        match config.auth.users.find(&user).filter(|_| is_right) {
+            Some(found) => {
+                parts.logins.succeeded(address, &user, parts.clock.now());
+                tell::login_succeeded(address, &user);
+                self.client.tenant.clone_from(&found.tenant);
+                self.place.is_known();
+                self.session.logged_in(user);
+            }
+            None => {
+                parts.logins.failed(&config, address, &user, parts.clock.now());
+                tokio::time::sleep(config.auth.delay).await;
+                self.session.denied(&Refusal::new(535, (5, 7, 8), "User or password is wrong"));
+            }
+        }
+    }
+
     /// A proxy speaks for another client from now on, who needs a place of his own.
     fn introduce(&mut self, proxied: Proxied) {
         let Proxied { address, helo, login } = proxied;
@@ -202,10 +249,16 @@ impl<S: Store> Shell<'_, S> {
             Ok(place) => self.place = place,
             Err(refusal) => return self.session.abort(&refusal),
         }
-        self.client = Client { address, tenant: None, certificate: None };
+        let config = self.ingress.parts.config.get();
+        let user = login.as_deref().and_then(|name| config.auth.users.find(name));
+        let tenant = user.and_then(|user| user.tenant.clone());
+        self.client = Client { address, tenant, certificate: None };
         let mut standing = standing(self.ingress, &self.listen, &self.place, address);
         // The connection is still the proxy's.
         (standing.is_proxy, standing.tls) = (true, self.session.tls());
+        if login.is_some() {
+            self.place.is_known();
+        }
         self.session.introduced(standing, helo, login);
     }
 

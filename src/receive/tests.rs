@@ -1,5 +1,6 @@
 //! The shell over loopback, with the queue in memory: patience, room and places that end.
 
+use super::logins::Logins;
 use super::{Ingress, Parts};
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
@@ -53,6 +54,7 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
         expected: expected_in,
         tls,
         tenants: Arc::default(),
+        logins: Arc::new(Logins::new().unwrap()),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

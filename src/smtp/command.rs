@@ -50,6 +50,13 @@ pub enum Command {
     Help,
     /// `QUIT`
     Quit,
+    /// `AUTH mechanism [initial-response]` (RFC 4954 §4)
+    Auth {
+        /// As it was written.
+        mechanism: String,
+        /// In base64, or `=`.
+        initial: Option<String>,
+    },
     /// `STARTTLS` (RFC 3207)
     StartTls,
     /// `XCLIENT …`
@@ -132,9 +139,8 @@ pub fn parse(line: &[u8]) -> Result<Command, Refusal> {
         "STARTTLS" => alone(rest, Command::StartTls),
         "XCLIENT" => proxied::parse(rest).map(Command::Xclient),
         "XFORWARD" => proxied::parse(rest).map(Command::Xforward),
-        "EXPN" | "AUTH" | "ETRN" | "TURN" | "ATRN" | "SEND" | "SOML" | "SAML" => {
-            Ok(Command::NotDone)
-        }
+        "AUTH" => auth(rest),
+        "EXPN" | "ETRN" | "TURN" | "ATRN" | "SEND" | "SOML" | "SAML" => Ok(Command::NotDone),
         "GET" | "POST" | "PUT" | "HEAD" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH"
         | "PRI" => Ok(Command::OtherProtocol),
         _ => Err(Refusal::new(500, (5, 5, 2), "Command not recognised")),
@@ -156,6 +162,14 @@ fn name(rest: &str) -> Result<String, Refusal> {
         return Err(syntax("Your host name is missing or not printable ASCII"));
     }
     Ok(name.to_string())
+}
+
+fn auth(rest: &str) -> Result<Command, Refusal> {
+    let mut words = rest.split_ascii_whitespace().map(str::to_string);
+    match (words.next(), words.next(), words.next()) {
+        (Some(mechanism), initial, None) => Ok(Command::Auth { mechanism, initial }),
+        _ => Err(syntax("Write AUTH mechanism, or AUTH mechanism initial-response")),
+    }
 }
 
 fn bdat(rest: &str) -> Result<Command, Refusal> {
@@ -215,6 +229,9 @@ fn mail(rest: &str) -> Result<Mail, Refusal> {
             ("ENVID", Some(value)) if is_xtext(value) && value.len() <= ENVID_MAX => {
                 mail.envid = Some(value.to_string());
             }
+            // Who first sent it is not believed, and not told on (RFC 4954 §5).
+            ("AUTH", Some(value)) if value == "<>" || is_xtext(value) => {}
+            ("AUTH", Some(_)) => return Err(syntax("AUTH is neither <> nor xtext")),
             ("ENVID", Some(_)) => return Err(syntax("ENVID is not xtext of at most 100 bytes")),
             _ => return Err(unknown_parameter()),
         }
@@ -436,7 +453,8 @@ mod tests {
             "RCPT TO:<a@b.test> NOTIFY=NEVER,SUCCESS",
             "RCPT TO:<a@b.test> NOTIFY=",
             "RCPT TO:<a@b.test> ORCPT=a@b.test",
-            "MAIL FROM:<a@b.test> AUTH=<>",
+            "MAIL FROM:<a@b.test> AUTH=a+b",
+            "MAIL FROM:<a@b.test> AUTH",
             "MAIL FROM:<> SIZE=1 size=2",
             "MAIL FROM:<@a.test:>",
             "RCPT TO:<@junk junk,,,:a@b.test>",
@@ -461,6 +479,12 @@ mod tests {
             ("quit", Ok(Command::Quit)),
             ("STARTTLS", Ok(Command::StartTls)),
             ("STARTTLS now", Err(501)),
+            ("AUTH", Err(501)),
+            ("AUTH PLAIN a b", Err(501)),
+            (
+                "auth plain =",
+                Ok(Command::Auth { mechanism: "plain".into(), initial: Some("=".into()) }),
+            ),
             ("TURN", Ok(Command::NotDone)),
             ("GET / HTTP/1.1", Ok(Command::OtherProtocol)),
             ("DATA now", Err(501)),

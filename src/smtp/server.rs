@@ -4,6 +4,7 @@
 //! ```text
 //! Commands ──DATA──▶ Data ──CRLF.CRLF──▶ Answering ──answer()──▶ Commands
 //!     │  ▲───────────── BDAT chunk ───────▶ (LAST) Answering
+//!     ├── AUTH ──334──▶ LoggingIn ──▶ Answering ──logged_in(), denied()──▶ Commands
 //!     ├── STARTTLS ──▶ Answering ──secured()──▶ Commands, anew
 //!     ├── XCLIENT ──▶ Answering ──introduced()──▶ Commands, anew
 //!     └── QUIT, 421, nonsense ──▶ Closed
@@ -20,13 +21,17 @@
 
 mod anew;
 mod body;
+mod login;
 mod replies;
 #[cfg(test)]
 mod tests;
 
+pub use login::{Login, Logins};
+
 use super::command::{self, COMMAND_MAX, Command, Mail, Refusal};
 use super::data::{ChunkReader, DataReader, has_stray_bytes};
 use super::proxied::Proxied;
+use super::sasl::Exchange;
 use crate::base::address::{Domain, ReversePath};
 use crate::base::text::printable;
 use crate::mail::envelope::{Envelope, Recipient};
@@ -41,6 +46,8 @@ const VERBS: [&str; 18] = [
     "EHLO", "HELO", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "AUTH",
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "GET", "POST",
 ];
+/// All that the log says of a login.
+const AUTH: &str = "AUTH";
 /// Characters of a refused command in the log.
 const COMMAND_SHOWN: usize = 200;
 /// So many refusals in a row are told of; a bad list has thousands.
@@ -76,6 +83,8 @@ pub struct Standing {
     pub must_log_in: bool,
     /// Whether its words are secret.
     pub tls: Tls,
+    /// Whether it may log in.
+    pub logins: Logins,
     /// It is a proxy whose XCLIENT and XFORWARD are believed.
     pub is_proxy: bool,
 }
@@ -121,6 +130,8 @@ pub enum Step {
     Message(Box<Received>),
     /// Flush the output, forget what else was read, shake hands, then [`Session::secured`].
     StartTls,
+    /// Somebody logs in.
+    Login(Login),
     /// A proxy speaks for somebody else from now on: [`Session::introduced`].
     Introduce(Box<Proxied>),
     /// Flush the output and close.
@@ -144,6 +155,8 @@ enum State {
     Commands,
     /// The rest of a command line that was too long.
     LongLine,
+    /// A line is the response to a challenge (RFC 4954 §4).
+    LoggingIn,
     Data(DataReader),
     /// This much of a chunk is still to come.
     Chunk {
@@ -170,6 +183,14 @@ pub struct Session {
     extended: bool,
     /// Who has logged in.
     user: Option<String>,
+    /// A login under way.
+    exchange: Option<Exchange>,
+    /// Logins that were begun.
+    logins: u32,
+    /// What makes each of them another one.
+    nonce: String,
+    /// What the shell has to do first.
+    pending: Option<Step>,
     /// By XFORWARD, of the next transaction.
     forwarded: Option<Proxied>,
     envelope: Option<Envelope>,
@@ -195,9 +216,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session with a client. The greeting is in the output.
+    /// A session with a client. The greeting is in the output. `nonce`: printable ASCII without
+    /// commas that nobody can foresee.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, standing: Standing) -> Self {
+    pub fn new(settings: Arc<Settings>, standing: Standing, nonce: String) -> Self {
         let mut session = Self {
             settings,
             standing,
@@ -206,6 +228,10 @@ impl Session {
             helo: None,
             extended: false,
             user: None,
+            exchange: None,
+            logins: 0,
+            nonce,
+            pending: None,
             forwarded: None,
             envelope: None,
             body: Vec::new(),
@@ -250,14 +276,18 @@ impl Session {
     /// Takes from the front of `input`. Gives how much was taken; to be called again, with the
     /// rest, until it says [`Step::Read`] or [`Step::Close`].
     pub fn step(&mut self, input: &[u8]) -> (usize, Step) {
+        if let Some(step) = self.pending.take() {
+            return (0, step);
+        }
         let mut at = 0;
         loop {
             let rest = input.get(at..).unwrap_or_default();
             let reads_command = matches!(self.state, State::Commands | State::LongLine);
+            let logs_in = matches!(self.state, State::LoggingIn);
             let (taken, step) = match &mut self.state {
                 State::Closed => return (input.len(), Step::Close),
                 State::Answering => return (at, Step::Read),
-                State::Commands | State::LongLine => self.read_line(rest),
+                State::Commands | State::LongLine | State::LoggingIn => self.read_line(rest),
                 State::Data(reader) => {
                     let (taken, done) = reader.read(rest, &mut self.body);
                     let fault = reader.fault();
@@ -270,7 +300,9 @@ impl Session {
             };
             at += taken;
             if let Some(mut refused) = self.refusal.take() {
-                if reads_command {
+                if logs_in {
+                    refused.command = AUTH.to_string();
+                } else if reads_command && refused.command.is_empty() {
                     refused.command = shown(rest.get(..taken).unwrap_or_default());
                 }
                 return (at, Step::Refused(Box::new(refused)));
@@ -324,7 +356,13 @@ impl Session {
             self.give_up(&Refusal::new(421, (4, 7, 0), "Too many commands"));
             return None;
         }
+        if matches!(self.state, State::LoggingIn) {
+            return self.response(line);
+        }
         match command::parse(line) {
+            Ok(Command::Auth { mechanism, initial }) => {
+                return self.auth(&mechanism, initial.as_deref());
+            }
             Ok(Command::Rcpt(recipient)) => return self.rcpt(recipient),
             Ok(Command::Bdat { size, last }) => self.bdat(size, last),
             Ok(Command::StartTls) => return self.start_tls(),
@@ -355,9 +393,11 @@ impl Session {
             }
             Command::Noop => self.say(250, (2, 0, 0), "Ok"),
             Command::Vrfy => self.say(252, (2, 1, 5), "Not verified; send the message and see"),
-            Command::Help => {
-                self.say(214, (2, 0, 0), "EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")
-            }
+            Command::Help => self.say(
+                214,
+                (2, 0, 0),
+                "EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
+            ),
             Command::Quit => {
                 self.say(221, (2, 0, 0), "Bye");
                 self.state = State::Closed;
@@ -370,6 +410,7 @@ impl Session {
             | Command::Rcpt(_)
             | Command::Bdat { .. }
             | Command::StartTls
+            | Command::Auth { .. }
             | Command::Xclient(_) => self.refuse(&not_done()),
         }
     }

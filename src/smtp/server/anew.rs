@@ -80,6 +80,7 @@ impl Session {
     fn begin_anew(&mut self) {
         self.reset();
         (self.helo, self.extended, self.user) = (None, false, None);
+        self.exchange = None;
         self.state = State::Commands;
     }
 }

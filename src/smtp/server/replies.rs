@@ -33,8 +33,9 @@ impl Session {
 
     pub(super) fn say_extensions(&mut self) {
         let s = &self.settings;
-        let starttls =
-            if self.standing.tls == Tls::Offered { "250-STARTTLS\r\n" } else { Default::default() };
+        let starttls = if self.standing.tls == Tls::Offered { "250-STARTTLS\r\n" } else { "" };
+        let auth = self.mechanisms().map(|names| format!("250-AUTH {names}\r\n"));
+        let auth = auth.unwrap_or_default();
         let proxied = if self.standing.is_proxy {
             format!("250-XCLIENT {}\r\n250-XFORWARD {}\r\n", proxied::XCLIENT, proxied::XFORWARD)
         } else {
@@ -43,7 +44,7 @@ impl Session {
         let text = format!(
             "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
              250-CHUNKING\r\n\
-             250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n{starttls}{proxied}\
+             250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n{starttls}{auth}{proxied}\
              250 LIMITS MAILMAX={} RCPTMAX={}\r\n",
             s.hostname, s.message_size, s.messages, s.recipients
         );

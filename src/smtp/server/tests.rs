@@ -1,6 +1,7 @@
 //! Dialogues with a session: what the client says, and the codes of all replies.
 
 use super::*;
+use crate::smtp::sasl::{Password, ScramVerifier};
 use proptest::prelude::*;
 
 fn settings() -> Settings {
@@ -22,6 +23,7 @@ fn standing() -> Standing {
         may_relay: true,
         must_log_in: false,
         tls: Tls::Absent,
+        logins: Logins::Never,
         is_proxy: false,
     }
 }
@@ -31,7 +33,7 @@ fn session(may_relay: bool) -> Session {
 }
 
 fn standing_as(standing: Standing) -> Session {
-    Session::new(Arc::new(settings()), standing)
+    Session::new(Arc::new(settings()), standing, "nonce".into())
 }
 
 /// What was said and taken, in order: replies as they are, messages as `<sender>|recipients|body`.
@@ -65,6 +67,20 @@ fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
                 let from = refused.from.map_or_else(|| "-".to_string(), |from| from.to_string());
                 heard.refused.push(format!("{}|{from}|{}", refused.command, refused.reply.code));
             }
+            Step::Login(login) => match login {
+                Login::Password { user, password } if password.as_bytes() == b"secret" => {
+                    session.logged_in(user);
+                }
+                Login::Proven(user) => session.logged_in(user),
+                Login::Verifier(user) => {
+                    let password = Password::new("secret").unwrap();
+                    let salt = user.as_bytes();
+                    session.verify(ScramVerifier::derive(&password, salt, 1.try_into().unwrap()));
+                }
+                Login::Password { .. } | Login::Wrong(_) => {
+                    session.denied(&Refusal::new(535, (5, 7, 8), "Wrong"));
+                }
+            },
             Step::StartTls => {
                 buffer.clear();
                 session.secured(false);
@@ -169,7 +185,7 @@ fn refusals_are_told_without_what_may_be_a_password() {
 #[test]
 fn of_many_refusals_the_first_are_told_and_of_the_next_message_again() {
     let settings = Settings { errors: 100, recipients: 100, ..settings() };
-    let mut session = Session::new(Arc::new(settings), standing());
+    let mut session = Session::new(Arc::new(settings), standing(), "nonce".into());
     let many = "RCPT TO:<@>\r\n".repeat(30);
     let one = format!("{ENVELOPE}DATA\r\n.\r\nRCPT TO:<@>\r\n");
     let heard = play(&mut session, format!("{HELLO}{many}{one}").as_bytes(), &[]);
@@ -431,4 +447,71 @@ fn a_proxy_that_is_believed_speaks_for_others_and_nobody_else_does() {
     }
     let forwarded = ("site.test".to_string(), Some("203.0.113.9".to_string()));
     assert_eq!(given, [forwarded, ("web1".to_string(), None)], "of one transaction");
+}
+
+fn with_logins(tls: Tls, logins: Logins) -> Session {
+    standing_as(Standing { tls, logins, may_relay: false, ..standing() })
+}
+
+fn base64(text: &str) -> String {
+    use ::base64::Engine as _;
+    ::base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[test]
+fn who_logs_in_may_send_to_anyone_by_every_mechanism() {
+    let plain = base64("\0ann\0secret");
+    let (ann, secret) = (base64("ann"), base64("secret"));
+    for login in [
+        format!("AUTH PLAIN {plain}\r\n"),
+        format!("auth plain\r\n{plain}\r\n"),
+        format!("AUTH LOGIN\r\n{ann}\r\n{secret}\r\n"),
+        format!("AUTH LOGIN {ann}\r\n{secret}\r\n"),
+    ] {
+        let mut session = with_logins(Tls::On, Logins::WithTls);
+        let input = format!("{HELLO}{login}{ENVELOPE}DATA\r\nA: b\r\n\r\n.\r\n");
+        let heard = play(&mut session, input.as_bytes(), &[1]);
+        assert!(heard.replies.contains("250-AUTH SCRAM-SHA-256 PLAIN LOGIN\r\n"));
+        assert!(codes(&heard).ends_with("235 250 250 354 250"), "{login}: {}", heard.replies);
+        let again = play(&mut session, format!("{HELLO}{login}").as_bytes(), &[]);
+        assert!(codes(&again).starts_with("250 503") && !again.replies.contains("AUTH"));
+    }
+}
+
+#[test]
+fn a_login_is_refused_where_it_is_not_to_be() {
+    let plain = base64("\0ann\0secret");
+    let codes_of = |mut session: Session, input: &str| {
+        codes(&play(&mut session, format!("{HELLO}{input}").as_bytes(), &[]))
+    };
+    let login = format!("AUTH PLAIN {plain}\r\n");
+    let secret = || with_logins(Tls::On, Logins::WithTls);
+    // In clear the password is not even asked for.
+    let clear = with_logins(Tls::Offered, Logins::WithTls);
+    assert_eq!(codes_of(clear, &format!("{login}AUTH LOGIN\r\n")), "220 250 538 538");
+    assert_eq!(codes_of(with_logins(Tls::On, Logins::Never), &login), "220 250 502");
+    assert_eq!(codes_of(with_logins(Tls::Absent, Logins::Always), &login), "220 250 235");
+    assert_eq!(codes_of(secret(), "AUTH CRAM-MD5\r\n"), "220 250 504");
+    assert_eq!(codes_of(secret(), "AUTH PLAIN =\r\n"), "220 250 501");
+    assert_eq!(codes_of(secret(), "AUTH PLAIN !\r\nNOOP\r\n"), "220 250 501 250");
+    assert_eq!(codes_of(secret(), "AUTH LOGIN\r\n*\r\nNOOP\r\n"), "220 250 334 501 250");
+    // What is said within an exchange is a response, whatever it looks like.
+    assert_eq!(codes_of(secret(), "AUTH LOGIN\r\nMAIL FROM:<a@x.test>\r\n"), "220 250 334 501");
+    let within = format!("MAIL FROM:<a@x.test>\r\n{login}");
+    assert_eq!(codes_of(secret(), &within), "220 250 250 503");
+    let wrong = base64("\0ann\0guess");
+    let heard = play(&mut secret(), format!("{HELLO}AUTH PLAIN {wrong}\r\n").as_bytes(), &[]);
+    assert_eq!(heard.refused, ["AUTH|-|535"], "and the log has no password");
+    let heard = play(&mut secret(), format!("{HELLO}AUTH LOGIN\r\nMAIL\r\n").as_bytes(), &[]);
+    assert_eq!(heard.refused, ["AUTH|-|501"], "not even one that looks like a command");
+}
+
+#[test]
+fn a_login_before_starttls_is_gone_after_it() {
+    let mut session = with_logins(Tls::Offered, Logins::Always);
+    let login = format!("{HELLO}AUTH PLAIN {}\r\n", base64("\0ann\0secret"));
+    let heard = play(&mut session, format!("{login}STARTTLS\r\n").as_bytes(), &[]);
+    assert_eq!(codes(&heard), "220 250 235 220");
+    let heard = play(&mut session, format!("{HELLO}{ENVELOPE}").as_bytes(), &[]);
+    assert_eq!(codes(&heard), "250 250 550");
 }

@@ -1,0 +1,127 @@
+//! Who logs in: passwords checked, failures counted, those who guess kept out.
+
+use crate::base::random::unforeseeable;
+use crate::base::time::Timestamp;
+use crate::config::Config;
+use crate::observe::receive as tell;
+use crate::policy::guard::{Block, Guard, Terms, Whom};
+use crate::policy::users::User;
+use crate::smtp::command::Refusal;
+use crate::smtp::sasl::{Password, ScramVerifier};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hmac;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Passwords checked at once: each takes milliseconds of a processor.
+const CHECKS: usize = 2;
+/// Users whose password need not be derived anew each time.
+const KNOWN_MAX: usize = 10_000;
+
+/// All logins of a node.
+pub struct Logins {
+    guard: Mutex<Guard>,
+    /// Of this run of the node.
+    key: hmac::Key,
+    secret: [u8; 32],
+    checks: Semaphore,
+    /// For each user what his verifier and the password that fits it come to under `key`: a web
+    /// server logs in anew for each message.
+    known: Mutex<HashMap<String, hmac::Tag>>,
+}
+
+impl Logins {
+    /// Nobody has failed yet.
+    ///
+    /// # Errors
+    /// The operating system has no randomness.
+    pub fn new() -> Result<Self, Unspecified> {
+        let secret: [u8; 32] = unforeseeable()?;
+        Ok(Self {
+            guard: Mutex::new(Guard::new(Terms::default())),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &unforeseeable::<32>()?),
+            secret,
+            checks: Semaphore::new(CHECKS),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Blocks that hold.
+    #[must_use]
+    pub fn blocks(&self, now: Timestamp) -> Vec<Block> {
+        lock(&self.guard).blocks(now)
+    }
+
+    /// Ends a block; false where there is none.
+    pub fn lift(&self, whom: &Whom, now: Timestamp) -> bool {
+        lock(&self.guard).lift(whom, now)
+    }
+
+    /// What SCRAM goes on with for this user, who may not exist.
+    pub(super) fn verifier(&self, config: &Config, user: &str) -> ScramVerifier {
+        config.auth.users.for_scram(user, &self.secret)
+    }
+
+    /// Whether this user may try from there.
+    pub(super) fn may(&self, client: IpAddr, user: &str, now: Timestamp) -> Result<(), Refusal> {
+        lock(&self.guard).may(client, user, now).map_err(|blocked| {
+            let minutes = blocked.until.since(now).as_secs().div_ceil(60).max(1);
+            let text = format!("Too many failed logins; try again in {minutes} min");
+            Refusal::new(454, (4, 7, 0), text)
+        })
+    }
+
+    /// Whether it is his password. Takes its time, on another thread.
+    pub(super) async fn check(&self, config: &Arc<Config>, user: &str, password: Password) -> bool {
+        let tag = |user: &User| {
+            let text = format!("{}\0{}", user.verifier, user.name);
+            hmac::sign(&self.key, &[text.as_bytes(), b"\0", password.as_bytes()].concat())
+        };
+        let tag = config.auth.users.find(user).map(tag);
+        let is_known = |tag: &hmac::Tag| {
+            let known = lock(&self.known).get(user).copied();
+            known.is_some_and(|known| {
+                aws_lc_rs::constant_time::verify_slices_are_equal(known.as_ref(), tag.as_ref())
+                    .is_ok()
+            })
+        };
+        if tag.as_ref().is_some_and(is_known) {
+            return true;
+        }
+        // Never closed.
+        let Ok(_turn) = self.checks.acquire().await else { return false };
+        let (config, name) = (Arc::clone(config), user.to_string());
+        let check = move || config.auth.users.check(&name, &password).is_some();
+        let is_right = tokio::task::spawn_blocking(check).await.unwrap_or(false);
+        if let Some(tag) = tag.filter(|_| is_right) {
+            let mut known = lock(&self.known);
+            if known.len() >= KNOWN_MAX {
+                known.clear();
+            }
+            known.insert(user.to_string(), tag);
+        }
+        is_right
+    }
+
+    pub(super) fn succeeded(&self, client: IpAddr, user: &str, now: Timestamp) {
+        lock(&self.guard).succeeded(client, user, now);
+    }
+
+    /// Counts a failure, which may lead to a block.
+    pub(super) fn failed(&self, config: &Config, client: IpAddr, user: &str, now: Timestamp) {
+        let blocks = {
+            let mut guard = lock(&self.guard);
+            guard.set_terms(config.auth.guard.clone());
+            guard.failed(client, user, now)
+        };
+        tell::login_failed(client, user);
+        blocks.iter().for_each(|block| tell::login_blocked(block, now));
+    }
+}
+
+/// Nothing in here can be left half done, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
