@@ -6,6 +6,7 @@ use crate::mail::message::Lane;
 use crate::policy::site::setting::{LimitKey, Setting};
 use crate::store::{Filter, State};
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,6 +72,29 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Take a message from a program, as /usr/sbin/sendmail does, and hand it to a relay
+    ///
+    /// Its settings are /etc/bulkhead/sendmail.toml, or --config FILE, which stands before the verb.
+    #[command(disable_help_flag = true)]
+    Sendmail {
+        /// Sendmail's: -t, -i, -f ADDRESS, -bs, -bp, -q, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        args: Vec<OsString>,
+    },
+}
+
+impl Cli {
+    /// What a command line means; prints help or an error and ends the process where it is neither.
+    /// All that stands behind the verb `sendmail` is sendmail's, whatever it looks like.
+    pub(super) fn of(args: &[OsString]) -> Self {
+        let verb = args.iter().position(|arg| arg == "sendmail");
+        if let Some((ours, theirs)) = verb.and_then(|at| args.split_at_checked(at + 1))
+            && let Ok(Self { common, verb: Verb::Sendmail { .. } }) = Self::try_parse_from(ours)
+        {
+            return Self { common, verb: Verb::Sendmail { args: theirs.to_vec() } };
+        }
+        Self::parse_from(args)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -371,6 +395,23 @@ mod tests {
             let cli = parse(line).unwrap();
             assert_eq!((cli.common.path(), cli.common.json), (Path::new("a.toml"), true), "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_behind_sendmail_is_sendmails() {
+        let of = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let Cli { common, verb } = Cli::of(&words);
+            let Verb::Sendmail { args } = verb else { panic!("{line}") };
+            (common.config, args.join(" ".as_ref()).into_string().unwrap())
+        };
+        let own = "--config b.toml -t --json --help -f -X x -- sendmail";
+        for (ours, config) in [("", None), ("--config a.toml ", Some("a.toml"))] {
+            let got = of(&format!("bulkhead {ours}sendmail {own}"));
+            assert_eq!(got, (config.map(PathBuf::from), own.to_string()));
+        }
+        let words = ["bulkhead", "why", "sendmail"].map(OsString::from);
+        assert!(matches!(Cli::of(&words).verb, Verb::Why { .. }));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Exit codes: 0 fine, 1 trouble found (a bad configuration, a message that is not there, a node
 //! that failed), 2 wrong usage or nobody to ask. What goes to stdout is the answer; notes and
-//! errors go to stderr. Text from outside is escaped before it meets a terminal.
+//! errors go to stderr. Text from outside is escaped before it meets a terminal. [`sendmail`] alone
+//! has the exit codes of the program whose place it takes.
 
 mod args;
 mod change;
@@ -12,6 +13,7 @@ mod orders;
 mod queue;
 mod replay;
 mod rules;
+mod sendmail;
 mod serve;
 mod table;
 #[cfg(test)]
@@ -20,8 +22,8 @@ mod upkeep;
 mod user;
 
 use args::{Cli, Verb};
-use clap::Parser;
 use orders::Order;
+use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ enum Failure {
     Usage(String),
     /// The words could not be written: nothing to say, and mostly no harm (`| head`).
     Output(io::Error),
+    /// Sendmail's: all is said, and this is its own exit code.
+    Told(u8),
 }
 
 impl From<io::Error> for Failure {
@@ -45,7 +49,11 @@ impl From<io::Error> for Failure {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = sendmail::by_name(&args) {
+        return code;
+    }
+    let cli = Cli::of(&args);
     let mut out = BufWriter::new(io::stdout().lock());
     let done = run(&cli, &mut out).and_then(|()| Ok(out.flush()?));
     let (code, sentence) = match done {
@@ -54,6 +62,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(Failure::Output(error)) => (1, format!("cannot write: {error}")),
+        Err(Failure::Told(code)) => return ExitCode::from(code),
         Err(Failure::Trouble(sentence)) => (1, sentence),
         Err(Failure::Usage(sentence)) => (2, sentence),
     };
@@ -77,5 +86,6 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Reload => config::reload(&cli.common, out),
         Verb::User { verb } => user::run(&cli.common, verb, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
+        Verb::Sendmail { args } => sendmail::verb(args, cli.common.config.as_deref()),
     }
 }

@@ -340,7 +340,7 @@ fn folder_of(path: &Path) -> PathBuf {
 }
 
 /// The kernel's name for this machine; empty where it does not tell.
-fn machine_name() -> String {
+pub(crate) fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.map(|name| name.trim().to_string()).unwrap_or_default()
 }

@@ -1,17 +1,19 @@
 """Receives mail with aiosmtpd: HOST PORT FOLDER. Each message becomes FOLDER/NUMBER.json.
 
-Recipients whose local part begins with "reject" get 550, "later" 451.
+Recipients whose local part begins with "reject" get 550, "later" 451. With more arguments,
+starttls|tls CERTIFICATE KEY USER PASSWORD, it wants TLS and this user.
 """
 import asyncio
 import base64
 import itertools
 import json
 import os
+import ssl
 import sys
 
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, AuthResult
 
-host, port, folder = sys.argv[1:]
+host, port, folder, *more = sys.argv[1:]
 numbers = itertools.count(1)
 
 
@@ -38,10 +40,27 @@ class Handler:
         return "250 2.0.0 Taken"
 
 
+def guarded(tls, certificate, key, user, password):
+    """What SMTP and create_server are told beyond the usual."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    def check(server, session, envelope, mechanism, data):
+        known = (data.login, data.password) == (user.encode(), password.encode())
+        return AuthResult(success=known, handled=False)
+
+    options = {"authenticator": check, "auth_required": True}
+    if tls == "starttls":
+        return {**options, "tls_context": context, "require_starttls": True}, {}
+    return {**options, "auth_require_tls": False}, {"ssl": context}
+
+
 async def main():
     loop = asyncio.get_running_loop()
-    factory = lambda: SMTP(Handler(), enable_SMTPUTF8=True, decode_data=False, hostname="aio.test")
-    server = await loop.create_server(factory, host, int(port))
+    options, listening = guarded(*more) if more else ({}, {})
+    factory = lambda: SMTP(
+        Handler(), enable_SMTPUTF8=True, decode_data=False, hostname="aio.test", **options)
+    server = await loop.create_server(factory, host, int(port), **listening)
     await server.serve_forever()
 
 asyncio.run(main())

@@ -6,6 +6,7 @@
 //! * [`Sink`] is every receiving host of a test: one port, many loopback addresses, scripted
 //!   behaviour.
 //! * [`Client`] speaks raw SMTP, byte by byte where a test needs it.
+//! * [`Web`] is a web server whose programs call `bulkhead sendmail`.
 //! * [`Ledger`] keeps the books on mail that must survive: offered, answered 250, arrived.
 //! * [`message`] makes messages with unique ids and compares bytes; [`tool`] finds real programs.
 //!
@@ -24,12 +25,14 @@ mod node;
 mod sink;
 mod sink_session;
 pub mod tool;
+mod web;
 
 pub use client::{Client, Reply};
 pub use dns::{Answering, Dns};
 pub use ledger::{Audit, Ledger};
 pub use node::{Node, Setup, Totals, binary};
 pub use sink::{Act, Counts, Delivered, Host, Rule, Sink, Stage};
+pub use web::Web;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
