@@ -1,7 +1,8 @@
 //! Programs of a web server call `bulkhead sendmail`; what arrives is what they wrote.
 //!
-//! Real callers (PHP's mail(), lines as cron writes them, a dialogue over pipes) against a real
-//! node with a receiver behind it; what a relay refuses, against a receiver that plays the relay.
+//! Real callers (PHP's mail(), PHPMailer, lines as cron writes them, a dialogue over pipes) against a
+//! real node with a receiver behind it; what a relay refuses, against a receiver that plays the
+//! relay.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod support;
@@ -58,7 +59,8 @@ fn php_mail_arrives_as_written() {
     // Bare line feeds in the text, as scripts write them; a dot alone, and a line that begins so.
     let script = format!(
         r#"$headers = "X-Test-Id: {id}\nFrom: Shop <shop@s.test>\r\nBcc: secret@d.test";
-        exit(mail("r@d.test, Ann <ann@d.test>", "Order 17", "Gr\u{{fc}}\u{{df}}e,\n.\n.dot\r\n\nbye\n",
+        $text = "Gr\u{{fc}}\u{{df}}e,\n.\n.dot\r\n\nbye\n";
+        exit(mail("r@d.test, Ann <ann@d.test>", "Order 17", $text,
             $headers, "-fbounce@s.test") ? 0 : 1);"#
     );
     let mut php = Command::new(tool::program("php"));
@@ -81,6 +83,38 @@ fn php_mail_arrives_as_written() {
     for name in ["Date", "Message-ID"] {
         assert!(message::field(&got.body, name).is_some(), "{name} was added");
     }
+}
+
+#[test]
+fn phpmailer_arrives_as_written() {
+    let bench = Bench::new();
+    let id = message::unique("phpmailer");
+    let script = format!(
+        r#"require "/usr/share/php/libphp-phpmailer/autoload.php";
+        $mail = new PHPMailer\PHPMailer\PHPMailer(true);
+        $mail->isSendmail();
+        $mail->Sendmail = $argv[1];
+        $mail->CharSet = "utf-8";
+        $mail->Encoding = "8bit";
+        $mail->setFrom("shop@s.test", "J\u{{f6}}rgs Shop");
+        $mail->Sender = "bounce@s.test";
+        $mail->addAddress("r@d.test", "Ann, the first");
+        $mail->addBCC("secret@d.test");
+        $mail->addCustomHeader("X-Test-Id", "{id}");
+        $mail->Subject = "Gr\u{{fc}}\u{{df}}e";
+        $mail->Body = "Gr\u{{fc}}\u{{df}}e,\n.\n.dot\nbye\n";
+        $mail->send();"#
+    );
+    let mut php = Command::new(tool::program("php"));
+    php.args(["-r", &script, "--", &bench.web.line("")]);
+    tool::run(&mut php, b"");
+    let got = bench.sink.wait_for(&id);
+    assert_eq!((got.sender.as_str(), got.recipients.len()), ("bounce@s.test", 2));
+    let text = String::from_utf8(got.body).unwrap();
+    let (header, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(!header.contains("secret@") && header.contains("To: \"Ann, the first\" <r@d.test>"));
+    assert!(header.contains("Date: ") && header.matches("Message-ID: ").count() == 1, "{header}");
+    assert_eq!(body.trim_end(), "Gr\u{fc}\u{df}e,\r\n.\r\n.dot\r\nbye");
 }
 
 #[test]
@@ -115,7 +149,8 @@ fn recipients_of_header_and_arguments_get_it() {
     let bench = Bench::new();
     let id = message::unique("both");
     let input = format!(
-        "To: Team: a@d.test, \"B, b\" <b@d.test>;\nCC: =?utf-8?q?J=C3=B6rg?= <c@d.test>,\n\td@d.test\n\
+        "To: Team: a@d.test, \"B, b\" <b@d.test>;\n\
+         CC: =?utf-8?q?J=C3=B6rg?= <c@d.test>,\n\td@d.test\n\
          Bcc: e@d.test\nX-Test-Id: {id}\n\nhello\n"
     );
     bench.web.sends(&["-t", "-oi", "-f", "s@s.test", "f@d.test"], input.as_bytes());
@@ -146,10 +181,7 @@ fn cron_writes_without_domains() {
     web.sends(&["-f", "a@s.test", "b@d.test"], b"X-Test-Id: dot\n\nMon\n.\nTue\n");
     let got = sink.wait_for("dot");
     assert!(got.body.ends_with(b"\r\n\r\nMon\r\n"), "{}", String::from_utf8_lossy(&got.body));
-    assert!(
-        message::field(&got.body, "From").unwrap().ends_with("a@s.test>")
-            || message::field(&got.body, "From").unwrap() == "a@s.test"
-    );
+    assert!(message::field(&got.body, "From").unwrap().contains("a@s.test"));
 }
 
 /// A program at the other end of `-bs`.
@@ -177,7 +209,7 @@ impl Speaker {
         loop {
             let start = reply.len();
             assert!(self.out.read_line(&mut reply).unwrap() > 0, "wanted {code}: {reply}");
-            if reply[start..].as_bytes()[3] == b' ' {
+            if reply.as_bytes()[start + 3] == b' ' {
                 assert!(
                     reply.ends_with("\r\n") && reply.starts_with(code),
                     "wanted {code}: {reply}"
@@ -297,7 +329,7 @@ fn exit_codes_say_why() {
     }
     let (got, said) = web.fails(&["j\u{f6}rg@d.test"], b"\nx\n");
     assert!(got == 65 && said.contains("this relay has no SMTPUTF8"), "{got} {said}");
-    assert_eq!(sink.count(), 0, "nothing was sent");
+    assert_eq!(sink.count(), 0, "nothing was taken");
     assert!(web.spooled().is_empty(), "and nothing waits: {:?}", web.spooled());
     web.configure(&[], "");
     let (got, said) = web.fails(&["-t"], hello);

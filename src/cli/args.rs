@@ -74,7 +74,8 @@ pub(super) enum Verb {
     },
     /// Take a message from a program, as /usr/sbin/sendmail does, and hand it to a relay
     ///
-    /// Its settings are /etc/bulkhead/sendmail.toml, or --config FILE, which stands before the verb.
+    /// Its settings are /etc/bulkhead/sendmail.toml, or --config FILE, which stands before the
+    /// verb.
     #[command(disable_help_flag = true)]
     Sendmail {
         /// Sendmail's: -t, -i, -f ADDRESS, -bs, -bp, -q, …

@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 fine, 1 trouble found (a bad configuration, a message that is not there, a node
 //! that failed), 2 wrong usage or nobody to ask. What goes to stdout is the answer; notes and
-//! errors go to stderr. Text from outside is escaped before it meets a terminal. [`sendmail`] alone
+//! errors go to stderr. Text from outside is escaped before it meets a terminal. `sendmail` alone
 //! has the exit codes of the program whose place it takes.
 
 mod args;

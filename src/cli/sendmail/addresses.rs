@@ -1,8 +1,9 @@
 //! Addresses as people write them in header fields and arguments: lists with names, comments and
 //! groups (RFC 5322 §3.4). Pure.
 //!
-//! mail-parser takes a list apart; what it finds counts only where [`Mailbox::parse`] takes it, too,
-//! so that nothing doubtful gets into an envelope. A name alone (`root`) is one of this machine.
+//! mail-parser takes a list apart; what it finds counts only where [`Mailbox::parse`] takes it,
+//! too, so that nothing doubtful gets into an envelope. A name alone (`root`) is one of this
+//! machine.
 
 use crate::base::address::{AddressError, Domain, Mailbox, ReversePath};
 use crate::base::text::printable;
@@ -207,7 +208,7 @@ mod tests {
             let fields: Vec<_> = crate::mail::header::fields(text.as_bytes()).collect();
             prop_assert_eq!(fields.len(), 1);
             prop_assert_eq!(fields[0].range.end, text.len());
-            let back = parse(text[5..].as_bytes(), &home());
+            let back = parse(&text.as_bytes()[5..], &home());
             prop_assert_eq!(&back.unwrap().entries[0].mailbox.to_string(), "a@b.de");
         }
     }

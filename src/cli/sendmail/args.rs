@@ -1,9 +1,10 @@
-//! The arguments of sendmail, as PHP, content management systems, cron and scripts write them. Pure.
+//! The arguments of sendmail, as PHP, content management systems, cron and scripts write them.
+//! Pure.
 //!
-//! What they may contain was often typed by a stranger into a form (CVE-2016-10033), so nothing here
-//! names a file or another configuration: `-C`, `-O`, `-X` and all that is not known are refused by
-//! name. What follows `-f`, `-r` and `-F` is data, whatever it begins with. What Postfix's sendmail
-//! knows and ignores is ignored where that loses nothing.
+//! What they may contain was often typed by a stranger into a form (CVE-2016-10033), so nothing
+//! here names a file or another configuration: `-C`, `-O`, `-X` and all that is not known are
+//! refused by name. What follows `-f`, `-r` and `-F` is data, whatever it begins with. What
+//! Postfix's sendmail knows and ignores is ignored where that loses nothing.
 
 use super::{Exit, Stop};
 use crate::base::text::printable;

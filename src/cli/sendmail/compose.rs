@@ -1,13 +1,15 @@
-//! Makes a message of what a program wrote on standard input: lines, envelope, missing fields. Pure.
+//! Makes a message of what a program wrote on standard input: lines, envelope, missing fields.
+//! Pure.
 //!
 //! * *Lines.* LF and CRLF, mixed as scripts mix them, become CRLF; a CR that is part of no line end
 //!   becomes a blank, as with Postfix: made a line end, it would let a form that bars LF alone put
-//!   fields into the header. A NUL is refused. A line of mailboxes (`From ann Mon May…`) is dropped.
+//!   fields into the header. A NUL is refused. A line of mailboxes (`From ann Mon May…`) is
+//!   dropped.
 //! * *Recipients.* Those of the arguments and, with `-t`, those of To, Cc and Bcc as well (both, as
 //!   with Postfix); of the Resent- fields alone where there are any. Each once.
-//! * *Fields.* Bcc goes. Date, Message-ID and From are added where they are missing, and local names
-//!   in address fields get a domain, without which big receivers refuse cron's mail. With `-G`
-//!   nothing is added or changed, but Bcc goes all the same.
+//! * *Fields.* Bcc goes. Date, Message-ID and From are added where they are missing, and local
+//!   names in address fields get a domain, without which big receivers refuse cron's mail. With
+//!   `-G` nothing is added or changed, but Bcc goes all the same.
 //!
 //! All other bytes stay as they came.
 
@@ -248,5 +250,4 @@ fn qualified(
 }
 
 #[cfg(test)]
-#[path = "compose_tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@
 //! No environment variable has a say.
 //!
 //! [`args`] and [`compose`] make a message of arguments and standard input, [`submit`] offers it to
-//! the relays in turn, and what none takes now waits in the [`spool`] until a [`run`].
+//! the relays in turn, and what none takes now waits in the [`spool`] until a [`mod@run`].
 //!
 //! Exit codes are those of sysexits.h, which callers of sendmail know.
 
@@ -40,6 +40,8 @@ use submit::{Fate, Refusal, Relays};
 
 /// Most bytes of a message; relays have their own, lower limits.
 const SIZE_MAX: usize = 128 << 20;
+/// Longest line on standard error, in characters.
+const NOTE_MAX: usize = 4000;
 /// How many spooled messages a call takes along that reached a relay: its caller waits for it.
 const TAKEN_ALONG: usize = 10;
 
@@ -117,10 +119,10 @@ fn call(args: &[OsString], mode: Option<Mode>, config: Option<&Path>) -> u8 {
     }
 }
 
-/// A line on standard error.
+/// A line on standard error, safe to print.
 fn note(text: &str) {
-    // Who reads it not, needs it not.
-    let _ = writeln!(io::stderr(), "sendmail: {text}");
+    // Who closed it does not want to know.
+    let _ = writeln!(io::stderr(), "sendmail: {}", printable(text.as_bytes(), NOTE_MAX));
 }
 
 fn run(request: &Request, config: Option<&Path>) -> Result<(), Stop> {
@@ -173,15 +175,15 @@ impl Call<'_> {
         };
         let message = compose::message(request, &input, &by)?;
         let fates = relays.send(&message);
-        let is_reached = fates.iter().any(|fate| !matches!(fate, Fate::Waits(_)));
         let (left, refused) = sort(message, fates);
+        let is_done = left.is_none();
         let spooled = left.map(|left| self.spool(&left, &clock)).transpose();
         for (mailbox, refusal) in &refused {
             note(&format!("<{}>: {refusal}", printable(mailbox.as_str().as_bytes(), 300)));
         }
         spooled?;
-        if is_reached && let Ok(Some(folder)) = Folder::open(&self.settings.spool, self.user, false)
-        {
+        // Where nothing of it waits, a relay was there. What was just put off is not tried at once.
+        if is_done && let Ok(Some(folder)) = Folder::open(&self.settings.spool, self.user, false) {
             let home = &self.home;
             // This call's own mail is done; the trouble of earlier mail is that of `-q`.
             let _ = Run { relays, home, clock: &clock }.folder(&folder, TAKEN_ALONG);

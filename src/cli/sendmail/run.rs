@@ -1,9 +1,9 @@
 //! A run over the spool: sends what is due, and tells senders of what will never arrive.
 //!
-//! A message ends only by the word of a relay: taken, refused for good, or still not taken five days
-//! after it was written. What fails becomes a report to its sender (RFC 3464), which waits in the
-//! same folder until a relay takes it, before the message goes; where nobody is to be told (a report
-//! itself, or `-N never`) it is kept as `ID.failed`, and `mailq` shows it.
+//! A message ends only by the word of a relay: taken, refused for good, or still not taken five
+//! days after it was written. What fails becomes a report to its sender (RFC 3464), which waits in
+//! the same folder until a relay takes it, before the message goes; where nobody is to be told (a
+//! report itself, or `-N never`) it is kept as `ID.failed`, and `mailq` shows it.
 
 use super::Stop;
 use super::compose::Message;

@@ -8,15 +8,15 @@
 //! belong to the user it is named after is not used; an administrator may make folders beforehand.
 //!
 //! A file is a line of JSON, the envelope, and then the message. It is written under a name that
-//! begins with a dot, synced, and gets its real name, and the folder is synced: what has a real name
-//! is whole, whenever the machine stops. A real name is the message's id, which tells its age; the
-//! file's own time is that of the last attempt; `ID.failed` is kept for people to look at.
+//! begins with a dot, synced, and gets its real name, and the folder is synced: what has a real
+//! name is whole, whenever the machine stops. A real name is the message's id, which tells its age;
+//! the file's own time is that of the last attempt; `ID.failed` is kept for people to look at.
 //!
 //! Who sends a message holds a lock on its file (`flock`), so that two runs never send it both. A
 //! crash between a relay's `250` and the removal of the file sends it a second time.
 
 use super::compose::Message;
-use super::{Exit, Stop};
+use super::{Exit, SIZE_MAX, Stop};
 use crate::base::address::{Mailbox, ReversePath};
 use crate::base::id::MessageId;
 use crate::base::random;
@@ -35,6 +35,10 @@ use std::time::Duration;
 const FAILED: &str = ".failed";
 /// A file without a real name so old was left by a crash.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
+/// Most bytes of a file: the longest message, and room for its envelope.
+const FILE_MAX: u64 = (SIZE_MAX + (16 << 20)) as u64;
+/// A file that is no older than this at its last attempt has had none: it was being written.
+const WRITING: Duration = Duration::from_secs(10);
 /// Longest wait between two attempts.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
@@ -75,7 +79,8 @@ impl Listed {
     /// When it is to be tried next: at twice its age at the last attempt, or an hour later. What
     /// waits for a relay to come back is due at once, since no attempt was one.
     pub(super) fn due(&self) -> Timestamp {
-        self.tried.after(self.tried.since(self.id.created_at()).min(WAIT_MAX))
+        let age = self.tried.since(self.id.created_at());
+        self.tried.after(if age < WRITING { Duration::ZERO } else { age.min(WAIT_MAX) })
     }
 
     fn name(&self) -> String {
@@ -253,8 +258,8 @@ impl Folder {
 
     fn load(&self, file: &File) -> io::Result<Spooled> {
         let mut bytes = Vec::new();
-        let mut file = file;
-        file.read_to_end(&mut bytes)?;
+        // A user may put what he likes into his folder, and root reads it, too.
+        file.take(FILE_MAX).read_to_end(&mut bytes)?;
         decode(&bytes).ok_or_else(|| io::Error::other("not a spooled message"))
     }
 
@@ -336,4 +341,61 @@ fn decode(bytes: &[u8]) -> Option<Spooled> {
     }
     let message = Message { envelope, bytes: bytes.get(end + 1..)?.to_vec() };
     Some(Spooled { message, reason: header.reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AT: Timestamp = Timestamp(1_795_394_728_114);
+
+    #[test]
+    fn waits_grow_with_age() {
+        let due = |minutes: u64| {
+            let tried = AT.after(Duration::from_secs(minutes * 60));
+            let listed = Listed { id: new_id(AT, 7), has_failed: false, size: 0, tried };
+            listed.due().since(AT).as_secs() / 60
+        };
+        assert_eq!([0, 1, 30, 60, 600].map(due), [0, 2, 60, 120, 660]);
+    }
+
+    #[test]
+    fn ids_tell_their_age_and_each_other_apart() {
+        let (one, two) = (new_id(AT, 0), new_id(AT, (1 << 20) - 1));
+        assert_eq!((one.created_at(), two.created_at()), (AT, AT));
+        assert!(one < two && two < new_id(AT.after(Duration::from_millis(1)), 0));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            bytes: Vec<u8>,
+            to in prop::collection::vec("[a-z]{1,9}@[a-z]{1,9}\\.test", 1..4),
+            sender in prop::option::of("\"[a-z @<>]{1,9}\"@x\\.test"),
+            flags in 0..64_u8,
+            reason: String,
+        ) {
+            let path = ReversePath::parse(sender.as_deref().unwrap_or_default()).unwrap();
+            let mut envelope = Envelope::from(path);
+            let notify = (flags & 8 != 0).then(|| Notify::from_bits(flags & 7));
+            for text in &to {
+                let mailbox = Mailbox::parse(text).unwrap();
+                envelope.recipients.push(Recipient { notify, ..Recipient::new(mailbox) });
+            }
+            envelope.smtputf8 = flags & 16 != 0;
+            envelope.ret = (flags & 32 != 0).then_some(Ret::Headers);
+            envelope.envid = sender;
+            if flags & 1 != 0 {
+                envelope.body = BodyType::EightBitMime;
+            }
+            let spooled = Spooled { message: Message { envelope, bytes }, reason };
+            prop_assert_eq!(decode(&encode(&spooled)), Some(spooled));
+        }
+
+        #[test]
+        fn any_file_can_be_read(bytes: Vec<u8>) {
+            decode(&bytes);
+        }
+    }
 }
