@@ -1,7 +1,7 @@
 //! Programs of a web server call `bulkhead sendmail`; what arrives is what they wrote.
 //!
-//! Real callers (PHP's mail(), PHPMailer, lines as cron writes them, a dialogue over pipes) against a
-//! real node with a receiver behind it; what a relay refuses, against a receiver that plays the
+//! Real callers (PHP's mail(), PHPMailer, lines as cron writes them, a dialogue over pipes) against
+//! a real node with a receiver behind it; what a relay refuses, against a receiver that plays the
 //! relay.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
