@@ -8,6 +8,7 @@ pub mod credential;
 pub mod feedback;
 pub mod forecast;
 pub mod guard;
+pub mod fuse;
 mod lru;
 pub mod orders;
 pub mod paces;
