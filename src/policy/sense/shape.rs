@@ -250,3 +250,60 @@ fn visible(html: &[u8]) -> impl Iterator<Item = &[u8]> {
         Some(piece)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sketch(header: &str, body: &str) -> [u16; CLASSES] {
+        of(header.as_bytes(), body.as_bytes(), "").sketch
+    }
+
+    #[test]
+    fn numbers_links_and_addresses_are_all_the_same() {
+        let body = |number: &str, link: &str, address: &str| {
+            sketch(
+                "",
+                &format!("Pay {number} EUR at {link}, or write to {address} ({number}).\r\n"),
+            )
+        };
+        let one = body("7", "https://a.example", "ann@a.example");
+        assert_eq!(body("INV-12ab 34 x9", "http://b.example/?u=A", "Bob@b.example"), one);
+        assert_ne!(body("seven", "https://a.example", "ann@a.example"), one);
+    }
+
+    #[test]
+    fn the_encoding_does_not_matter() {
+        let media = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: ";
+        let plain = sketch("", "Die Größe der Käufer, und wie sie wächst\r\n");
+        let quoted = "Die Gr=C3=B6=C3=9Fe der K=\r\n=C3=A4ufer, und w=\r\nie sie w=c3=a4chst\r\n";
+        assert_eq!(sketch(&format!("{media}Quoted-Printable\r\n\r\n"), quoted), plain);
+        let base64 = "RGllIEdyw7bDn2UgZGVyIEvDpHVm\r\nZXIsIHVuZCB3aWUgc2llIHfDpGNoc3QNCg==\r\n";
+        assert_eq!(sketch(&format!("{media}BASE64\r\n\r\n"), base64), plain);
+        let html =
+            "<style>a{}</style>Die <i class=x>Gr&ouml;&szlig;e</i><!-- > no --> steht<BR>hier";
+        let shown = "Die Gr&ouml;&szlig;e steht hier";
+        assert_eq!(sketch("Content-Type: text/HTML\r\n\r\n", html), sketch("", shown));
+    }
+
+    #[test]
+    fn what_is_broken_or_cut_off_stays_as_it_is() {
+        for (quoted, plain) in [
+            ("a=3D=\r\nb=20", "a=b "),
+            ("=zz=", "=zz="),
+            ("x=4", "x=4"),
+            ("=C3=B6=\r", "ö=\r"),
+            ("==3D", "=="),
+        ] {
+            assert_eq!(unquoted(quoted.as_bytes()), plain.as_bytes(), "{quoted:?}");
+        }
+    }
+
+    #[test]
+    fn parts_are_told_apart_and_the_last_may_be_cut_off() {
+        let body = b"preamble\r\n--b\r\none\r\n--b \r\ntwo\r\n--b--\r\nepilogue\r\n";
+        assert_eq!(parts(body, "b").collect::<Vec<_>>(), [b"one\r\n", b"two\r\n"]);
+        assert_eq!(parts(b"--b\r\non", "b").collect::<Vec<_>>(), [b"on"]);
+        assert_eq!(parts(b"--b", "b").count(), 0);
+    }
+}
