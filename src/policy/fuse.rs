@@ -10,16 +10,17 @@
 //!
 //! # Why newsletters are judged by bounces alone
 //! A newsletter is a burst by nature, from a tenant that sent nothing for weeks; how fast it comes
-//! tells nothing. Bulk mail, declared or recognised ([`super::sense`]), goes out at receivers' paces
-//! and behind everything direct, so that a spam run in that lane has time to show what gives it
-//! away: harvested and bought lists are full of dead addresses, grown ones are not. The rate is for
-//! what no template groups, and so leaves at once: spam with a text for each recipient.
+//! tells nothing. Bulk mail, declared or recognised ([`super::sense`]), goes out at the receivers'
+//! paces and behind everything direct, so that a spam run in that lane has time to show what gives
+//! it away: harvested and bought lists are full of dead addresses, grown ones are not. The rate is
+//! for what no template groups, and what so leaves at once: spam with a text for each recipient.
 //!
 //! # How the busiest is learned
 //! When an hour with mail is over, its fullest minute and its sum: half of what is more at once, of
-//! what is less a little, so that a busiest hour is forgotten in about a week. Nothing is learned
-//! of a burst that blew the fuse, unless an operator says that it was right
-//! ([`Fuse::accept_as_usual`]).
+//! what is less a little, so that a busiest hour fades in about a week. Nothing is learned of a
+//! burst that blew the fuse, unless an operator says that it was right ([`Fuse::accept_as_usual`]).
+//! A tenant without a history has the floors alone: one that is busier from its first hour on is
+//! told of, and to be accepted so.
 //!
 //! # Absent
 //! Recipients that a tenant never wrote to before: those of a shop's orders are new too, and to
@@ -27,8 +28,8 @@
 //!
 //! # Invariants
 //! * Told once: a blown fuse counts nothing more until it is reset.
-//! * What one tenant does changes nothing for another (`neighbours_are_untouched`), up to
-//!   [`TENANTS`] of them; of more, those that sent longest ago start anew.
+//! * What one tenant does changes nothing for another (`neighbours_are_untouched`), up to 10,000 of
+//!   them; of more, those that sent longest ago start anew.
 
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,9 @@
 //! * Recipients of one template are counted in a sliding window ([`SenseRules::within`]); one that
 //!   is among the last few of this template does not count again, so that alarms for one
 //!   administrator are no mailing, however many they are.
-//! * From [`SenseRules::recipients`] on it is a newsletter. A template that is older than a day must
-//!   also send [`SenseRules::factor`] times what it sends on average of a day: what a busy shop
-//!   sends day after day is usual, and a mailing is over before it is a day old.
+//! * From [`SenseRules::recipients`] on it is a newsletter. A template older than a day must also
+//!   send [`SenseRules::factor`] times what it sends on average of a day: what a busy shop sends
+//!   day after day is usual, and a mailing is over before it is a day old.
 //! * What was recognised stays a newsletter as long as at least half of that comes, and for
 //!   [`SenseRules::quiet`] after it.
 //!
@@ -21,8 +21,8 @@
 //! # Invariants
 //! * Nothing is recognised that has fewer recipients than the threshold in every window
 //!   (`prop_below_the_threshold_nothing`).
-//! * Memory: [`TENANTS`] tenants, and [`TEMPLATES`] templates of each; those used longest ago are
-//!   forgotten (`prop_memory_is_bounded`).
+//! * Memory: 2,000 tenants, and 32 templates of each, each in less than 1 KiB; those used longest
+//!   ago are forgotten (`prop_memory_is_bounded`).
 
 pub mod shape;
 #[cfg(test)]
