@@ -188,16 +188,26 @@ fn bdat(rest: &str) -> Result<Command, Refusal> {
 
 /// Decimal digits alone: no sign, no blank.
 fn number(text: &str) -> Option<u64> {
-    if text.len() > 20 || !text.bytes().all(|b| b.is_ascii_digit()) {
+    if text.len() > 20 || !is_digits(text) {
         return None;
     }
     text.parse().ok()
 }
 
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// A size has up to 20 digits (RFC 1870 §4); the largest ones are beyond any limit alike.
+fn message_size(text: &str) -> Option<u64> {
+    number(text).or_else(|| (text.len() == 20 && is_digits(text)).then_some(u64::MAX))
+}
+
 fn mail(rest: &str) -> Result<Mail, Refusal> {
     let (path, parameters) = path(rest, "FROM:", "MAIL FROM:<address>")?;
-    let reverse_path =
-        ReversePath::parse(path).map_err(|error| bad_address(error, EnhancedCode(5, 1, 7)))?;
+    let reverse_path = ReversePath::parse(path)
+        .and_then(|path| named(path.domain()).map(|()| path))
+        .map_err(|error| bad_address(error, EnhancedCode(5, 1, 7)))?;
     let mut mail = Mail {
         reverse_path,
         size: None,
@@ -209,7 +219,8 @@ fn mail(rest: &str) -> Result<Mail, Refusal> {
     for (keyword, value) in self::parameters(parameters)? {
         match (keyword.as_str(), value) {
             ("SIZE", Some(value)) => {
-                mail.size = Some(number(value).ok_or_else(|| syntax("SIZE is not a number"))?);
+                mail.size =
+                    Some(message_size(value).ok_or_else(|| syntax("SIZE is not a number"))?);
             }
             ("BODY", Some(value)) => {
                 mail.body = match value.to_ascii_uppercase().as_str() {
@@ -241,8 +252,9 @@ fn mail(rest: &str) -> Result<Mail, Refusal> {
 
 fn rcpt(rest: &str) -> Result<Recipient, Refusal> {
     let (path, parameters) = path(rest, "TO:", "RCPT TO:<address>")?;
-    let mailbox =
-        Mailbox::parse(path).map_err(|error| bad_address(error, EnhancedCode(5, 1, 3)))?;
+    let mailbox = Mailbox::parse(path)
+        .and_then(|mailbox| named(mailbox.domain()).map(|()| mailbox))
+        .map_err(|error| bad_address(error, EnhancedCode(5, 1, 3)))?;
     let mut recipient = Recipient::new(mailbox);
     for (keyword, value) in self::parameters(parameters)? {
         match (keyword.as_str(), value) {
@@ -255,6 +267,15 @@ fn rcpt(rest: &str) -> Result<Recipient, Refusal> {
         }
     }
     Ok(recipient)
+}
+
+/// No top-level domain is all digits (RFC 3696 §2): what looks so is an IPv4 address without its
+/// brackets, or a part of one, and no receiver has it.
+fn named(domain: Option<&Domain>) -> Result<(), AddressError> {
+    match domain.and_then(|domain| domain.as_str().rsplit('.').next()) {
+        Some(last) if is_digits(last) => Err(AddressError::InvalidDomain),
+        _ => Ok(()),
+    }
 }
 
 fn unknown_parameter() -> Refusal {
@@ -413,6 +434,7 @@ mod tests {
             ("RCPT TO:<>", code(501, "5.1.3")),
             ("RCPT TO:<ann@example.com.>", code(501, "5.1.3")),
             ("RCPT TO:<ann@x@example.com>", code(501, "5.1.3")),
+            ("RCPT TO:<ann@192.0.2.1>", code(501, "5.1.3")),
             ("RCPT TO:<ann@example.com>x", code(501, "5.5.4")),
             ("RCPT TO:<ann@example.com> FOO=1", code(555, "5.5.4")),
             ("RCPT TO:<ann@exam\u{1b}ple.com>", code(500, "5.5.2")),
