@@ -60,6 +60,19 @@ impl Client {
         Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("connect"))
     }
 
+    /// Connects from this address and reads nothing.
+    #[track_caller]
+    pub fn connect_from(source: Ipv4Addr, address: SocketAddr) -> Self {
+        let connecting = async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind((source, 0).into())?;
+            socket.connect(address).await?.into_std()
+        };
+        let stream = super::runtime().block_on(connecting).expect("connect");
+        stream.set_nonblocking(false).unwrap();
+        Self::over(stream)
+    }
+
     fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
