@@ -214,7 +214,7 @@ fn every_byte_of_the_body_arrives() {
         ("empty-body", String::new()),
         ("blank-lines", "\r\n".repeat(500)),
         ("tabs", "\t \t\r\n \r\n\x08\x0b\x0c\x1b[31m\x7f\r\n".to_string()),
-        ("long-line", format!("{}\r\n", "x".repeat(50_000))),
+        ("longest-line", format!("{}\r\n", "x".repeat(998))),
         ("utf-8", "Grüße 🦀 \u{202e}\u{feff}\r\n".to_string()),
     ];
     for (id, body) in odd {
@@ -224,6 +224,32 @@ fn every_byte_of_the_body_arrives() {
     let all: Vec<u8> = (1..=255).filter(|b| !b"\r\n".contains(b)).collect();
     bench
         .relays("all-bytes", &[&message::message("all-bytes", "", "")[..], &all, b"\r\n"].concat());
+}
+
+#[test]
+fn a_newsletter_tools_long_line_arrives_in_short_ones() {
+    let bench = Bench::new();
+    let row = "<td align=\"center\">Grüße\t= 5 €</td> ";
+    let line = row.repeat(20_000 / row.len());
+    let html = format!("<table><tr>\r\n{line}\r\n.</tr></table>\r\n");
+    let fields = "MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\
+                  Content-Transfer-Encoding: 8bit\r\nX-Newsletter: yes\r\n";
+    let sent = message::message("long-line", fields, &html);
+    let mut client = Client::hello(bench.address());
+    assert_eq!(client.mail("a@s.test", &["r@d.test"], &sent).code, 250);
+    let got = bench.sink.wait_for("long-line").body;
+    let longest = got.split(|b| *b == b'\n').map(<[u8]>::len).max();
+    assert!(longest.is_some_and(|longest| longest <= 77), "{longest:?}");
+    let encoding = message::field(&got, "Content-Transfer-Encoding");
+    assert_eq!(encoding.as_deref(), Some("quoted-printable"));
+    let parsed = mail_parser::MessageParser::default().parse(&got).unwrap();
+    assert_eq!(parsed.parts[0].contents(), html.as_bytes());
+    // Nobody could verify a signature over the old bytes.
+    let signed = [b"DKIM-Signature: v=1; d=s.test; b=x\r\n", &sent[..]].concat();
+    let reply = client.mail("a@s.test", &["signed@d.test"], &signed);
+    assert!(reply.text.starts_with("554 5.6.0 Line longer than 998 bytes"), "{}", reply.text);
+    bench.relays("short", &[&b"DKIM-Signature: v=1\r\n"[..], &message::direct("short")].concat());
+    assert!(bench.sink.to("signed@d.test").is_empty());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use bulkhead::base::time::Timestamp;
 use bulkhead::config::{Config, Place};
 use bulkhead::mail::envelope::{Envelope, Recipient};
 use bulkhead::mail::header::{self, Trace};
+use bulkhead::mail::lines;
 use bulkhead::policy::classify::{HeaderRule, Rules, classify};
 use bulkhead::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
 use bulkhead::smtp::command::{self, Command, Refusal};
@@ -35,6 +36,7 @@ pub const ALL: &[(&str, Body)] = &[
     ("config", config),
     ("data", data),
     ("header", header),
+    ("lines", lines),
     ("reply", reply),
     ("session", session),
     ("text", text),
@@ -303,6 +305,15 @@ pub fn header(data: &[u8]) {
     for text in [&found.reason, &found.campaign] {
         assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
         assert!(text.chars().count() < 1_000);
+    }
+}
+
+/// A message with long lines gets short ones or an error, one with short lines stays as it is.
+pub fn lines(data: &[u8]) {
+    match lines::shortened(data) {
+        Ok(short) if lines::are_long(data) => assert!(!lines::are_long(&short)),
+        Ok(same) => assert_eq!(same, data),
+        Err(error) => assert!(lines::are_long(data), "{error}"),
     }
 }
 

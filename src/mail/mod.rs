@@ -3,4 +3,5 @@
 pub mod dsn;
 pub mod envelope;
 pub mod header;
+pub mod lines;
 pub mod message;

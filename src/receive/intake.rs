@@ -10,6 +10,7 @@ use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
 use crate::mail::header::{self, Trace};
 use crate::mail::message::{Lane, NewMessage};
+use crate::mail::lines;
 use crate::observe::receive as tell;
 use crate::observe::store as tell_store;
 use crate::policy::classify;
@@ -162,7 +163,7 @@ impl<S: Store> Ingress<S> {
             recipient,
             at: now,
         };
-        let body = header::stamped(&body, &scan, &trace).into();
+        let body = with_short_lines(header::stamped(&body, &scan, &trace))?.into();
         let (due_at, expire) = match origin.lane {
             Lane::Direct => (now, config.retry.direct.expire),
             Lane::Bulk => (now.after(config.lanes.gather), config.retry.bulk.expire),
@@ -209,6 +210,17 @@ impl<S: Store> Ingress<S> {
         }
         Refusal::new(250, (2, 0, 0), format!("Queued as {id}"))
     }
+}
+
+/// The message as every receiver takes it.
+fn with_short_lines(message: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+    if !lines::are_long(&message) {
+        return Ok(message);
+    }
+    lines::shortened(&message).map_err(|error| {
+        let text = format!("Line longer than {} bytes: {error}", lines::LINE_MAX);
+        Refusal::new(554, (5, 6, 0), text)
+    })
 }
 
 /// What the client is told when the store did not take its message.

@@ -163,8 +163,10 @@ pub(super) const LIMITS: Section = Section {
         key(
             "line_length",
             Is("\"100 KiB\""),
-            "Longest line of a message. RFC 5321 §4.5.3.1.6 allows 1,000 bytes, but newsletter \
-             tools write longer ones, and we relay the bytes as they are.",
+            "Longest line of a message that a client may send. Receivers take 1,000 bytes (RFC \
+             5321 §4.5.3.1.6), but newsletter tools write longer ones: we encode their parts as \
+             quoted-printable or base64 and fold their header lines. What is signed cannot be \
+             changed, and is refused with longer lines.",
             |c, v| set(&mut c.limits.line_length, v.size("1000", "10 MiB")),
         ),
         key("header_size", Is("\"256 KiB\""), "Largest header section.", |c, v| {
