@@ -96,7 +96,7 @@ impl Session {
     /// A line of the client's within an exchange.
     pub(super) fn response(&mut self, line: &[u8]) -> Option<Step> {
         self.state = State::Commands;
-        let Some(mut exchange) = self.exchange.take() else { return None };
+        let mut exchange = self.exchange.take()?;
         if line == b"*" {
             self.refuse(&Refusal::new(501, (5, 7, 0), "Login given up"));
             return None;
