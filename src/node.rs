@@ -8,20 +8,22 @@
 
 mod memory;
 mod reload;
+mod watchman;
 
 use self::memory::Memory;
 use self::reload::Reload;
+use self::watchman::Watchman;
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
 use crate::base::live::Live;
 use crate::base::random;
 use crate::base::time::Clock;
 use crate::config::{Config, Engine};
-use crate::control::{self, Api};
+use crate::control::{self, Api, Desk, Reception};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
 use crate::deliver::dispatcher::Dispatcher;
-use crate::deliver::shared::Shared;
+use crate::deliver::shared::{Judge, Shared};
 use crate::net::dial::Dialer;
 use crate::net::dns::Resolver;
 use crate::net::listen::{self, Listener};
@@ -30,11 +32,13 @@ use crate::net::unix::{self, UnixSocket};
 use crate::observe::node as tell;
 use crate::policy::source::Source;
 use crate::receive::logins::Logins;
+use crate::receive::tenants::Tenants;
 use crate::receive::{Ingress, Parts};
 use crate::store::embedded::{EmbeddedStore, Options};
 use crate::store::memory::MemoryStore;
 use crate::store::{Handoff, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustls::ServerConfig;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +54,8 @@ const CONTROL_MODE: u32 = 0o600;
 const HANDOFFS: usize = 1_024;
 /// File descriptors besides sessions and connections: the queue, look-ups, the control socket.
 const OTHER_FILES: usize = 2_000;
+/// What was noticed of tenants, on its way to be carried out.
+const ALERTS: usize = 64;
 /// News on its way to the dispatcher.
 const EVENTS: usize = 4_096;
 /// Runs a node on the configuration in this file until SIGTERM or SIGINT; on SIGHUP it reads the
@@ -180,6 +186,21 @@ fn ignore_signals() -> std::io::Result<JoinSet<()>> {
     Ok(ignoring)
 }
 
+/// What the parts share.
+struct Ground<S> {
+    store: S,
+    clock: Clock,
+    ids: Arc<Mutex<IdGenerator>>,
+    config: Live<Config>,
+    tls: Live<Option<Arc<ServerConfig>>>,
+    core: Arc<Mutex<Core>>,
+    tenants: Arc<Tenants>,
+    logins: Arc<Logins>,
+    desk: Arc<Desk>,
+    /// The dispatcher looks at what has changed.
+    wake: Arc<Notify>,
+}
+
 fn start<S: Store>(
     (config, file): (&Arc<Config>, PathBuf),
     store: S,
@@ -190,60 +211,35 @@ fn start<S: Store>(
     let (events, events_out) = mpsc::channel::<Event>(EVENTS);
     let (direct, direct_out) = mpsc::channel::<Handoff>(HANDOFFS);
     let (expected, expected_out) = mpsc::channel::<Domain>(EVENTS);
+    let (alerts, alerts_out) = mpsc::channel(ALERTS);
     let [receiving, delivering, controlling] = [(), (), ()].map(|()| watch::channel(false));
-    let ids = Arc::new(Mutex::new(IdGenerator::after(store.last_id())));
-    let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
-    let memory = Arc::new(Memory::recall(config, clock));
-    let (core, tenants) = (Arc::clone(&memory.core), Arc::clone(&memory.tenants));
-    let live = Live::from(Arc::clone(config));
-    let tls = tls::server_config(&config.tls).map_err(|error| error.to_string())?;
-    let tls = Live::from(Arc::new(tls));
-    let shared = Arc::new(Shared {
-        store: store.clone(),
-        config: live.clone(),
-        clock: clock.clone(),
-        ids: Arc::clone(&ids),
-        rng: Mutex::new(random::from_system()),
-        dialer: Dialer::new(Arc::clone(config))?,
-        addresses: Arc::new(Addresses::default()),
-        quotas: core.lock().unwrap_or_else(PoisonError::into_inner).quotas(),
-        room: Arc::new(Semaphore::new(room_kib as usize)),
-        room_kib,
-        events,
-    });
-    let wake = Arc::new(Notify::new());
+    let memory = Arc::new(Memory::recall(config, clock, alerts));
+    let ground = ground(config, store, clock, &memory)?;
     let resolver = Arc::new(Resolver::new(config)?);
-    let desk = Arc::new(desk(config, &core, &wake, clock));
-    let reload = Arc::new(Reload::new((file, live.clone(), tls.clone()), (&core, &wake), clock));
-    let api = Api {
-        store: store.clone(),
-        clock: clock.clone(),
-        node: config.hostname.to_string(),
-        sites: sites(&core, clock),
-        terms: reload.terms(),
-        desk: Some(Arc::clone(&desk)),
-        reload: Some(reload.by_users()),
-    };
-    let control = tokio::spawn(control::serve(socket, api, turned_true(controlling.1)));
+    let shared = Arc::new(ground.shared(config, events)?);
+    let Ground { core, wake, .. } = &ground;
+    let (live, tls) = (ground.config.clone(), ground.tls.clone());
+    let reload = Arc::new(Reload::new((file, live, tls), (core, wake), clock));
+    let control = control::serve(socket, ground.api(config, &reload), turned_true(controlling.1));
+    let control = tokio::spawn(control);
+    tokio::spawn(ground.watchman().watch(alerts_out));
+    let desk = Arc::clone(&ground.desk);
     let expired = move |orders| {
         let desk = Arc::clone(&desk);
         tokio::task::spawn_blocking(move || desk.ended(&orders));
     };
     let dispatcher = Dispatcher {
         shared,
-        core,
+        core: Arc::clone(core),
         resolver,
-        wake,
+        wake: Arc::clone(wake),
         expired: Box::new(expired),
         events: events_out,
         direct: direct_out,
         expected: expected_out,
     };
     let dispatcher = tokio::spawn(dispatcher.run(delivering.1));
-    let logins = Logins::new().map_err(|_| "cannot begin: the system has no randomness")?;
-    let (clock, logins) = (clock.clone(), Arc::new(logins));
-    let parts = Parts { store, config: live, clock, ids, direct, expected, tls, tenants, logins };
-    let ingress = Arc::new(Ingress::new(parts));
+    let ingress = Arc::new(Ingress::new(ground.into_parts(direct, expected)));
     let serve =
         |(listener, listen)| Arc::clone(&ingress).serve(listener, listen, receiving.1.clone());
     Ok(Running {
@@ -256,6 +252,98 @@ fn start<S: Store>(
         stop_receiving: receiving.0,
         stop_delivering: delivering.0,
         stop_control: controlling.0,
+    })
+}
+
+fn ground<S: Store>(
+    config: &Arc<Config>,
+    store: S,
+    clock: &Clock,
+    memory: &Memory,
+) -> Result<Ground<S>, String> {
+    let logins = Logins::new().map_err(|_| "cannot begin: the system has no randomness")?;
+    let tls = tls::server_config(&config.tls).map_err(|error| error.to_string())?;
+    let (core, wake) = (Arc::clone(&memory.core), Arc::new(Notify::new()));
+    Ok(Ground {
+        clock: clock.clone(),
+        ids: Arc::new(Mutex::new(IdGenerator::after(store.last_id()))),
+        store,
+        config: Live::from(Arc::clone(config)),
+        tls: Live::from(Arc::new(tls)),
+        desk: Arc::new(desk(config, &core, &wake, clock)),
+        core,
+        tenants: Arc::clone(&memory.tenants),
+        logins: Arc::new(logins),
+        wake,
+    })
+}
+
+impl<S: Store> Ground<S> {
+    /// Of the delivering side.
+    fn shared(
+        &self,
+        config: &Arc<Config>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Shared<S>, String> {
+        let room_kib = u32::try_from(config.delivery.memory / 1_024).unwrap_or(u32::MAX);
+        Ok(Shared {
+            store: self.store.clone(),
+            config: self.config.clone(),
+            clock: self.clock.clone(),
+            ids: Arc::clone(&self.ids),
+            rng: Mutex::new(random::from_system()),
+            dialer: Dialer::new(Arc::clone(config))?,
+            addresses: Arc::new(Addresses::default()),
+            quotas: self.core.lock().unwrap_or_else(PoisonError::into_inner).quotas(),
+            room: Arc::new(Semaphore::new(room_kib as usize)),
+            room_kib,
+            events,
+            judge: judge(&self.tenants, &self.config, &self.clock),
+        })
+    }
+
+    /// Of the control socket.
+    fn api(&self, config: &Config, reload: &Arc<Reload>) -> Api<S> {
+        let reception = Reception {
+            config: self.config.clone(),
+            tenants: Arc::clone(&self.tenants),
+            logins: Arc::clone(&self.logins),
+            clock: self.clock.clone(),
+        };
+        Api {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            node: config.hostname.to_string(),
+            sites: sites(&self.core, &self.clock),
+            terms: reload.terms(),
+            desk: Some(Arc::clone(&self.desk)),
+            reception: Some(Arc::new(reception)),
+            reload: Some(reload.by_users()),
+        }
+    }
+
+    fn watchman(&self) -> Watchman<S> {
+        Watchman {
+            store: self.store.clone(),
+            config: self.config.clone(),
+            clock: self.clock.clone(),
+            ids: Arc::clone(&self.ids),
+            desk: Arc::clone(&self.desk),
+        }
+    }
+
+    /// Of the receiving side.
+    fn into_parts(self, direct: mpsc::Sender<Handoff>, expected: mpsc::Sender<Domain>) -> Parts<S> {
+        let Self { store, config, clock, ids, tls, tenants, logins, .. } = self;
+        Parts { store, config, clock, ids, direct, expected, tls, tenants, logins }
+    }
+}
+
+/// What became of tenants' mail tells of hacked ones.
+fn judge(tenants: &Arc<Tenants>, config: &Live<Config>, clock: &Clock) -> Judge {
+    let (tenants, config, clock) = (Arc::clone(tenants), config.clone(), clock.clone());
+    Box::new(move |tenant, bounced| {
+        tenants.concluded(&config.get(), tenant, bounced, clock.now());
     })
 }
 

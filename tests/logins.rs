@@ -287,30 +287,24 @@ impl Postfix {
              daemon_directory = /usr/lib/postfix/sbin\nmyhostname = web1.test\nmydestination =\n\
              inet_interfaces = loopback-only\nrelayhost = [127.0.0.1]:{port}\n\
              smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\n\
-             smtp_sasl_password_maps = inline:{{ [127.0.0.1]:{port} = \
-             {{ann@shop.test:correct horse}} }}\nsmtp_sasl_security_options = noanonymous\n\
-             maillog_file =\nsmtp_tls_loglevel = 1\n",
+             smtp_sasl_password_maps = texthash:{}\nsmtp_sasl_security_options = noanonymous\n\
+             maillog_file_prefixes = {}\nmaillog_file = {}\n",
             queue.display(),
-            data.display()
+            data.display(),
+            dir.path().join("sasl").display(),
+            dir.path().display(),
+            dir.path().join("log").display()
         );
+        let sasl = format!("[127.0.0.1]:{port} ann@shop.test:correct horse\n");
+        std::fs::write(dir.path().join("sasl"), sasl).unwrap();
         std::fs::write(dir.path().join("main.cf"), main).unwrap();
-        let service = |name: &str, kind: &str, private: &str, wake: &str, command: &str| {
-            format!("{name} {kind} {private} - n {wake} - {command}\n")
-        };
-        let master = [
-            service("pickup", "unix", "n", "1", "pickup"),
-            service("cleanup", "unix", "n", "-", "cleanup"),
-            service("qmgr", "unix", "n", "300", "qmgr"),
-            service("rewrite", "unix", "-", "-", "trivial-rewrite"),
-            service("smtp", "unix", "-", "-", "smtp"),
-            service("bounce", "unix", "-", "-", "bounce"),
-            service("defer", "unix", "-", "-", "bounce"),
-            service("trace", "unix", "-", "-", "bounce"),
-            service("tlsmgr", "unix", "-", "1000?", "tlsmgr"),
-            service("error", "unix", "-", "-", "error"),
-            service("retry", "unix", "-", "-", "error"),
-        ];
-        std::fs::write(dir.path().join("master.cf"), master.concat()).unwrap();
+        let master = "pickup unix n - n 1 1 pickup\ncleanup unix n - n - 0 cleanup\n\
+            qmgr unix n - n 300 1 qmgr\nrewrite unix - - n - - trivial-rewrite\n\
+            smtp unix - - n - - smtp\nbounce unix - - n - 0 bounce\n\
+            defer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
+            tlsmgr unix - - n 1000? 1 tlsmgr\nerror unix - - n - - error\n\
+            retry unix - - n - - error\npostlog unix-dgram n - n - 1 postlogd\n";
+        std::fs::write(dir.path().join("master.cf"), master).unwrap();
         let chown = |path: &Path, owner: &str| {
             assert!(Command::new("chown").args([owner]).arg(path).status().unwrap().success());
         };
@@ -334,7 +328,10 @@ impl Postfix {
 impl Drop for Postfix {
     fn drop(&mut self) {
         let mut postfix = Command::new(tool::program("postfix"));
-        let stopped = postfix.arg("-c").arg(self.dir.path()).arg("stop").output();
-        _ = std::io::stderr().write_all(&stopped.map(|o| o.stderr).unwrap_or_default());
+        _ = postfix.arg("-c").arg(self.dir.path()).arg("stop").output();
+        if std::thread::panicking() {
+            let log = std::fs::read(self.dir.path().join("log")).unwrap_or_default();
+            _ = std::io::stderr().write_all(&log);
+        }
     }
 }

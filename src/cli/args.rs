@@ -60,6 +60,11 @@ pub(super) enum Verb {
     Suspend(Suspend),
     /// End a suspension; of exactly what it was given for
     Resume(ScopeArgs),
+    /// Show hosting customers and what is known of their mail; suspend one and let him go on
+    Tenant {
+        #[command(subcommand)]
+        verb: TenantVerb,
+    },
     /// Have the running node read its configuration file again; all of it holds, or nothing
     Reload,
     /// Say who may log in, and test passwords
@@ -166,6 +171,36 @@ pub(super) struct Suspend {
     pub(super) list: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum TenantVerb {
+    /// List tenants with an entry in the configuration or with mail in the queue
+    List,
+    /// Show what a tenant may, what it sent lately, and why its mail waits
+    Show {
+        /// As `list` has it
+        name: String,
+    },
+    /// Suspend all of a tenant's mail (it is still accepted)
+    Suspend {
+        /// As `list` has it
+        name: String,
+        /// Why, for those who come after you
+        #[arg(long)]
+        reason: String,
+        /// How long: 90s, 2h, 7d [default: until resumed]
+        #[arg(long = "for", value_name = "TIME", value_parser = unit::duration)]
+        lasts: Option<Duration>,
+    },
+    /// Let a tenant's mail go on
+    Resume {
+        /// As `list` has it
+        name: String,
+        /// What it was suspended for was right: so much is usual from now on
+        #[arg(long)]
+        as_usual: bool,
+    },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub(super) enum ConfigVerb {
     /// Say all that is wrong with the file
@@ -192,6 +227,13 @@ pub(super) enum UserVerb {
         /// Give a user that is there another password; without --tenant, his tenant stays
         #[arg(long)]
         replace: bool,
+    },
+    /// List who may not log in for now, after too many failures
+    Blocks,
+    /// Let somebody log in again
+    Unblock {
+        /// As `blocks` has it: an address, a user, or a user at an address
+        who: String,
     },
     /// List all users
     List,

@@ -80,7 +80,16 @@ fn offline(config: &Config, clock: &Clock) -> Result<Node, Failure> {
     writeln!(io::stderr(), "bulkhead: no node runs; reading the queue in {}", dir.display())?;
     let terms = Arc::new(Terms::from(config)).into();
     let (node, sites) = (String::new(), no_sites());
-    let api = Api { store, clock: clock.clone(), node, sites, terms, desk: None, reload: None };
+    let api = Api {
+        store,
+        clock: clock.clone(),
+        node,
+        sites,
+        terms,
+        desk: None,
+        reception: None,
+        reload: None,
+    };
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     // It waits for us as long as we wait for a pager: nobody else is kept from anything.
     tokio::spawn(async move { serve_one(far, None, &api, Duration::MAX).await });

@@ -16,6 +16,7 @@ mod rules;
 mod sendmail;
 mod serve;
 mod table;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -83,6 +84,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Throttle { verb } => orders::run(&cli.common, &Order::Throttle(verb), out),
         Verb::Suspend(suspend) => orders::run(&cli.common, &Order::Suspend(suspend), out),
         Verb::Resume(scope) => orders::run(&cli.common, &Order::Resume(scope), out),
+        Verb::Tenant { verb } => tenant::run(&cli.common, verb, out),
         Verb::Reload => config::reload(&cli.common, out),
         Verb::User { verb } => user::run(&cli.common, verb, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),

@@ -43,7 +43,7 @@ pub(super) async fn verb(
                 return Err(Failure::Usage(WHICH.into()));
             }
             let ScopeArgs { site, tenant, campaign, lane } = (*scope).clone();
-            let request = Request::Resume { site, tenant, campaign, lane };
+            let request = Request::Resume { site, tenant, campaign, lane, as_usual: false };
             let (_, ended) = carry_out(config, &request).await?;
             if ended.is_empty() {
                 let sentence = "nothing is suspended by exactly that; see `bulkhead suspend`";
@@ -131,7 +131,7 @@ fn ms(duration: Duration) -> u64 {
 }
 
 /// As JSON, or as text for people.
-fn print<T: serde::Serialize>(
+pub(super) fn print<T: serde::Serialize>(
     printer: &mut Printer<'_, impl Write>,
     answer: &T,
     text: impl FnOnce(&T) -> String,
@@ -140,10 +140,10 @@ fn print<T: serde::Serialize>(
 }
 
 /// Overrides and suspensions, each in the order in which they were given.
-type Standing = (Vec<ThrottleOrder>, Vec<Suspension>);
+pub(super) type Standing = (Vec<ThrottleOrder>, Vec<Suspension>);
 
 /// Asks the node; there must be one.
-async fn carry_out(config: &Config, request: &Request) -> Result<Standing, Failure> {
+pub(super) async fn carry_out(config: &Config, request: &Request) -> Result<Standing, Failure> {
     collect(&mut connect::connect(config).await?, request).await
 }
 

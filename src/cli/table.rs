@@ -1,10 +1,12 @@
 //! Answers of the control API as text for people. Pure; what comes from outside is escaped here.
 
 mod orders;
+mod tenants;
 
 pub(super) use orders::{
     limits, overrides, said_of_override, said_of_suspension, scope, suspensions,
 };
+pub(super) use tenants::{blocks, tenant, tenants};
 
 use crate::base::text::printable;
 use crate::base::time::{Timestamp, human};

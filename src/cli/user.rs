@@ -28,6 +28,7 @@ pub(super) fn run(common: &Common, verb: &UserVerb, out: &mut impl Write) -> Res
             let verb = add(file, name, verifier, tenant.as_ref(), *replace)?;
             done(common, out, verb, name, file)
         }
+        UserVerb::Blocks | UserVerb::Unblock { .. } => super::tenant::blocks(common, verb, out),
         UserVerb::List => list(common, &config.auth.users.iter().collect::<Vec<_>>(), out),
         UserVerb::Remove { name } => {
             let removed = change(file, |users| {

@@ -29,7 +29,9 @@ mod value;
 
 pub use auth::{Auth, PlainText};
 pub use problem::{ConfigErrors, ConfigProblem};
-pub use receive::{Lanes, Listen, ListenAddress, ReceiveLimits, Relay, Role, ServerTls};
+pub use receive::{
+    Bursts, Lanes, Listen, ListenAddress, Newsletters, ReceiveLimits, Relay, Role, ServerTls, Watch,
+};
 pub use reference::reference;
 pub use show::{Explained, Origin, Setting};
 
@@ -71,6 +73,8 @@ pub struct Config {
     pub lanes: Lanes,
     /// Hosting customers.
     pub tenants: Vec<TenantRule>,
+    /// What is watched in their mail.
+    pub watch: Watch,
     /// Resolver.
     pub dns: Dns,
     /// The delivering side.
@@ -128,6 +132,7 @@ impl Config {
             auth: _,
             lanes: _,
             tenants: _,
+            watch: _,
             sites: _,
             domains: _,
             rules: _,
@@ -214,6 +219,7 @@ impl Config {
             limits: ReceiveLimits::default(),
             lanes: Lanes::default(),
             tenants: Vec::new(),
+            watch: Watch::default(),
             dns: Dns::default(),
             delivery: Delivery::default(),
             sites: Sites {

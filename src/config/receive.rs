@@ -1,8 +1,11 @@
 //! What the sections of the receiving side hold.
 
+use crate::base::address::Mailbox;
 use crate::base::network::Networks;
 use crate::mail::message::ByLane;
 use crate::policy::classify::Rules;
+use crate::policy::fuse::FuseRules;
+use crate::policy::sense::SenseRules;
 use crate::policy::site::Rate;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -132,6 +135,45 @@ pub struct ReceiveLimits {
     pub data_timeout: Duration,
     /// Longest time a message may take from DATA to its end. Default 1 h.
     pub message_timeout: Duration,
+}
+
+/// `[watch]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// What becomes of newsletters without a header. Default bulk.
+    pub newsletters: Newsletters,
+    /// What makes one: 50 recipients in 5 min.
+    pub sense: SenseRules,
+    /// What becomes of a burst. Default suspend.
+    pub bursts: Bursts,
+    /// What makes one.
+    pub fuse: FuseRules,
+    /// Who is told. Default nobody.
+    pub alert_to: Option<Mailbox>,
+}
+
+/// `[watch] newsletters`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Newsletters {
+    /// They take the bulk lane.
+    #[default]
+    Bulk,
+    /// They wait there until somebody has looked.
+    Hold,
+    /// They are not looked for.
+    Off,
+}
+
+/// `[watch] bursts`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bursts {
+    /// The tenant's mail waits until somebody has looked.
+    #[default]
+    Suspend,
+    /// Somebody is told.
+    Alert,
+    /// They are not looked for.
+    Off,
 }
 
 /// `[lanes.*]`

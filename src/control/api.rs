@@ -3,6 +3,7 @@
 use super::orders::Desk;
 use super::outlook::{Outlook, Terms, outlook};
 use super::protocol::{Action, Counts, DeliveryView, MessageView, Request, Response};
+use super::reception::Reception;
 use super::summary::{Question, SITES_MAX, Summary, summarise};
 use super::why::{Facts, Place};
 use crate::base::id::MessageId;
@@ -43,6 +44,8 @@ pub struct Api<S> {
     pub terms: Live<Terms>,
     /// Takes orders; `None` where no node works on the queue.
     pub desk: Option<Arc<Desk>>,
+    /// What the receiving side knows; `None` where none runs.
+    pub reception: Option<Arc<Reception>>,
     /// Reads the configuration again, for this user; `None` where no node has one.
     pub reload: Option<Reload>,
 }
@@ -155,24 +158,57 @@ impl<S: Store> Api<S> {
                 work.map_err(Stop::Error)?;
                 Ok(Counts::default())
             }
+            Request::Blocks | Request::Unblock { .. } => {
+                let answer = self.reception()?.answer(&request, user).map_err(Stop::Error)?;
+                send_all(&answer, out).await
+            }
+            Request::Tenants { name } => self.tenants(name, out).await,
             Request::Limits { .. }
             | Request::Orders
             | Request::ThrottleSet { .. }
             | Request::ThrottleClear { .. }
             | Request::Suspend { .. }
-            | Request::Resume { .. } => {
-                let Some(desk) = self.desk.clone() else {
-                    return Err(Stop::Error("no node runs: nobody takes orders".to_string()));
-                };
-                // On a thread of its own: it waits for the disk.
-                let work = aside("order failed", move || desk.answer(request, user)).await?;
-                let answer = work.map_err(Stop::Error)?;
-                for response in &answer {
-                    out.send(response).await?;
-                }
-                Ok(Counts { count: answer.len() as u64, leased: 0 })
-            }
+            | Request::Resume { .. } => send_all(&self.order(request, user).await?, out).await,
         }
+    }
+
+    /// Takes an order; somebody has looked at a tenant whose mail is to go again.
+    async fn order(&self, request: Request, user: Option<u32>) -> Result<Vec<Response>, Stop> {
+        let Some(desk) = self.desk.clone() else {
+            return Err(Stop::Error("no node runs: nobody takes orders".to_string()));
+        };
+        let looked_at = match &request {
+            Request::Resume { tenant: Some(tenant), as_usual, .. } => {
+                Some((tenant.clone(), *as_usual))
+            }
+            _ => None,
+        };
+        // On a thread of its own: it waits for the disk.
+        let work = aside("order failed", move || desk.answer(request, user)).await?;
+        let answer = work.map_err(Stop::Error)?;
+        if let (Some(reception), Some((tenant, as_usual))) = (&self.reception, looked_at) {
+            reception.resumed(&tenant, as_usual);
+        }
+        Ok(answer)
+    }
+
+    async fn tenants(
+        &self,
+        name: Option<String>,
+        out: &mut (impl Sink + Send),
+    ) -> Result<Counts, Stop> {
+        let (reception, view) = (self.reception()?, self.view().await?);
+        let tenants = aside("cannot look at the tenants", move || {
+            reception.tenants(name.as_deref(), &view.backlog, view.orders.suspensions())
+        })
+        .await?;
+        let answer: Vec<_> = tenants.into_iter().map(|t| Response::Tenant(Box::new(t))).collect();
+        send_all(&answer, out).await
+    }
+
+    fn reception(&self) -> Result<Arc<Reception>, Stop> {
+        let sentence = "no node runs: nobody receives mail".to_string();
+        self.reception.clone().ok_or(Stop::Error(sentence))
     }
 
     async fn summary(&self, question: Question) -> Result<Summary, Stop> {
@@ -361,6 +397,14 @@ impl<S: Store> Api<S> {
         }
         Ok((!filter.domains.is_empty()).then_some(filter))
     }
+}
+
+/// Sends a whole answer on.
+async fn send_all(answer: &[Response], out: &mut (impl Sink + Send)) -> Result<Counts, Stop> {
+    for response in answer {
+        out.send(response).await?;
+    }
+    Ok(Counts { count: answer.len() as u64, leased: 0 })
 }
 
 /// Does work that takes a while, or waits for the disk, on a thread of its own.

@@ -25,6 +25,11 @@
 //! ← {"why":{"about":…,"sentence":…,"chain":[["lane","bulk, since: …"],…],"remedy":…}}
 //! ← {"done":{"count":1,"leased":0}}              a count of 0: nothing of that is queued
 //!
+//! → {"verb":"tenants","name":"shop"}       no name: all of them
+//! ← {"tenant":{"name":"shop","terms":["may_send_as = shop.test"],"queued":{…},"known":{…},…}}
+//! → {"verb":"blocks"}            ← {"block":{"who":"192.0.2.7","until_ms":…,"repeated":1}}
+//! → {"verb":"unblock","who":"192.0.2.7"}
+//!
 //! → {"verb":"hold_all"}          what is queued and what is to come
 //! → {"verb":"release_all"}       ends that; the count: what a filter still holds
 //!
@@ -60,6 +65,7 @@ pub mod client;
 pub mod orders;
 pub mod outlook;
 pub mod protocol;
+pub mod reception;
 pub mod server;
 pub mod small_file;
 pub mod summary;
@@ -70,4 +76,5 @@ pub mod why;
 pub use api::Api;
 pub use orders::Desk;
 pub use protocol::REQUEST_MAX;
+pub use reception::Reception;
 pub use server::{serve, serve_one};

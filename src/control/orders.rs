@@ -139,7 +139,7 @@ impl Desk {
                 tell::suspended(&set, user);
                 Ok(vec![suspension(set)])
             }
-            Request::Resume { site, tenant, campaign, lane } => {
+            Request::Resume { site, tenant, campaign, lane, as_usual: _ } => {
                 let scope = Scope { site, tenant, campaign, lane };
                 let ended = self.change(|orders, _| orders.resume(scope))?;
                 ended.iter().for_each(|order| tell::resumed(order, user));

@@ -1,5 +1,6 @@
 //! What goes over the control socket; see [`super`] for the conversation.
 
+use super::reception::{BlockView, TenantView};
 use super::summary::Summary;
 use super::why::Explanation;
 use crate::base::time::Timestamp;
@@ -109,6 +110,19 @@ pub enum Request {
         #[serde(default)]
         for_ms: Option<u64>,
     },
+    /// Who may not log in for now.
+    Blocks,
+    /// Lets somebody log in again.
+    Unblock {
+        /// As [`Request::Blocks`] names him.
+        who: String,
+    },
+    /// What is known of tenants.
+    Tenants {
+        /// Of this one alone.
+        #[serde(default)]
+        name: Option<String>,
+    },
     /// Ends the suspension of exactly this.
     Resume {
         /// See [`crate::policy::orders::Scope`].
@@ -123,6 +137,9 @@ pub enum Request {
         /// See there.
         #[serde(default)]
         lane: Option<Lane>,
+        /// Of a tenant: what it was suspended for was right, and so much is usual from now on.
+        #[serde(default)]
+        as_usual: bool,
     },
 }
 
@@ -167,6 +184,10 @@ pub enum Response {
     Throttle(Box<ThrottleOrder>),
     /// A suspension that holds, or that was ended.
     Suspension(Box<Suspension>),
+    /// To [`Request::Blocks`] and [`Request::Unblock`].
+    Block(Box<BlockView>),
+    /// To [`Request::Tenants`].
+    Tenant(Box<TenantView>),
     /// The work goes on; sums so far.
     Progress(Counts),
     /// The answer is complete.

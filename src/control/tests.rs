@@ -253,7 +253,7 @@ impl Running {
         let desk = Some(Arc::new(orders::desk(dir.path(), &clock)));
         let sites: api::Sites = Arc::new(|| vec![site()]);
         let (node, terms) = ("mx1".into(), Default::default());
-        let api = Api { store, clock, node, sites, terms, desk, reload: None };
+        let api = Api { store, clock, node, sites, terms, desk, reception: None, reload: None };
         tokio::spawn(serve(socket, api, async {
             let _ = stopped.await;
         }));
@@ -412,6 +412,7 @@ async fn a_client_that_leaves_stops_the_work() {
             sites: no_sites(),
             terms: Default::default(),
             desk: None,
+            reception: None,
             reload: None,
         };
         let (mut near, far) = UnixStream::pair().unwrap();
@@ -434,6 +435,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
         sites: no_sites(),
         terms: Default::default(),
         desk: None,
+        reception: None,
         reload: None,
     };
     let (mut near, far) = tokio::io::duplex(1_024);

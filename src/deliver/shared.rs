@@ -15,7 +15,7 @@ use crate::net::dial::Dialer;
 use crate::observe::delivery::{self as tell, Attempted, Over, Told};
 use crate::observe::store as tell_store;
 use crate::policy::schedule::Plan;
-use crate::policy::verdict::Verdict;
+use crate::policy::verdict::{Blame, Verdict};
 use crate::store::{Claim, Claimed, Lease, Outcome, Settlement, Store};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -27,6 +27,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// What a message takes in memory besides its bytes.
 const OVERHEAD: u64 = 4_096;
+
+/// Hears of each recipient of a tenant's mail that is done with, and whether its host does not know
+/// it.
+pub type Judge = Box<dyn Fn(&str, bool) + Send + Sync>;
 
 /// The parts.
 pub struct Shared<S> {
@@ -52,6 +56,8 @@ pub struct Shared<S> {
     pub room_kib: u32,
     /// To the dispatcher.
     pub events: mpsc::Sender<Event>,
+    /// What became of tenants' mail.
+    pub judge: Judge,
 }
 
 impl<S: Store> Shared<S> {
@@ -100,6 +106,11 @@ impl<S: Store> Shared<S> {
         }
         let over = over.map(|(over, _)| over);
         for settled in &concluded.settlement.outcomes {
+            let is_unknown =
+                settled.outcome == Outcome::Failed && settled.blame == Some(Blame::Recipient);
+            if is_unknown || settled.outcome == Outcome::Delivered {
+                (self.judge)(&transaction.head.origin.tenant, is_unknown);
+            }
             let mut judged = transaction.deliveries.iter().zip(verdicts);
             let Some((d, verdict)) = judged.find(|(d, _)| d.lease == settled.lease) else {
                 continue;

@@ -1,5 +1,5 @@
 //! What a node remembers over a restart besides its queue: what it learned of sites, and what it
-//! took from tenants.
+//! knows of tenants.
 
 use crate::base::random;
 use crate::base::time::Clock;
@@ -7,19 +7,19 @@ use crate::config::Config;
 use crate::control::small_file;
 use crate::deliver::core::Core;
 use crate::observe::node as tell;
-use crate::policy::allowance::Allowances;
 use crate::policy::feedback::learned::Learned;
-use crate::receive::tenants::Tenants;
+use crate::receive::tenants::{Alert, Book, Tenants};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// What was learned of sites, in `data_dir`.
 const LEARNED: &str = "learned.json";
-/// What was taken from tenants.
-const TAKEN: &str = "tenants.json";
+/// What is known of tenants.
+const TENANTS: &str = "tenants.json";
 /// How often they are written.
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -35,16 +35,16 @@ pub(super) struct Memory {
 #[derive(Default)]
 struct Kept {
     learned: Learned,
-    taken: Allowances,
+    book: Book,
 }
 
 impl Memory {
     /// Both as the last run left them.
-    pub(super) fn recall(config: &Arc<Config>, clock: &Clock) -> Self {
+    pub(super) fn recall(config: &Arc<Config>, clock: &Clock, alerts: mpsc::Sender<Alert>) -> Self {
         let mut core = Core::new(Arc::clone(config), random::from_system(), clock.now());
         core.remember(read(&config.data_dir, LEARNED), clock.now());
-        let tenants = Tenants::default();
-        tenants.remember(read(&config.data_dir, TAKEN));
+        let tenants = Tenants::new(alerts);
+        tenants.remember(read(&config.data_dir, TENANTS));
         Self {
             core: Arc::new(Mutex::new(core)),
             tenants: Arc::new(tenants),
@@ -76,14 +76,14 @@ impl Memory {
             let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
             core.learned(self.clock.now())
         };
-        let taken = self.tenants.allowances();
+        let book = self.tenants.book();
         if !learned.is_as(&before.learned) {
             self.write_file(LEARNED, &learned);
         }
-        if taken != before.taken {
-            self.write_file(TAKEN, &taken);
+        if book != before.book {
+            self.write_file(TENANTS, &book);
         }
-        Kept { learned, taken }
+        Kept { learned, book }
     }
 
     fn write_file(&self, file: &str, what: &impl Serialize) {

@@ -7,3 +7,4 @@ pub mod orders;
 pub mod read;
 pub mod receive;
 pub mod store;
+pub mod tenant;

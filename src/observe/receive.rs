@@ -129,6 +129,13 @@ pub fn login_blocked(block: &Block, now: Timestamp) {
     warn!(target: "bulkhead", message = "login.blocked", whom, for_s, repeated = block.repeated);
 }
 
+/// `login.unblocked`: an operator lets somebody log in again.
+pub fn login_unblocked(who: &str, user: Option<u32>) {
+    let who = printable(who.as_bytes(), 300);
+    let user = user.map_or_else(String::new, |user| user.to_string());
+    info!(target: "bulkhead", message = "login.unblocked", who, user);
+}
+
 /// `client.handshake_failed`: TLS did not come about.
 pub fn handshake_failed(client: IpAddr, error: &std::io::Error) {
     let (client, error) = (client.to_canonical(), error.to_string());

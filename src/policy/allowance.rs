@@ -111,7 +111,7 @@ pub struct Exceeded {
 }
 
 /// One limit, and how much of it is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// The limit.
     pub rate: Rate,

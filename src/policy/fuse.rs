@@ -69,6 +69,12 @@ pub struct FuseRules {
     pub bounces: Option<BounceRule>,
 }
 
+impl Default for BounceRule {
+    fn default() -> Self {
+        Self { percent: 15, least: 100 }
+    }
+}
+
 /// How many recipients may be unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BounceRule {
@@ -84,7 +90,7 @@ impl Default for FuseRules {
             per_minute: Some(200),
             per_hour: Some(2_000),
             factor: 5,
-            bounces: Some(BounceRule { percent: 15, least: 100 }),
+            bounces: Some(BounceRule::default()),
         }
     }
 }

@@ -79,6 +79,8 @@ pub struct Sensed {
     pub within: Duration,
     /// When it was recognised.
     pub since: Timestamp,
+    /// The subject of the first message of its kind; safe to print.
+    pub subject: String,
 }
 
 impl fmt::Display for Sensed {
@@ -228,7 +230,8 @@ impl Template {
         self.last = now;
         let (alike, threshold) = (self.lately.count(rules.within, now), self.threshold(rules));
         if alike >= threshold && self.sensed.is_none() {
-            self.sensed = Some(Sensed { alike, within: rules.within, since: now });
+            let subject = self.shape.subject.clone();
+            self.sensed = Some(Sensed { alike, within: rules.within, since: now, subject });
         }
         let sensed = self.sensed.as_mut()?;
         sensed.alike = sensed.alike.max(alike);

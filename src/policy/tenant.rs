@@ -38,6 +38,8 @@ pub struct TenantRule {
     pub beyond: Beyond,
     /// Where no header decides, its mail takes this lane.
     pub lane: Lane,
+    /// What it sends is watched: newsletters without a header, bursts.
+    pub watched: bool,
     /// Its share against other tenants at the same site; 1 to 1,000.
     pub weight: u32,
     /// Messages in windows to all sites together; none: no limit.
@@ -58,6 +60,18 @@ pub enum Beyond {
     Refuse,
 }
 
+impl Beyond {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::Defer => "defer",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
 /// Without a name: nobody's, not limited, of weight 1.
 impl Default for TenantRule {
     fn default() -> Self {
@@ -73,6 +87,7 @@ impl Default for TenantRule {
             accept_recipients: Vec::new(),
             beyond: Beyond::default(),
             lane: Lane::Direct,
+            watched: true,
             weight: 1,
             rates: Vec::new(),
             sources: Vec::new(),

@@ -135,7 +135,7 @@ impl<S: Store> Ingress<S> {
             client,
             envelope: &envelope,
             header,
-            size: body.len(),
+            body: body.get(header.len()..).unwrap_or_default(),
             class: classify::classify(header, &config.lanes.rules),
         };
         let mut origin = self.parts.tenants.admit(&config, offered, now)?;

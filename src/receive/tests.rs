@@ -1,6 +1,7 @@
 //! The shell over loopback, with the queue in memory: patience, room and places that end.
 
 use super::logins::Logins;
+use super::tenants::Tenants;
 use super::{Ingress, Parts};
 use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
@@ -53,7 +54,7 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
         direct: direct_in,
         expected: expected_in,
         tls,
-        tenants: Arc::default(),
+        tenants: Arc::new(Tenants::new(mpsc::channel(1).0)),
         logins: Arc::new(Logins::new().unwrap()),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

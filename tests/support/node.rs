@@ -40,6 +40,9 @@ impl Setup {
             .set("", "hostname", "\"relay.test\"")
             .set("relay", "networks", "[\"127.0.0.0/8\"]")
             .set("lanes.bulk", "gather", "\"0s\"")
+            // Tests send many alike.
+            .set("watch", "newsletters", "\"off\"")
+            .set("watch", "bursts", "\"off\"")
             .set("delivery", "allow_private", "true")
             .set("store", "free_space_min", "\"1 MiB\"")
             .set("log", "level", "\"info,bulkhead=debug\"")

@@ -10,6 +10,7 @@ mod parse;
 mod receive;
 mod rules;
 mod tenants;
+mod watch;
 
 use super::Config;
 use super::value::{Read, Value};
@@ -78,6 +79,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     receive::LANE_DIRECT,
     receive::LANE_BULK,
     tenants::TENANTS,
+    watch::WATCH,
     deliver::DNS,
     deliver::DELIVERY,
     deliver::SOURCES,

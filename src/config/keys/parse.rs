@@ -1,6 +1,6 @@
 //! Texts that several keys want in the same form. Every error is a sentence that names the text.
 
-use crate::base::address::Domain;
+use crate::base::address::{Domain, Mailbox};
 use crate::base::network::Networks;
 use crate::config::ListenAddress;
 use crate::config::value::{Read, Value};
@@ -27,6 +27,12 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         return Err(format!("{text:?} is not a path"));
     }
     Ok(PathBuf::from(text))
+}
+
+/// With a domain.
+pub(super) fn mailbox(text: &str) -> Result<Mailbox, String> {
+    let mailbox = Mailbox::parse(text).ok().filter(|mailbox| mailbox.domain().is_some());
+    mailbox.ok_or_else(|| format!("{text:?} is not an address; write it as oncall@example.net"))
 }
 
 /// `None` for none.

@@ -72,8 +72,8 @@ pub(super) const LISTEN: Section = Section {
             "proxy_protocol",
             Is("[]"),
             "Load balancers in front of this listener, such as [\"10.0.0.5\"]: what comes from \
-             them must begin with a header of HAProxy's PROXY protocol, version 1 or 2, which names the \
-             client.",
+             them must begin with a header of HAProxy's PROXY protocol, version 1 or 2, which \
+             names the client.",
             |c, v| last(&mut c.listen, networks(v), |l, nets| l.proxy_protocol = nets),
         ),
         key(

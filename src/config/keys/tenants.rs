@@ -102,6 +102,13 @@ pub(super) const TENANTS: Section = Section {
             last(&mut c.tenants, v.word(&lanes), |t, lane| t.lane = lane)
         }),
         key(
+            "watched",
+            Is("true"),
+            "Whether [watch] looks at this customer's mail; off for one whose bursts are right, \
+             such as a webmail server.",
+            |c, v| last(&mut c.tenants, v.flag(), |t, watched| t.watched = watched),
+        ),
+        key(
             "weight",
             Is("1"),
             "Share against other customers: 2 gets twice the turns of 1.",

@@ -29,7 +29,7 @@ fn suspend(tenant: Option<&str>, reason: &str, for_ms: Option<u64>) -> Request {
 
 fn resume(tenant: Option<&str>) -> Request {
     let tenant = tenant.map(str::to_string);
-    Request::Resume { site: None, tenant, campaign: None, lane: None }
+    Request::Resume { site: None, tenant, campaign: None, lane: None, as_usual: false }
 }
 
 /// Site, key, value of what was answered.
@@ -125,8 +125,16 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
 async fn without_a_node_nobody_takes_orders() {
     let clock = Clock::system();
     let (node, terms) = (String::new(), Default::default());
-    let api =
-        Api { store: store(), clock, node, sites: no_sites(), terms, desk: None, reload: None };
+    let api = Api {
+        store: store(),
+        clock,
+        node,
+        sites: no_sites(),
+        terms,
+        desk: None,
+        reception: None,
+        reload: None,
+    };
     let (near, far) = UnixStream::pair().unwrap();
     tokio::spawn(async move { serve_one(far, None, &api, PATIENCE).await });
     let (_, done) = ask(&mut Client::new(near), Request::Orders).await;

@@ -1,0 +1,33 @@
+//! What was noticed of a tenant.
+
+use crate::base::text::printable;
+use tracing::{error, warn};
+
+/// `tenant.noticed`, `tenant.suspended`, or, where that failed, `tenant.not_suspended`.
+pub fn alert(tenant: &str, campaign: &str, why: &str, suspended: Option<&Result<(), String>>) {
+    let [tenant, campaign, why] = [tenant, campaign, why].map(|t| printable(t.as_bytes(), 300));
+    match suspended {
+        None => {
+            warn!(target: "bulkhead", message = "tenant.noticed", tenant, campaign, why);
+        }
+        Some(Ok(())) => {
+            warn!(target: "bulkhead", message = "tenant.suspended", tenant, campaign, why);
+        }
+        Some(Err(error)) => {
+            error!(
+                target: "bulkhead",
+                message = "tenant.not_suspended",
+                tenant,
+                campaign,
+                why,
+                error = %error
+            );
+        }
+    }
+}
+
+/// `tenant.alert_lost`: there are more than can be carried out.
+pub fn alert_lost(tenant: &str, why: &str) {
+    let [tenant, why] = [tenant, why].map(|text| printable(text.as_bytes(), 300));
+    error!(target: "bulkhead", message = "tenant.alert_lost", tenant, why);
+}
