@@ -3,8 +3,52 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use support::{Client, Dns, Node, PATIENCE, Rule, Setup, Sink, Stage, message, stays, wait_until};
+
+/// A web server that takes one POST at the second try.
+struct Hook {
+    address: SocketAddr,
+    taking: std::thread::JoinHandle<String>,
+}
+
+impl Hook {
+    fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let take = move |answer: &str| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while reader.read_line(&mut line).unwrap() > 2 {
+                let field = line.to_ascii_lowercase();
+                if let Some(value) = field.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let head =
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            String::from_utf8(body).unwrap()
+        };
+        let taking = move || {
+            let refused = take("503 Later");
+            assert_eq!(take("204 Taken"), refused);
+            refused
+        };
+        Self { address, taking: std::thread::spawn(taking) }
+    }
+
+    /// What was posted.
+    fn posted(self) -> String {
+        self.taking.join().unwrap()
+    }
+}
 
 struct Bench {
     node: Node,
@@ -104,8 +148,13 @@ fn or_it_waits_until_somebody_has_looked() {
 
 #[test]
 fn a_hacked_sites_burst_is_suspended_and_its_neighbours_go_on() {
+    let hook = Hook::listen();
     let bench = Bench::new(|setup| {
-        setup.set("watch", "bursts", "\"suspend\"").set("watch", "burst_per_minute", "30")
+        setup.set("watch", "bursts", "\"suspend\"").set("watch", "burst_per_minute", "30").set(
+            "watch",
+            "alert_url",
+            &format!("\"http://{}/hook\"", hook.address),
+        )
     });
     let send = |from: &str, id: &str, to: &str| {
         // Each another text.
@@ -131,6 +180,10 @@ fn a_hacked_sites_burst_is_suspended_and_its_neighbours_go_on() {
     let row = listed.lines().find(|line| line.starts_with("hacked.test")).unwrap();
     assert!(row.contains("suspended: "), "{row}");
     wait_until(PATIENCE, "on call is told", || bench.sink.to("oncall@d.test").len() == 1);
+
+    let posted: serde_json::Value = serde_json::from_str(&hook.posted()).unwrap();
+    assert_eq!((&posted["tenant"], &posted["suspended"]), (&"hacked.test".into(), &true.into()));
+    assert!(posted["why"].as_str().unwrap().contains("direct mail in 1m"), "{posted}");
 
     // Looked at, and right.
     bench.node.ok(&["tenant", "resume", "hacked.test", "--as-usual"]);

@@ -148,8 +148,10 @@ pub struct Watch {
     pub bursts: Bursts,
     /// What makes one.
     pub fuse: FuseRules,
-    /// Who is told. Default nobody.
+    /// Who is told by mail. Default nobody.
     pub alert_to: Option<Mailbox>,
+    /// Where alerts are posted as JSON; empty: nowhere. Default nowhere.
+    pub alert_url: String,
 }
 
 /// `[watch] newsletters`

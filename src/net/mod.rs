@@ -5,3 +5,4 @@ pub mod dns;
 pub mod listen;
 pub mod tls;
 pub mod unix;
+pub mod webhook;

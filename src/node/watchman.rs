@@ -10,16 +10,22 @@ use crate::config::Config;
 use crate::control::Desk;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::{Lane, NewMessage, Origin};
+use crate::net::webhook;
 use crate::observe::store as tell_store;
 use crate::observe::tenant as tell;
 use crate::policy::orders::{Scope, Suspension};
 use crate::receive::tenants::Alert;
 use crate::store::Store;
+use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Longest reason of a suspension (`policy::orders`), in characters.
 const REASON_MAX: usize = 200;
+
+/// Pause before an alert is posted again.
+const POST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Waits for alerts.
 pub(super) struct Watchman<S> {
@@ -37,6 +43,10 @@ impl<S: Store> Watchman<S> {
             let suspended = if alert.suspend { Some(self.suspend(&alert).await) } else { None };
             tell::alert(&alert.tenant, &alert.campaign, &alert.why, suspended.as_ref());
             let config = self.config.get();
+            if !config.watch.alert_url.is_empty() {
+                let post = Post::of(&config.hostname, &alert, suspended.as_ref(), self.clock.now());
+                tokio::spawn(post.deliver(config.watch.alert_url.clone()));
+            }
             if let Some(to) = &config.watch.alert_to {
                 self.write(&config, to, &alert, suspended.as_ref()).await;
             }
@@ -93,6 +103,49 @@ impl<S: Store> Watchman<S> {
         };
         if let Err(error) = self.store.accept(message, None).await {
             tell_store::failed("accept", &error);
+        }
+    }
+}
+
+/// What is posted.
+#[derive(Clone, Debug, Serialize)]
+struct Post {
+    node: String,
+    tenant: String,
+    /// Empty: all of its mail.
+    campaign: String,
+    why: String,
+    suspended: bool,
+    at: String,
+}
+
+impl Post {
+    fn of(
+        node: &Domain,
+        alert: &Alert,
+        suspended: Option<&Result<(), String>>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            node: node.to_string(),
+            tenant: alert.tenant.clone(),
+            campaign: alert.campaign.clone(),
+            why: alert.why.clone(),
+            suspended: suspended.is_some_and(Result::is_ok),
+            at: now.to_string(),
+        }
+    }
+
+    /// Tries a few times. Who does not hear it finds it in the log.
+    async fn deliver(self, url: String) {
+        for pause in [POST_PAUSE, POST_PAUSE * 6, Duration::ZERO] {
+            let (to, post) = (url.clone(), self.clone());
+            let posted = tokio::task::spawn_blocking(move || webhook::post(&to, &post)).await;
+            match posted.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(()) => return,
+                Err(error) => tell::not_posted(&url, &error),
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 }

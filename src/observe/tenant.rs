@@ -26,6 +26,12 @@ pub fn alert(tenant: &str, campaign: &str, why: &str, suspended: Option<&Result<
     }
 }
 
+/// `tenant.alert_not_posted`: the address in `alert_url` did not take it.
+pub fn not_posted(url: &str, error: &str) {
+    let error = printable(error.as_bytes(), 300);
+    warn!(target: "bulkhead", message = "tenant.alert_not_posted", url, error);
+}
+
 /// `tenant.alert_lost`: there are more than can be carried out.
 pub fn alert_lost(tenant: &str, why: &str) {
     let [tenant, why] = [tenant, why].map(|text| printable(text.as_bytes(), 300));

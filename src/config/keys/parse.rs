@@ -35,6 +35,16 @@ pub(super) fn mailbox(text: &str) -> Result<Mailbox, String> {
     mailbox.ok_or_else(|| format!("{text:?} is not an address; write it as oncall@example.net"))
 }
 
+/// Of HTTP; empty for none.
+pub(super) fn url(text: &str) -> Result<String, String> {
+    let has_scheme = text.starts_with("https://") || text.starts_with("http://");
+    let is_plain = text.bytes().all(|b| b.is_ascii_graphic());
+    if text.is_empty() || (has_scheme && is_plain) {
+        return Ok(text.to_string());
+    }
+    Err(format!("{text:?} is not an address of the web; write it as https://chat.example.net/hook"))
+}
+
 /// `None` for none.
 pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
     if text.is_empty() { Ok(None) } else { path(text).map(Some) }

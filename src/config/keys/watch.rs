@@ -1,6 +1,6 @@
 //! Keys of what is watched in customers' mail: newsletters without a header, hacked sites.
 
-use super::parse::mailbox;
+use super::parse::{mailbox, url};
 use super::{Fallback::Is, Section, Shape, key, set};
 use crate::config::{Bursts, Newsletters};
 
@@ -8,7 +8,7 @@ pub(super) const WATCH: Section = Section {
     name: "watch",
     doc: "What customers send besides what they say: a mailing without the newsletter header, and \
           the burst of a hacked site. `bulkhead tenant show` tells what was seen. What is told of \
-          stands in the log (`tenant.*`), and goes to `alert_to`.",
+          stands in the log (`tenant.*`), and goes to `alert_to` and `alert_url`.",
     shape: Shape::Table,
     keys: &[
         key(
@@ -89,6 +89,14 @@ pub(super) const WATCH: Section = Section {
                 };
                 set(&mut c.watch.alert_to, address)
             },
+        ),
+        key(
+            "alert_url",
+            Is("\"\""),
+            "Address that alerts are posted to as JSON, such as \"https://chat.example.net/hook\": \
+             {\"node\", \"tenant\", \"campaign\", \"why\", \"suspended\", \"at\"}. Tried three \
+             times. Empty: none.",
+            |c, v| set(&mut c.watch.alert_url, v.parsed("\"https://…\"", url)),
         ),
     ],
 };
