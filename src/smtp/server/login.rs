@@ -2,7 +2,7 @@
 //!
 //! The session decodes and answers; whether a password is right, and who may try, the shell says.
 
-use super::{AUTH, Session, State, Step, Tls, not_done};
+use super::{AUTH, Refused, Session, State, Step, Tls, not_done};
 use crate::smtp::command::Refusal;
 use crate::smtp::sasl::{Exchange, Mechanism, Next, Password, ScramVerifier};
 use base64::Engine as _;
@@ -157,9 +157,11 @@ impl Session {
         self.exchange = None;
         self.state = State::Commands;
         self.refuse(refusal);
-        if let Some(refused) = &mut self.refusal {
-            refused.command = AUTH.to_string();
-        }
+        // Told before the next command is read, which may be at hand.
+        self.pending = self.refusal.take().map(|refused| {
+            let command = AUTH.to_string();
+            Step::Refused(Box::new(Refused { command, ..refused }))
+        });
     }
 }
 

@@ -515,3 +515,17 @@ fn a_login_before_starttls_is_gone_after_it() {
     let heard = play(&mut session, format!("{HELLO}{ENVELOPE}").as_bytes(), &[]);
     assert_eq!(codes(&heard), "250 250 550");
 }
+
+#[test]
+fn what_follows_a_wrong_password_at_once_is_heard() {
+    let [wrong, right] = ["guess", "secret"].map(|p| base64(&format!("\0ann\0{p}")));
+    let mut session = with_logins(Tls::Offered, Logins::Always);
+    let input = format!("{HELLO}AUTH PLAIN {wrong}\r\nAUTH PLAIN {right}\r\n{ENVELOPE}");
+    let heard = play(&mut session, input.as_bytes(), &[]);
+    assert_eq!(codes(&heard), "220 250 535 235 250 250");
+    assert_eq!((heard.refused, heard.domains), (vec!["AUTH|-|535".into()], vec!["y.test".into()]));
+    let mut session = with_logins(Tls::Offered, Logins::Always);
+    let input = format!("{HELLO}AUTH PLAIN {wrong}\r\nSTARTTLS\r\n");
+    play(&mut session, input.as_bytes(), &[]);
+    assert_eq!(session.tls(), Tls::On);
+}
