@@ -42,12 +42,14 @@ use std::sync::Arc;
 const LINE_DRAINED_MAX: usize = 64 << 10;
 
 /// Commands that the log names.
-const VERBS: [&str; 18] = [
-    "EHLO", "HELO", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT", "AUTH",
-    "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "GET", "POST",
+const VERBS: [&str; 20] = [
+    "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP", "QUIT",
+    "AUTH", "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "GET", "POST",
 ];
 /// All that the log says of a login.
 const AUTH: &str = "AUTH";
+/// And of what is no command.
+const UNKNOWN: &str = "?";
 /// Characters of a refused command in the log.
 const COMMAND_SHOWN: usize = 200;
 /// So many refusals in a row are told of; a bad list has thousands.
@@ -282,8 +284,12 @@ impl Session {
         let mut at = 0;
         loop {
             let rest = input.get(at..).unwrap_or_default();
-            let reads_command = matches!(self.state, State::Commands | State::LongLine);
-            let logs_in = matches!(self.state, State::LoggingIn);
+            let name: fn(&[u8]) -> String = match self.state {
+                State::Commands => shown,
+                State::LoggingIn => |line| (if is_long(line) { UNKNOWN } else { AUTH }).to_string(),
+                State::LongLine => |_| UNKNOWN.to_string(),
+                _ => |_| String::new(),
+            };
             let (taken, step) = match &mut self.state {
                 State::Closed => return (input.len(), Step::Close),
                 State::Answering => return (at, Step::Read),
@@ -300,11 +306,7 @@ impl Session {
             };
             at += taken;
             if let Some(mut refused) = self.refusal.take() {
-                if logs_in {
-                    refused.command = AUTH.to_string();
-                } else if reads_command && refused.command.is_empty() {
-                    refused.command = shown(rest.get(..taken).unwrap_or_default());
-                }
+                refused.command = name(rest.get(..taken).unwrap_or_default());
                 return (at, Step::Refused(Box::new(refused)));
             }
             if let Some(step) = step {
@@ -330,6 +332,7 @@ impl Session {
         let line = input.get(..end).unwrap_or_default();
         let step = if matches!(self.state, State::LongLine) || line.len() >= COMMAND_MAX {
             (self.state, self.drained) = (State::Commands, 0);
+            self.exchange = None;
             self.refuse(&Refusal::new(500, (5, 5, 2), "Line too long"));
             None
         } else {
@@ -504,11 +507,19 @@ fn not_done() -> Refusal {
 
 /// A command line for the log.
 fn shown(line: &[u8]) -> String {
-    if is_verb(line, b"MAIL") || is_verb(line, b"RCPT") {
+    if is_long(line) {
+        return UNKNOWN.to_string();
+    }
+    if is_verb(line, b"MAIL ") || is_verb(line, b"RCPT ") {
         return printable(line.trim_ascii_end(), COMMAND_SHOWN);
     }
     let known = VERBS.iter().find(|verb| is_verb(line, verb.as_bytes()));
-    known.map_or_else(|| "?".to_string(), |verb| (*verb).to_string())
+    (*known.unwrap_or(&UNKNOWN)).to_string()
+}
+
+/// With its LF.
+fn is_long(line: &[u8]) -> bool {
+    line.len() > COMMAND_MAX
 }
 
 fn is_verb(line: &[u8], verb: &[u8]) -> bool {

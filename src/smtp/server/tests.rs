@@ -529,3 +529,14 @@ fn what_follows_a_wrong_password_at_once_is_heard() {
     play(&mut session, input.as_bytes(), &[]);
     assert_eq!(session.tls(), Tls::On);
 }
+
+#[test]
+fn of_a_line_that_is_too_long_the_log_says_nothing() {
+    let rest = "MAIL FROM:<secret>".repeat(COMMAND_MAX / 18 + 1);
+    for sizes in [&[][..], &[COMMAND_MAX]] {
+        let mut session = with_logins(Tls::On, Logins::Always);
+        let input = format!("{HELLO}AUTH LOGIN\r\n{rest}\r\n{rest}\r\n");
+        let heard = play(&mut session, input.as_bytes(), sizes);
+        assert_eq!(heard.refused, ["?|-|500", "?|-|500"]);
+    }
+}
