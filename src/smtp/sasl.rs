@@ -98,7 +98,9 @@ impl fmt::Debug for Password {
 /// What follows "the name": it is empty, longer than [`USER_MAX`], or has characters that none may
 /// have.
 pub fn user_name(text: &str) -> Result<String, &'static str> {
-    prepare(text, USER_MAX).map(|name| name.to_ascii_lowercase())
+    let name = prepare(text, USER_MAX)?.to_ascii_lowercase();
+    // Small letters compose where large ones do not: h and a macron below.
+    prepare(&name, USER_MAX).map(Cow::into_owned)
 }
 
 fn prepare(text: &str, most: usize) -> Result<Cow<'_, str>, &'static str> {
@@ -268,6 +270,12 @@ mod tests {
             assert_eq!(Mechanism::parse(&mechanism.name().to_lowercase()), Some(mechanism));
         }
         assert_eq!(Mechanism::parse("SCRAM-SHA-256-PLUS"), None);
+    }
+
+    #[test]
+    fn a_name_has_one_form() {
+        assert_eq!(user_name("H\u{331}").as_deref(), Ok("\u{1e96}"));
+        assert_eq!(user_name("\u{1e96}").as_deref(), Ok("\u{1e96}"));
     }
 
     #[test]
