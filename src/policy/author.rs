@@ -4,8 +4,8 @@ use crate::base::address::Domain;
 use mail_parser::{Address, HeaderName, HeaderValue, MessageParser};
 
 /// The domains of all addresses in all `From` fields of a header section; none where there is no
-/// such field. `None`: one of the addresses cannot be read, and who reads it in his own way may
-/// find anybody there.
+/// such field. `None`: one of the addresses cannot be read, or a field has none (an empty group,
+/// whose name may look like one), and who reads it in his own way may find anybody there.
 #[must_use]
 pub fn domains(header: &[u8]) -> Option<Vec<Domain>> {
     let parser = MessageParser::new().default_header_ignore().header_address(HeaderName::From);
@@ -13,9 +13,13 @@ pub fn domains(header: &[u8]) -> Option<Vec<Domain>> {
     let mut domains = Vec::new();
     for field in message.headers().iter().filter(|h| h.name().eq_ignore_ascii_case("from")) {
         let HeaderValue::Address(address) = field.value() else { return None };
+        let before = domains.len();
         for mailbox in address_list(address) {
             let (_, domain) = mailbox?.rsplit_once('@')?;
             domains.push(Domain::parse(domain).ok()?);
+        }
+        if domains.len() == before {
+            return None;
         }
     }
     Some(domains)
@@ -49,6 +53,8 @@ mod tests {
             ("From: ann", None),
             ("From: <ann@shop..test>", None),
             ("From: ann@shop.test, victim", None),
+            ("From: victim@evil.test:;", None),
+            ("From: ann@shop.test\r\nFrom: Friends:;", None),
         ] {
             assert_eq!(read(header).as_deref(), want, "{header}");
         }
