@@ -1,5 +1,6 @@
 //! Layer 4: names and sockets: where mail for a domain goes, and how to get there.
 
+pub mod balancer;
 pub mod dial;
 pub mod dns;
 pub mod listen;

@@ -6,12 +6,12 @@ use super::intake::Ingress;
 use super::session::{self, Guest};
 use crate::base::time::Timestamp;
 use crate::config::Listen;
+use crate::net::balancer::{self, HEADER_MAX};
 use crate::net::listen::{Listener, Stream};
 use crate::observe::node::accept_failed;
 use crate::observe::receive as tell;
 use crate::smtp::command::Refusal;
 use crate::store::Store;
-use proxy_header::{ParseConfig, ProxyHeader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +30,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a load balancer may take to say who is there.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest header of the PROXY protocol that is read: an address, and what a balancer adds.
-const HEADER_MAX: usize = 2_048;
 
 impl<S: Store> Ingress<S> {
     /// Serves clients of a bound listener until `stop` turns true and the last session has ended.
@@ -138,24 +136,19 @@ async fn introduced(
     mut stream: Box<dyn Stream>,
 ) -> Option<(Box<dyn Stream>, Option<IpAddr>, Vec<u8>)> {
     let mut read = Vec::with_capacity(HEADER_MAX);
-    let address = timeout(HEADER_PATIENCE, async {
+    let header = timeout(HEADER_PATIENCE, async {
         loop {
-            match ProxyHeader::parse(&read, ParseConfig::default()) {
-                Ok((header, len)) => {
-                    let address = header.proxied_address().map(|proxied| proxied.source.ip());
-                    return Some((address.map(|ip| ip.to_canonical()), len));
-                }
-                Err(proxy_header::Error::BufferTooShort) if read.len() < HEADER_MAX => {}
-                Err(_) => return None,
+            if let Some(header) = balancer::header(&read).ok()? {
+                return Some(header);
             }
             if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
                 return None;
             }
         }
     });
-    let (address, len) = address.await.ok().flatten()?;
-    read.drain(..len);
-    Some((stream, address, read))
+    let header = header.await.ok().flatten()?;
+    read.drain(..header.len);
+    Some((stream, header.client, read))
 }
 
 /// Clients that were turned away since the log last told of one.
