@@ -188,7 +188,14 @@ impl<S: Store> Shell<'_, S> {
         let Some(config) = config.as_ref() else { return Err(ErrorKind::Unsupported.into()) };
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let handshake = TlsAcceptor::from(Arc::clone(config)).accept(clear);
-        let done = timeout(HANDSHAKE, handshake).await;
+        let crowded = self.ingress.door.is_crowded();
+        let patience = if crowded { CROWDED_PATIENCE } else { HANDSHAKE };
+        let done = tokio::select! {
+            done = timeout(patience, handshake) => done,
+            Ok(_) = self.stop.wait_for(|stop| *stop) => {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
+        };
         let stream = match done.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
             Ok(stream) => stream,
             Err(error) => {

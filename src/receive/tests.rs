@@ -7,11 +7,13 @@ use crate::base::address::Domain;
 use crate::base::id::IdGenerator;
 use crate::base::network::Networks;
 use crate::base::time::Clock;
-use crate::config::Config;
 use crate::config::tests::defaults;
+use crate::config::{Config, Role};
 use crate::net::listen::Listener;
 use crate::store::memory::MemoryStore;
 use crate::store::{Filter, Handoff, State, Store};
+use rustls::ServerConfig;
+use rustls_pki_types::PrivateKeyDer;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,7 +47,8 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let ids = Arc::new(Mutex::new(IdGenerator::after(None)));
     let ((direct_in, direct), (expected_in, expected)) = (mpsc::channel(1), mpsc::channel(1));
     let listen = config.listen[0].clone();
-    let (config, tls) = (Arc::new(config).into(), Arc::new(None).into());
+    let tls = (listen.role == Role::Submissions).then(certificate);
+    let (config, tls) = (Arc::new(config).into(), Arc::new(tls).into());
     let ingress = Ingress::new(Parts {
         store: store.clone(),
         config,
@@ -63,6 +66,17 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let serving = Arc::new(ingress).serve(Listener::Tcp(listener), listen, stopped);
     let serving = tokio::spawn(serving);
     Server { address, store, direct, expected, stop, serving }
+}
+
+/// TLS with a certificate of its own.
+fn certificate() -> Arc<ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(vec!["relay.test".to_string()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.unwrap().with_no_client_auth();
+    Arc::new(config.with_single_cert(vec![made.cert.der().clone()], key).unwrap())
 }
 
 impl Server {
@@ -228,6 +242,22 @@ async fn a_stop_ends_sessions_that_idle() {
     let address = server.address;
     server.ended().await;
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_handshake() {
+    let server = server(|c| c.listen[0].role = Role::Submissions).await;
+    let mut silent = Client::connect(&server).await;
+    // It has a place: another one of this address finds the server's side of TLS, too.
+    silent.0.write_all(b"\x16\x03\x01").await.unwrap();
+    let mut plain = Client::connect(&server).await;
+    plain.say("EHLO c.test\r\n").await;
+    let mut alert = Vec::new();
+    _ = timeout(PATIENCE, plain.0.read_to_end(&mut alert)).await.expect("no TLS, no session");
+    assert!(alert.starts_with(b"\x15\x03"), "{alert:?}");
+    server.stop.send(true).unwrap();
+    timeout(PATIENCE / 3, server.ended()).await.expect("a stop is not held up");
+    silent.expect_end().await;
 }
 
 #[tokio::test]
