@@ -5,6 +5,12 @@
 //! (`tests/fuzz_replay.rs`), so nothing here may need the fuzzer.
 #![allow(dead_code, unreachable_pub, reason = "each target and the replay use their own part")]
 
+mod dialogue;
+mod frames;
+mod login;
+mod session;
+mod words;
+
 use bulkhead::base::address::{DOMAIN_MAX, Domain, Mailbox, PATH_MAX, ReversePath};
 use bulkhead::base::id::IdGenerator;
 use bulkhead::base::text::printable;
@@ -15,15 +21,16 @@ use bulkhead::mail::header::{self, Trace};
 use bulkhead::mail::lines;
 use bulkhead::policy::classify::{HeaderRule, Rules, classify};
 use bulkhead::smtp::client::{Attempt, Conversation, Opening, Outgoing, Stage};
-use bulkhead::smtp::command::{self, Command, Refusal};
+use bulkhead::smtp::command::{self, Command};
 use bulkhead::smtp::data::{ChunkReader, DataLimits, DataReader, Fault};
 use bulkhead::smtp::reply::{REPLY_TEXT_MAX, Reply, ReplyError, ReplyReader};
-use bulkhead::smtp::sasl::{Password, ScramVerifier};
-use bulkhead::smtp::server::{Login, Logins, Session, Settings, Standing, Step, Tls};
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::Arc;
+
+pub use dialogue::dialogue;
+pub use login::{credential, sasl, users};
+pub use session::session;
+pub use words::{author, balancer, proxied, shape};
 
 /// A target's body.
 pub type Body = fn(&[u8]);
@@ -31,15 +38,23 @@ pub type Body = fn(&[u8]);
 /// All targets by name; each has a folder below `corpus/`.
 pub const ALL: &[(&str, Body)] = &[
     ("address", address),
+    ("author", author),
+    ("balancer", balancer),
     ("client", client),
     ("command", command),
     ("config", config),
+    ("credential", credential),
     ("data", data),
+    ("dialogue", dialogue),
     ("header", header),
     ("lines", lines),
+    ("proxied", proxied),
     ("reply", reply),
+    ("sasl", sasl),
     ("session", session),
+    ("shape", shape),
     ("text", text),
+    ("users", users),
 ];
 
 /// What is taken for an address is kept in its spelling, cannot carry a command, and parses again
@@ -315,94 +330,4 @@ pub fn lines(data: &[u8]) {
         Ok(same) => assert_eq!(same, data),
         Err(error) => assert!(lines::are_long(data), "{error}"),
     }
-}
-
-/// A whole session: the same however it is cut, within its limits, and every reply well formed.
-pub fn session(data: &[u8]) {
-    let whole = converse(data, data.len().max(1));
-    // Which of two size limits is told may depend on the pieces; whether one is, not.
-    let classes = |output: &[u8]| -> Vec<u8> {
-        output.split(|b| *b == b'\n').filter_map(|line| line.first().copied()).collect()
-    };
-    for piece in [1, 3, 17] {
-        let cut = converse(data, piece);
-        assert_eq!((cut.0, classes(&cut.1)), (whole.0.clone(), classes(&whole.1)), "{piece}");
-    }
-    let (messages, output) = whole;
-    for (recipients, body) in messages {
-        assert!((1..=3).contains(&recipients), "{recipients} recipients");
-        check_body(&body, false);
-    }
-    assert!(output.ends_with(b"\r\n"));
-    for line in output.split(|b| *b == b'\n') {
-        let Some(line) = line.strip_suffix(b"\r") else {
-            assert!(line.is_empty(), "a reply ends in CRLF");
-            continue;
-        };
-        assert!(line.len() <= 510, "RFC 5321 §4.5.3.1.5");
-        assert!(line[..3].iter().all(u8::is_ascii_digit) && matches!(line[3], b' ' | b'-'));
-        let text = std::str::from_utf8(line).expect("replies are UTF-8");
-        assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
-    }
-}
-
-/// Messages (recipients and body) and all output.
-fn converse(data: &[u8], piece: usize) -> (Vec<(usize, Vec<u8>)>, Vec<u8>) {
-    let settings = Settings {
-        hostname: Domain::parse("relay.test").expect("a domain"),
-        message_size: SMALL.size,
-        line_length: SMALL.line,
-        recipients: 3,
-        messages: 5,
-        commands: 40,
-        errors: 8,
-    };
-    let standing = Standing {
-        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        may_relay: true,
-        must_log_in: false,
-        tls: Tls::Offered,
-        logins: Logins::Always,
-        is_proxy: true,
-    };
-    let mut session = Session::new(Arc::new(settings), standing.clone(), "n".into());
-    let (mut messages, mut output, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
-    for input in data.chunks(piece) {
-        buffer.extend_from_slice(input);
-        loop {
-            let (taken, step) = session.step(&buffer);
-            buffer.drain(..taken);
-            output.append(session.output());
-            match step {
-                Step::Read => break,
-                Step::Recipient(_) | Step::Refused(_) => {}
-                Step::Message(message) => {
-                    messages.push((message.envelope.recipients.len(), message.body));
-                    session.answer(&Refusal::new(250, (2, 0, 0), "Taken"));
-                }
-                Step::Login(Login::Verifier(user)) => {
-                    let password = Password::new("secret").expect("a password");
-                    let salt = user.as_bytes();
-                    let once = NonZeroU32::MIN;
-                    session.verify(ScramVerifier::derive(&password, salt, once));
-                }
-                Step::Login(Login::Password { user, password }) => match password.as_bytes() {
-                    b"secret" => session.logged_in(user),
-                    _ => session.denied(&Refusal::new(535, (5, 7, 8), "Wrong")),
-                },
-                Step::Login(Login::Proven(user)) => session.logged_in(user),
-                Step::Login(Login::Wrong(_)) => {
-                    session.denied(&Refusal::new(535, (5, 7, 8), "Wrong"));
-                }
-                Step::Introduce(proxied) => {
-                    session.introduced(standing.clone(), proxied.helo, proxied.login);
-                }
-                // What is read with the command is forgotten, which differs by how it was cut.
-                Step::StartTls | Step::Close => return (messages, output),
-            }
-        }
-        assert!(buffer.len() <= command::COMMAND_MAX, "only part of a command is left for later");
-    }
-    output.append(session.output());
-    (messages, output)
 }

@@ -1,0 +1,7 @@
+//! Fuzzes `bodies::dialogue`.
+#![no_main]
+
+#[path = "../src/bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::dialogue(data));
