@@ -19,7 +19,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
 /// Pause between two lines of the log about clients that were turned away.
@@ -83,6 +83,9 @@ impl<S: Store> Ingress<S> {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
+            // While there is always another who comes, those who are inside have their turn, too:
+            // without this the thread would look only after thousands whether they have news.
+            yield_now().await;
         }
         drop(listener);
         while sessions.join_next().await.is_some() {}

@@ -21,11 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-/// Bytes read at once.
+/// Bytes of a message read at once; after so many, others have their turn.
 const READ: usize = 16 << 10;
+/// Bytes of commands read at once: all that a session needs that idles.
+const READ_COMMANDS: usize = 4 << 10;
 /// A message of this size needs no room of its own: the limit on sessions bounds such ones.
 const SMALL: usize = 64 << 10;
 /// Room that a growing message asks for at a time, in KiB. Twice its bytes: it is copied once.
@@ -76,6 +79,7 @@ pub(super) async fn run<S: Store>(ingress: &Ingress<S>, guest: Guest, stop: watc
         stop,
         begun: None,
         waiting: None,
+        taken: 0,
         room: None,
     };
     // A connection that breaks needs no more words.
@@ -120,6 +124,8 @@ struct Shell<'a, S> {
     begun: Option<Timestamp>,
     /// Since when a whole command is waited for.
     waiting: Option<Timestamp>,
+    /// Bytes read since others had their turn.
+    taken: usize,
     /// What it holds of the memory for large messages.
     room: Option<OwnedSemaphorePermit>,
 }
@@ -127,7 +133,7 @@ struct Shell<'a, S> {
 impl<S: Store> Shell<'_, S> {
     /// Serves to the end; `buffer` holds what was read already.
     async fn serve(mut self, mut buffer: Vec<u8>) -> std::io::Result<()> {
-        buffer.reserve(READ);
+        buffer.reserve(READ_COMMANDS);
         if self.listen.role == Role::Submissions {
             self.shake_hands().await?;
         } else if self.listen.role == Role::Relay && !self.place.may_relay {
@@ -151,7 +157,7 @@ impl<S: Store> Shell<'_, S> {
                     at = 0;
                     self.flush().await?;
                     if !self.read(&mut buffer).await? {
-                        return self.close().await;
+                        return self.close(buffer).await;
                     }
                     // Only MAIL asks; where space is short the store is asked, too.
                     if !self.session.is_in_message() {
@@ -177,7 +183,7 @@ impl<S: Store> Shell<'_, S> {
                     self.session.answer(&answer);
                     self.room = None;
                 }
-                Step::Close => return self.close().await,
+                Step::Close => return self.close(buffer).await,
             }
         }
     }
@@ -271,13 +277,17 @@ impl<S: Store> Shell<'_, S> {
 
     /// Says the last words. What the client still sends is read for a while: closing on it would
     /// reset the connection, and the words could be lost.
-    async fn close(&mut self) -> std::io::Result<()> {
+    async fn close(&mut self, mut rest: Vec<u8>) -> std::io::Result<()> {
         self.flush().await?;
         // Not while the other side takes nothing.
         timeout(LINGER, self.stream.shutdown()).await.unwrap_or(Ok(()))?;
-        let mut rest = [0; 4_096];
-        let drained =
-            async { while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+        let drained = async {
+            rest.clear();
+            while self.stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
+                rest.clear();
+                yield_now().await;
+            }
+        };
         _ = timeout(LINGER, drained).await;
         Ok(())
     }
@@ -299,6 +309,7 @@ impl<S: Store> Shell<'_, S> {
         let in_message = self.session.is_in_message();
         let since = self.ingress.parts.clock.now();
         if in_message {
+            buffer.reserve(READ);
             self.begun.get_or_insert(since);
         } else {
             self.begun = None;
@@ -323,13 +334,25 @@ impl<S: Store> Shell<'_, S> {
                 () = stopping => break Refusal::new(421, (4, 3, 2), "Node is stopping, reconnect"),
                 read = timeout(patience.min(LOOK), self.stream.read_buf(buffer)) => {
                     if let Ok(count) = read {
-                        return Ok(count? > 0);
+                        let count = count?;
+                        self.give_way(count).await;
+                        return Ok(count > 0);
                     }
                 }
             }
         };
         self.session.abort(&refusal);
         Ok(false)
+    }
+
+    /// Others have their turn once so much was read: with a client that always has more at hand,
+    /// the thread would be kept, and seldom ask who else has news.
+    async fn give_way(&mut self, count: usize) {
+        self.taken += count;
+        if self.taken >= READ {
+            self.taken = 0;
+            yield_now().await;
+        }
     }
 
     /// How much longer the client may take, where nothing came since then.
