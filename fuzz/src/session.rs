@@ -203,7 +203,7 @@ impl Shell {
             self.buffer.drain(..taken);
             self.taken += taken;
             self.hear();
-            assert!(self.session.body_len() <= SMALL.size + 2);
+            assert!(self.session.body().len() <= SMALL.size + 2);
             match step {
                 Step::Read => {
                     let left = self.buffer.len();

@@ -125,8 +125,7 @@ impl<S: Store> Ingress<S> {
         // What begins without a field is all body.
         let header = if scan.has_fields { header } else { &[] };
         if header.len() > config.limits.header_size {
-            let text = format!("Header section larger than {} bytes", config.limits.header_size);
-            return Err(Refusal::new(552, (5, 3, 4), text));
+            return Err(header_too_large(config.limits.header_size));
         }
         if scan.hops > config.limits.hops {
             return Err(Refusal::new(554, (5, 4, 6), format!("Too many hops ({})", scan.hops)));
@@ -210,6 +209,10 @@ impl<S: Store> Ingress<S> {
         }
         Refusal::new(250, (2, 0, 0), format!("Queued as {id}"))
     }
+}
+
+pub(super) fn header_too_large(most: usize) -> Refusal {
+    Refusal::new(552, (5, 3, 4), format!("Header section larger than {most} bytes"))
 }
 
 /// The message as every receiver takes it.

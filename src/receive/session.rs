@@ -2,10 +2,11 @@
 //! end.
 
 use super::door::Place;
-use super::intake::{Client, Ingress};
+use super::intake::{Client, Ingress, header_too_large};
 use crate::base::random::unforeseeable;
 use crate::base::time::Timestamp;
 use crate::config::{Listen, ListenAddress, PlainText, Role};
+use crate::mail::header;
 use crate::net::listen::Stream;
 use crate::net::tls::fingerprint;
 use crate::observe::receive as tell;
@@ -81,6 +82,7 @@ pub(super) async fn run<S: Store>(ingress: &Ingress<S>, guest: Guest, stop: watc
         waiting: None,
         taken: 0,
         room: None,
+        header_seen: false,
     };
     // A connection that breaks needs no more words.
     _ = shell.serve(begun).await;
@@ -128,6 +130,8 @@ struct Shell<'a, S> {
     taken: usize,
     /// What it holds of the memory for large messages.
     room: Option<OwnedSemaphorePermit>,
+    /// It was looked whether the header section of the message under way is too large.
+    header_seen: bool,
 }
 
 impl<S: Store> Shell<'_, S> {
@@ -373,10 +377,27 @@ impl<S: Store> Shell<'_, S> {
         }
     }
 
+    /// Gives up a message whose header section does not end in time, before it takes memory.
+    fn mind_header(&mut self) {
+        let (body, config) = (self.session.body(), self.ingress.parts.config.get());
+        let most = config.limits.header_size;
+        if body.len() <= most {
+            self.header_seen = false;
+        } else if !std::mem::replace(&mut self.header_seen, true) {
+            let begin = body.get(..most + 1).unwrap_or(body);
+            // What begins without a field is all body.
+            let has_fields = header::fields(begin).next().is_some();
+            if has_fields && header::header_len(begin) > most {
+                self.session.overflow(header_too_large(most));
+            }
+        }
+    }
+
     /// Sees to it that the message under way is covered by the memory for large messages.
     async fn make_room(&mut self) {
         let held = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * 512;
-        let size = self.session.body_len();
+        self.mind_header();
+        let size = self.session.body().len();
         if size <= SMALL || size <= held {
             return;
         }

@@ -335,3 +335,24 @@ async fn a_client_that_reads_nothing_holds_its_place_no_longer_than_its_patience
     let mut rest = Vec::new();
     _ = timeout(PATIENCE, deaf.0.read_to_end(&mut rest)).await.expect("the connection is closed");
 }
+
+#[tokio::test]
+async fn a_header_without_end_takes_no_memory_and_a_body_without_fields_is_none() {
+    let server = server(|c| c.limits.header_size = 10_000).await;
+    let mut client = Client::in_data(&server).await;
+    for _ in 0..100 {
+        client.say(&"X-A: b\r\n".repeat(1_000)).await;
+    }
+    client.say("\r\n\r\n.\r\n").await;
+    client.expect("552 5.3.4 Header section larger than 10000 bytes").await;
+    client.say("MAIL FROM:<a@s.test>\r\nRCPT TO:<b@d.test>\r\nDATA\r\n").await;
+    client.expect("354 ").await;
+    client.say(&"no field here\r\n".repeat(10_000)).await;
+    client.say(".\r\n").await;
+    client.expect("250 ").await;
+    client.say("MAIL FROM:<a@s.test>\r\nRCPT TO:<b@d.test>\r\nDATA\r\n").await;
+    client.expect("354 ").await;
+    client.say(&format!("A: b\r\n\r\n{}.\r\n", "text\r\n".repeat(10_000))).await;
+    client.expect("250 ").await;
+    assert_eq!(server.stored().await.0, 2);
+}

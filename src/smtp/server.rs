@@ -269,10 +269,10 @@ impl Session {
             || self.chunks.is_some()
     }
 
-    /// Bytes of the message so far.
+    /// The message so far.
     #[must_use]
-    pub fn body_len(&self) -> usize {
-        self.body.len()
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// Takes from the front of `input`. Gives how much was taken; to be called again, with the

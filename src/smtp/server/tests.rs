@@ -307,10 +307,10 @@ fn a_want_of_room_is_told_at_the_end() {
     let mut session = session(true);
     let begin = format!("{HELLO}{ENVELOPE}DATA\r\nabc\r\n");
     play(&mut session, begin.as_bytes(), &[]);
-    assert!(session.is_in_message() && session.body_len() == 5);
+    assert!(session.is_in_message() && session.body().len() == 5);
     session.overflow(Refusal::new(452, (4, 3, 1), "No room"));
     session.step(&b"more\r\n".repeat(20));
-    assert_eq!(session.body_len(), 0, "nothing is kept any more");
+    assert_eq!(session.body().len(), 0, "nothing is kept any more");
     let heard = play(&mut session, b"more\r\n.\r\nNOOP\r\n", &[]);
     assert_eq!((codes(&heard).as_str(), heard.messages.len()), ("452 250", 0));
 }
