@@ -115,7 +115,11 @@ impl<S: Store> Ingress<S> {
         }
     }
 
-    fn prepare(&self, received: Received, client: &Client) -> Result<NewMessage, Refusal> {
+    pub(super) fn prepare(
+        &self,
+        received: Received,
+        client: &Client,
+    ) -> Result<NewMessage, Refusal> {
         let Received { mut envelope, helo, user: _, forwarded_for, protocol, body } = received;
         let (config, now) = (self.parts.config.get(), self.parts.clock.now());
         let header = body.get(..header::header_len(&body)).unwrap_or_default();
@@ -178,7 +182,7 @@ impl<S: Store> Ingress<S> {
         })
     }
 
-    async fn accept(&self, message: NewMessage, begun: Timestamp) -> Refusal {
+    pub(super) async fn accept(&self, message: NewMessage, begun: Timestamp) -> Refusal {
         let (id, body) = (message.id, message.body.clone());
         let told = tell::Accepting::of(&message);
         let (tenant, recipients) =

@@ -156,14 +156,14 @@ async fn introduced(
 
 /// Clients that were turned away since the log last told of one.
 #[derive(Default)]
-struct TurnedAway {
+pub(super) struct TurnedAway {
     told_at: Option<Timestamp>,
     count: u64,
 }
 
 impl TurnedAway {
     /// Tells of this one unless another was told of just now.
-    fn tell(&mut self, client: IpAddr, reply: &Refusal, now: Timestamp) {
+    pub(super) fn tell(&mut self, client: IpAddr, reply: &Refusal, now: Timestamp) {
         self.count += 1;
         if self.told_at.is_none_or(|at| now.since(at) >= TELL_PAUSE) {
             tell::turned_away(client, reply, self.count);

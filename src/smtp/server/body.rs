@@ -83,7 +83,7 @@ impl Session {
         self.state = State::Commands;
         self.messages += 1;
         if let Some(fault) = fault {
-            self.refuse(&self.fault(fault));
+            self.refuse(&self.settings.fault(fault));
             self.reset();
             if fault.is_smuggling() {
                 self.state = State::Closed;

@@ -1,7 +1,7 @@
 //! What a session says: replies with their enhanced codes (RFC 2034), and how many refusals it puts
 //! up with.
 
-use super::{REFUSALS_TOLD, Refused, Session, State, Tls};
+use super::{REFUSALS_TOLD, Refused, Session, Settings, State, Tls};
 use crate::smtp::command::Refusal;
 use crate::smtp::data::Fault;
 use crate::smtp::proxied;
@@ -94,12 +94,14 @@ impl Session {
     }
 
     pub(super) fn too_big(&self) -> Refusal {
-        let text = format!("Message larger than {} bytes", self.settings.message_size);
-        Refusal::new(552, (5, 3, 4), text)
+        self.settings.fault(Fault::TooBig)
     }
+}
 
+impl Settings {
     /// What is said of a message with a fault.
-    pub(super) fn fault(&self, fault: Fault) -> Refusal {
+    #[must_use]
+    pub fn fault(&self, fault: Fault) -> Refusal {
         let refused = |what: &str| {
             Refusal::new(550, (5, 6, 0), format!("{what} in the message; lines end in CRLF"))
         };
@@ -107,10 +109,12 @@ impl Session {
             Fault::BareCr => refused("Bare CR"),
             Fault::BareLf => refused("Bare LF"),
             Fault::Nul => Refusal::new(550, (5, 6, 0), "NUL in the message"),
-            Fault::TooBig => self.too_big(),
+            Fault::TooBig => {
+                let text = format!("Message larger than {} bytes", self.message_size);
+                Refusal::new(552, (5, 3, 4), text)
+            }
             Fault::LongLine => {
-                let text =
-                    format!("Line longer than {} bytes in the message", self.settings.line_length);
+                let text = format!("Line longer than {} bytes in the message", self.line_length);
                 Refusal::new(550, (5, 6, 0), text)
             }
         }
