@@ -31,6 +31,7 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
         let text = "is of no use without `certificate`".to_string();
         found.push(Misfit { section: "tls", number: 0, keys: &["key"], text });
     }
+    http(config, &mut found);
     tenants(config, &mut found);
     sources(config, &mut found);
     pools(config, &mut found);
@@ -88,6 +89,23 @@ fn listeners(config: &Config, found: &mut Vec<Misfit>) {
     }
 }
 
+fn http(config: &Config, found: &mut Vec<Misfit>) {
+    let Some(address) = config.http.listen else { return };
+    let mut misfit = |keys, text: &str| {
+        found.push(Misfit { section: "http", number: 0, keys, text: text.to_string() });
+    };
+    if config.http.tls && config.tls.certificate.is_none() {
+        misfit(&["tls"], "wants a certificate; give [tls] certificate");
+    }
+    if !config.http.tls && !address.ip().to_canonical().is_loopback() {
+        let text = "is no loopback address, and tokens would be read on the way; give tls = true";
+        misfit(&["listen"], text);
+    }
+    if config.listen.iter().any(|l| l.address.tcp() == Some(address) && address.port() != 0) {
+        misfit(&["listen"], "is that of a [[listen]], too; take another port");
+    }
+}
+
 fn tenants(config: &Config, found: &mut Vec<Misfit>) {
     for (number, tenant) in config.tenants.iter().enumerate() {
         let mut earlier = config.tenants.iter().take(number);
@@ -95,11 +113,17 @@ fn tenants(config: &Config, found: &mut Vec<Misfit>) {
             let text = format!("= {:?} is there twice; a tenant has one [[tenants]]", tenant.name);
             found.push(Misfit { section: "tenants", number, keys: &["name"], text });
         }
+        let mut others = config.tenants.iter().take(number);
+        if others.any(|other| other.tokens.iter().any(|token| tenant.tokens.contains(token))) {
+            let text = "has a token that another tenant has; each has its own".to_string();
+            found.push(Misfit { section: "tenants", number, keys: &["tokens"], text });
+        }
         if tenant.name == EVERYBODY {
             let blank = TenantRule::default();
-            let of_one: [(&'static [&'static str], bool); 6] = [
+            let of_one: [(&'static [&'static str], bool); 7] = [
                 (&["networks"], tenant.networks != blank.networks),
                 (&["certificates"], tenant.certificates != blank.certificates),
+                (&["tokens"], tenant.tokens != blank.tokens),
                 (&["sender_domains"], tenant.sender_domains != blank.sender_domains),
                 (&["weight"], tenant.weight != blank.weight),
                 (&["rate"], tenant.rates != blank.rates),

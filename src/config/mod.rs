@@ -30,7 +30,8 @@ mod value;
 pub use auth::{Auth, PlainText};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use receive::{
-    Bursts, Lanes, Listen, ListenAddress, Newsletters, ReceiveLimits, Relay, Role, ServerTls, Watch,
+    Bursts, Http, Lanes, Listen, ListenAddress, Newsletters, ReceiveLimits, Relay, Role, ServerTls,
+    Watch,
 };
 pub use reference::reference;
 pub use show::{Explained, Origin, Setting};
@@ -63,6 +64,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The certificate that clients are shown.
     pub tls: ServerTls,
+    /// Where programs hand over mail by HTTP.
+    pub http: Http,
     /// Who may relay.
     pub relay: Relay,
     /// Users who log in.
@@ -119,6 +122,7 @@ impl Config {
             hostname,
             data_dir,
             listen,
+            http,
             limits,
             dns,
             delivery,
@@ -145,6 +149,7 @@ impl Config {
             ("hostname", *hostname != other.hostname),
             ("data_dir", *data_dir != other.data_dir),
             ("[[listen]]", *listen != other.listen),
+            ("[http]", *http != other.http),
             ("[limits]", *limits != other.limits),
             ("[dns]", *dns != other.dns),
             ("[delivery]", *delivery != other.delivery),
@@ -214,6 +219,7 @@ impl Config {
             data_dir: PathBuf::new(),
             listen: Vec::new(),
             tls: ServerTls::default(),
+            http: Http::default(),
             relay: Relay::default(),
             auth: Auth::default(),
             limits: ReceiveLimits::default(),

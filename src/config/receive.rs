@@ -87,6 +87,26 @@ pub struct ServerTls {
     pub key: Option<PathBuf>,
 }
 
+/// `[http]`: where programs hand over mail by HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Http {
+    /// Where; `None`: nowhere. Default `None`.
+    pub listen: Option<SocketAddr>,
+    /// With TLS from the first byte and the certificate of `[tls]`. Default false.
+    pub tls: bool,
+    /// Connections in all. Default 200.
+    pub connections: usize,
+    /// Of these, those of one client address. Default 50.
+    pub connections_per_address: usize,
+    /// How long a client may take to send a whole request. Default 2 min.
+    pub request_timeout: Duration,
+    /// `recipients` of one request. Default 1,000.
+    pub recipients: usize,
+    /// Bytes of memory, and about as many on disk, for what is known of `Idempotency-Key`. Default
+    /// 64 MiB.
+    pub keys_memory: u64,
+}
+
 /// `[relay]`
 #[derive(Clone, Debug, Default)]
 pub struct Relay {

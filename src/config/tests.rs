@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use std::net::IpAddr;
 
 mod auth;
+mod http;
 mod sources;
 
 fn place() -> Place {
@@ -218,8 +219,8 @@ fn unknown_keys_get_the_best_suggestion_there_is() {
     check("[log]\nport = 25", &["2:1: unknown key `port` in [log]; it belongs in [delivery]"]);
     check(
         "[domains.\"a.de\"]\nconnections = 3",
-        &["2:1: unknown key `connections` in [domains.\"a.de\"]; it belongs in [delivery] or \
-           [sites.default] or [sites.\"gmail.com\"]"],
+        &["2:1: unknown key `connections` in [domains.\"a.de\"]; it belongs in [http] or \
+           [delivery] or [sites.default] or [sites.\"gmail.com\"]"],
     );
     check(
         "[dns]\ndata_dir = \"x\"",

@@ -21,6 +21,10 @@ pub struct TenantRule {
     /// Who shows a certificate with one of these SHA-256 fingerprints is its own: 64 hexadecimal
     /// digits in lower case.
     pub certificates: Vec<String>,
+    /// Who shows a token with one of these SHA-256 hashes is its own: 64 hexadecimal digits in
+    /// lower case. A token is 32 random bytes, which nobody guesses however fast his hash is, so it
+    /// needs none of the slowness that keeps passwords.
+    pub tokens: Vec<String>,
     /// Reverse-paths at these domains, or below them, are its own; lower case.
     pub sender_domains: Vec<String>,
     /// Domains, or [`OWN`], that its reverse-paths and `From` fields may be at or below; lower
@@ -79,6 +83,7 @@ impl Default for TenantRule {
             name: String::new(),
             networks: Networks::default(),
             certificates: Vec::new(),
+            tokens: Vec::new(),
             sender_domains: Vec::new(),
             may_send_as: Vec::new(),
             message_size: None,

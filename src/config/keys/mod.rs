@@ -5,6 +5,7 @@
 
 mod auth;
 mod deliver;
+mod http;
 mod operate;
 mod parse;
 mod receive;
@@ -73,6 +74,7 @@ pub(in crate::config) const SECTIONS: &[Section] = &[
     receive::TOP,
     receive::LISTEN,
     receive::TLS,
+    http::HTTP,
     receive::RELAY,
     auth::AUTH,
     receive::LIMITS,

@@ -72,6 +72,17 @@ pub(super) fn fingerprint(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is not a SHA-256 fingerprint; write its 64 hexadecimal digits"))
 }
 
+/// The SHA-256 of a token, as `bulkhead tenant-token` prints it.
+pub(super) fn token_hash(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    // Not shown: it may be the token itself.
+    Err("one of `tokens` is not the hash of a token; write the 64 hexadecimal digits that \
+         `bulkhead tenant-token` prints"
+        .to_string())
+}
+
 pub(super) fn tenant_name(text: &str) -> Result<String, String> {
     name(text, "a tenant's", "-_.@")
 }

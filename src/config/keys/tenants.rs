@@ -1,6 +1,6 @@
 //! Keys of hosting customers: who they are, and what each may.
 
-use super::parse::{domain_name, fingerprint, names, networks, tenant_name};
+use super::parse::{domain_name, fingerprint, names, networks, tenant_name, token_hash};
 use super::{Fallback::Inherited, Fallback::Is, Fallback::Required, Section, Shape, key, last};
 use crate::config::value::{Read, Value};
 use crate::mail::message::Lane;
@@ -47,6 +47,16 @@ pub(super) const TENANTS: Section = Section {
                 let prints =
                     v.list("\"9f:86:d0:…\"", |v| v.parsed("\"9f:86:d0:…\"", fingerprint));
                 last(&mut c.tenants, prints, |t, prints| t.certificates = prints)
+            },
+        ),
+        key(
+            "tokens",
+            Is("[]"),
+            "SHA-256 hashes of the tokens by which this customer's programs send by HTTP ([http]); \
+             `bulkhead tenant-token` makes a token and its line here.",
+            |c, v| {
+                let hashes = v.list("\"9f86d0…\"", |v| v.parsed("\"9f86d0…\"", token_hash));
+                last(&mut c.tenants, hashes, |t, hashes| t.tokens = hashes)
             },
         ),
         key(
