@@ -22,7 +22,8 @@
 //!    dispatcher the domain, so that its MX is known before the last dot comes.
 //! 2. `receive::intake` gives the whole message its lane and campaign ([`policy::classify`]), its
 //!    tenant ([`policy::tenant`]) and its trace fields ([`mail::header`]), and makes its lines
-//!    short enough for all receivers ([`mail::lines`]).
+//!    short enough for all receivers ([`mail::lines`]). What comes by HTTP ([`receive::http`]) is
+//!    built first, and goes the same way from here on.
 //! 3. [`store::Store::accept`] makes it durable; then, and only then, the client hears `250`.
 //! 4. *Direct:* it was accepted *already leased* to this node, and goes from memory to the line of
 //!    its site; the first connection that is free takes it. Where the hand-off is full, it lies in

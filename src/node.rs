@@ -18,7 +18,7 @@ use crate::base::id::IdGenerator;
 use crate::base::live::Live;
 use crate::base::random;
 use crate::base::time::Clock;
-use crate::config::{Config, Engine};
+use crate::config::{Config, Engine, Listen, ListenAddress};
 use crate::control::{self, Api, Desk, Reception};
 use crate::deliver::addresses::Addresses;
 use crate::deliver::core::{Core, Event};
@@ -31,6 +31,7 @@ use crate::net::tls;
 use crate::net::unix::{self, UnixSocket};
 use crate::observe::node as tell;
 use crate::policy::source::Source;
+use crate::receive::http;
 use crate::receive::logins::Logins;
 use crate::receive::tenants::Tenants;
 use crate::receive::{Ingress, Parts};
@@ -75,7 +76,10 @@ pub async fn run(config: Config, file: &Path) -> Result<(), String> {
     // Before the listeners: whoever finds the node listening can ask it things.
     let socket = unix::bind(&config.control.socket, CONTROL_MODE).await;
     let socket = socket.map_err(|error| error.to_string())?;
-    let listeners = listen::bind_all(&config.listen).await?;
+    let http = config.http.listen.map(ListenAddress::Tcp);
+    let http = http.map(|address| Listen { address, ..Listen::default() });
+    let wanted: Vec<Listen> = config.listen.iter().cloned().chain(http).collect();
+    let listeners = listen::bind_all(&wanted).await?;
     let clock = Clock::system();
     match config.store.engine {
         Engine::Memory => {
@@ -122,7 +126,9 @@ fn take_all_files(config: &Config) {
     // Where it fails, what we had before has to do.
     _ = setrlimit(Resource::Nofile, limit);
     let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let want = config.limits.sessions + config.delivery.connections + OTHER_FILES;
+    let by_http = config.http.listen.map_or(0, |_| config.http.connections);
+    let sessions = config.limits.sessions + by_http;
+    let want = sessions + config.delivery.connections + OTHER_FILES;
     if have < want as u64 {
         tell::few_files(have, want);
     }
@@ -240,10 +246,9 @@ fn start<S: Store>(
     };
     let dispatcher = tokio::spawn(dispatcher.run(delivering.1));
     let ingress = Arc::new(Ingress::new(ground.into_parts(direct, expected)));
-    let serve =
-        |(listener, listen)| Arc::clone(&ingress).serve(listener, listen, receiving.1.clone());
+    let sessions = receive(&ingress, config, listeners, &receiving.1)?;
     Ok(Running {
-        sessions: listeners.into_iter().zip(config.listen.clone()).map(serve).collect(),
+        sessions,
         dispatcher,
         control,
         keeping: tokio::spawn(Arc::clone(&memory).keep()),
@@ -345,6 +350,24 @@ fn judge(tenants: &Arc<Tenants>, config: &Live<Config>, clock: &Clock) -> Judge 
     Box::new(move |tenant, bounced| {
         tenants.concluded(&config.get(), tenant, bounced, clock.now());
     })
+}
+
+/// Begins to serve all listeners, of which that for HTTP was bound last.
+fn receive<S: Store>(
+    ingress: &Arc<Ingress<S>>,
+    config: &Config,
+    mut listeners: Vec<Listener>,
+    stop: &watch::Receiver<bool>,
+) -> Result<JoinSet<()>, String> {
+    let by_http = listeners.split_off(config.listen.len().min(listeners.len())).pop();
+    let serve = |(listener, listen)| Arc::clone(ingress).serve(listener, listen, stop.clone());
+    let mut sessions: JoinSet<()> =
+        listeners.into_iter().zip(config.listen.clone()).map(serve).collect();
+    if let Some(listener) = by_http {
+        let api = Arc::new(http::Api::open(Arc::clone(ingress), config)?);
+        sessions.spawn(api.serve(listener, stop.clone()));
+    }
+    Ok(sessions)
 }
 
 /// What the control socket shows of the sites.

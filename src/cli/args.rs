@@ -72,6 +72,8 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: UserVerb,
     },
+    /// Make a token by which a customer's programs send by HTTP
+    TenantToken,
     /// Check or show the configuration
     Config {
         #[command(subcommand)]

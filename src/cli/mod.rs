@@ -19,6 +19,7 @@ mod table;
 mod tenant;
 #[cfg(test)]
 mod tests;
+mod token;
 mod upkeep;
 mod user;
 
@@ -87,6 +88,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Tenant { verb } => tenant::run(&cli.common, verb, out),
         Verb::Reload => config::reload(&cli.common, out),
         Verb::User { verb } => user::run(&cli.common, verb, out),
+        Verb::TenantToken => token::run(&cli.common, out),
         Verb::Config { verb } => config::run(&cli.common, *verb, out),
         Verb::Sendmail { args } => sendmail::verb(args, cli.common.config.as_deref()),
     }

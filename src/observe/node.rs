@@ -7,7 +7,9 @@ use tracing::{info, warn};
 
 /// `node.started`
 pub fn started(config: &Config) {
-    let listen: Vec<String> = config.listen.iter().map(|l| l.address.to_string()).collect();
+    let listen = config.listen.iter().map(|l| l.address.to_string());
+    let http = config.http.listen.map(|address| format!("http://{address}"));
+    let listen: Vec<String> = listen.chain(http).collect();
     info!(
         target: "bulkhead",
         message = "node.started",

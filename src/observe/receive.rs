@@ -10,8 +10,9 @@ use crate::smtp::command::Refusal;
 use crate::smtp::server::Refused;
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// What is told of a message whichever way its accept goes.
 #[derive(Debug)]
@@ -134,6 +135,12 @@ pub fn login_unblocked(who: &str, user: Option<u32>) {
     let who = printable(who.as_bytes(), 300);
     let user = user.map_or_else(String::new, |user| user.to_string());
     info!(target: "bulkhead", message = "login.unblocked", who, user);
+}
+
+/// `key.not_kept`: what became of a request with an Idempotency-Key is known until the node ends,
+/// and not after it.
+pub fn key_not_kept(file: &Path, error: &std::io::Error) {
+    error!(target: "bulkhead", message = "key.not_kept", file = %file.display(), %error);
 }
 
 /// `client.handshake_failed`: TLS did not come about.

@@ -1,0 +1,79 @@
+//! Who a client is by his token (`Authorization: Bearer …`, RFC 6750).
+//!
+//! A right token is let in from everywhere, also from where others failed: it has 256 bits that
+//! nobody guesses. Wrong ones are answered late, and counted as failed logins of their address.
+
+use super::problem::Problem;
+use crate::base::time::Timestamp;
+use crate::config::Config;
+use crate::policy::tenant::TenantRule;
+use crate::receive::logins::Logins;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest;
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, HeaderMap};
+use std::net::IpAddr;
+
+/// The tenant of a request.
+pub(super) async fn tenant(
+    headers: &HeaderMap,
+    (config, logins): (&Config, &Logins),
+    client: IpAddr,
+    now: Timestamp,
+) -> Result<String, Problem> {
+    let unauthorised = |detail| {
+        Problem::new(StatusCode::UNAUTHORIZED, detail)
+            .remedy("send the header Authorization: Bearer TOKEN, with the token of a customer")
+    };
+    let Some(given) = headers.get(AUTHORIZATION) else {
+        return Err(unauthorised("no token was given"));
+    };
+    let token = given.as_bytes().split_first_chunk::<7>();
+    let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    let owner = token.and_then(|(_, token)| owner(&config.tenants, token.trim_ascii()));
+    if let Some(owner) = owner {
+        return Ok(owner.name.clone());
+    }
+    // By address, and no name that all of them have: nobody is locked out by another.
+    let who = format!("token@{client}");
+    logins.may(client, &who, now).map_err(|refusal| Problem::from(&refusal))?;
+    logins.failed(config, client, &who, now);
+    tokio::time::sleep(config.auth.delay).await;
+    Err(unauthorised("the token is not known here"))
+}
+
+/// The form in which a token is kept.
+#[must_use]
+pub fn hash(token: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, token);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whose it is. All are compared, each in a time that says nothing of where they differ.
+fn owner<'a>(tenants: &'a [TenantRule], token: &[u8]) -> Option<&'a TenantRule> {
+    let hash = hash(token);
+    let is_it = |known: &String| verify_slices_are_equal(known.as_bytes(), hash.as_bytes()).is_ok();
+    tenants.iter().fold(None, |found, tenant| {
+        let is_his = tenant.tokens.iter().fold(false, |any, known| is_it(known) | any);
+        if is_his { Some(tenant) } else { found }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_its_tenants_alone() {
+        let of = |name: &str, tokens: &[&str]| TenantRule {
+            name: name.into(),
+            tokens: tokens.iter().map(|token| hash(token.as_bytes())).collect(),
+            ..TenantRule::default()
+        };
+        let tenants = [of("a", &["one", "two"]), of("b", &["three"]), of("c", &[])];
+        let name = |token: &str| owner(&tenants, token.as_bytes()).map(|t| t.name.as_str());
+        assert_eq!((name("one"), name("two"), name("three")), (Some("a"), Some("a"), Some("b")));
+        assert_eq!((name("One"), name(""), name("on")), (None, None, None));
+        assert_eq!(name(&hash(b"one")), None, "a hash is no token");
+    }
+}
