@@ -14,7 +14,8 @@
 //!   2920 §3.2).
 //! * Memory is bounded: one command line, one message, one reply for each command at hand.
 //! * A message that could be read in two ways is refused and ends the session, whoever sends it.
-//! * Nothing that was said before the TLS handshake holds after it (RFC 3207 §4.2).
+//! * Nothing that was said before the TLS handshake holds after it (RFC 3207 §4.2), but for the
+//!   address that a proxy gave by XCLIENT, which is of the connection.
 //!
 //! # Absent
 //! Lanes, tenants, the queue: the shell answers for the message once it has taken it.
