@@ -271,8 +271,8 @@ impl<S: Store> Shell<'_, S> {
         let tenant = user.and_then(|user| user.tenant.clone());
         self.client = Client { address, tenant, certificate: None };
         let mut standing = standing(self.ingress, &self.listen, &self.place, address);
-        // The connection is still the proxy's.
-        (standing.is_proxy, standing.tls) = (true, self.session.tls());
+        // The connection is still the proxy's; its client is believed no more than anybody.
+        standing.tls = self.session.tls();
         if login.is_some() {
             self.place.is_known();
         }

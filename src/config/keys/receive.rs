@@ -80,7 +80,7 @@ pub(super) const LISTEN: Section = Section {
             "xclient",
             Is("[]"),
             "Mail proxies that may say by XCLIENT for whom they speak, user and all, and by \
-             XFORWARD for the log.",
+             XFORWARD for the log. Once in a session: what follows is their client's.",
             |c, v| last(&mut c.listen, networks(v), |l, nets| l.xclient = nets),
         ),
     ],
