@@ -196,14 +196,16 @@ impl Tenants {
 
     /// A recipient of a tenant's mail is done with. `hard_bounce`: its host does not know it.
     pub fn concluded(&self, config: &Config, tenant: &str, hard_bounce: bool, now: Timestamp) {
-        let is_watched = tenant::rule(&config.tenants, tenant).is_none_or(|rule| rule.watched);
-        if is_watched && config.watch.bursts != Bursts::Off {
-            let mut book = self.lock();
-            book.fuse.retune(config.watch.fuse.clone());
-            let blown = book.fuse.outcome(tenant, hard_bounce, now);
-            drop(book);
-            self.alert_of(&config.watch, tenant, blown);
+        if config.watch.bursts == Bursts::Off {
+            return;
         }
+        let mut book = self.lock();
+        book.fuse.retune(config.watch.fuse.clone());
+        let blown = book.fuse.outcome(tenant, hard_bounce, now);
+        drop(book);
+        // Looked up for the one in many thousands alone.
+        let is_watched = || tenant::rule(&config.tenants, tenant).is_none_or(|rule| rule.watched);
+        self.alert_of(&config.watch, tenant, blown.filter(|_| is_watched()));
     }
 
     fn alert_of(&self, watch: &Watch, tenant: &str, blown: Option<Blown>) {
