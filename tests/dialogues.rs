@@ -16,8 +16,9 @@ use format::{Act, Delivery, Dialogue, Step};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
-use support::{Client, Delivered, Dns, Node, Reply, Setup, Sink, free_port, message};
+use support::{Client, Delivered, Dns, Node, Reply, Setup, Sink, binary, free_port, message, tool};
 
 /// Files played at once: they wait more than they work.
 const AT_ONCE: usize = 4;
@@ -122,7 +123,14 @@ impl Stage {
             .iter()
             .fold(setup, |setup, (section, key, value)| setup.set(section, key, value));
         let dual = SocketAddr::from((FRIEND, dual.port()));
-        Self { node: setup.start(), dual, sink, _dns: dns }
+        let mut node = setup.raw(&dialogue.tenants).prepare();
+        for (name, password) in &dialogue.users {
+            let mut add = Command::new(binary());
+            add.args(["user", "add", name, "--config"]).arg(node.config());
+            tool::run(&mut add, format!("{password}\n").as_bytes());
+        }
+        node.start();
+        Self { node, dual, sink, _dns: dns }
     }
 
     fn step(&self, act: &Act, client: &mut Option<Client>) -> Result<(), String> {

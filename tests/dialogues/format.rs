@@ -6,6 +6,8 @@
 //! | statement | meaning |
 //! |---|---|
 //! | `config: limits.recipients = 3` | a key of the node's configuration, as TOML |
+//! | `tenant: name = "shop"; recipients = 2` | a `[[tenants]]` of the configuration |
+//! | `user: ann secret` | one who may log in |
 //! | `connect` | a new client within the relay networks, in place of the one before |
 //! | `connect stranger` | one outside of them; `mapped`: its IPv4 address comes as IPv6 |
 //! | `C: NOOP` | the client sends this and CRLF; lines in a row leave in one write |
@@ -26,6 +28,10 @@ use std::collections::HashMap;
 pub(crate) struct Dialogue {
     /// Section, key and value in TOML.
     pub(crate) config: Vec<(String, String, String)>,
+    /// TOML, as it is.
+    pub(crate) tenants: String,
+    /// Names and passwords.
+    pub(crate) users: Vec<(String, String)>,
     pub(crate) steps: Vec<Step>,
     /// All that is delivered, in any order.
     pub(crate) delivered: Vec<Delivery>,
@@ -137,6 +143,13 @@ impl Dialogue {
                 let (key, value) = value.split_once(" = ").ok_or("config: section.key = value")?;
                 let (section, key) = key.rsplit_once('.').unwrap_or(("", key));
                 self.config.push((section.into(), key.into(), value.into()));
+            }
+            "tenant" => {
+                self.tenants += &format!("[[tenants]]\n{}\n", value.replace("; ", "\n"));
+            }
+            "user" => {
+                let (name, password) = value.split_once(' ').ok_or("user: name password")?;
+                self.users.push((name.into(), password.into()));
             }
             "delivered" => {
                 let (sender, recipients) = value.split_once("> ").ok_or("delivered: from > to")?;
