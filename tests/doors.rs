@@ -343,3 +343,44 @@ fn a_proxy_introduces_its_clients_and_a_client_cannot_introduce_himself() {
         other.log().contains("client=\"203.0.113.99\"")
     });
 }
+
+/// Swaks as a load balancer and as a proxy: another's hand at both protocols.
+#[test]
+fn swaks_speaks_as_a_balancer_and_as_a_proxy() {
+    let (bench, setup) = Bench::new();
+    let (balanced, proxied) = (second(), second());
+    let listen =
+        |address, key| format!("[[listen]]\naddress = \"{address}\"\n{key} = [\"127.0.0.1\"]\n");
+    let listen = listen(balanced, "proxy_protocol") + &listen(proxied, "xclient");
+    let _node = setup.set("relay", "networks", "[\"198.51.100.0/24\"]").raw(&listen).start();
+    let balancer = |version: &str| {
+        let source = ["--proxy-version", version, "--proxy-family", "TCP4", "--proxy-source"];
+        let rest = ["198.51.100.7", "--proxy-source-port", "40000", "--proxy-dest", "10.0.0.1"];
+        let words = [&source[..], &rest, &["--proxy-dest-port", "25"]].concat();
+        // Version 2 has words of its own for the family.
+        let family = |word: &str| {
+            if version == "2" && word == "TCP4" { "AF_INET" } else { word }.to_string()
+        };
+        let mut words: Vec<String> = words.into_iter().map(family).collect();
+        if version == "2" {
+            words.extend(
+                ["--proxy-protocol", "STREAM", "--proxy-command", "PROXY"].map(String::from),
+            );
+        }
+        words
+    };
+    let proxy = ["--xclient-addr", "198.51.100.7", "--xclient-helo", "web1.test"];
+    for (id, address, words) in [
+        ("swaks-v1", balanced, balancer("1")),
+        ("swaks-v2", balanced, balancer("2")),
+        ("swaks-xclient", proxied, proxy.map(String::from).to_vec()),
+    ] {
+        let mut swaks = Command::new(tool::program("swaks"));
+        swaks.args(["--server", &address.to_string(), "--data", "-"]).args(words);
+        swaks.args(["--from", "ann@s.test", "--to", "r@d.test"]);
+        tool::run(&mut swaks, &message::direct(id));
+        let got = bench.sink.wait_for(id);
+        let received = message::field(&got.body, "Received").unwrap();
+        assert!(received.contains("([198.51.100.7])"), "{received}");
+    }
+}
