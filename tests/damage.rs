@@ -17,9 +17,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (dns, sink) = (Dns::new(), Sink::new());
-        dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
-        sink.host("127.0.0.2");
+        let (dns, sink) = support::receiver();
         Self { dns, sink }
     }
 

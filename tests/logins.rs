@@ -22,9 +22,7 @@ struct Bench {
 
 impl Bench {
     fn new(change: impl FnOnce(Setup) -> Setup) -> Self {
-        let (dns, sink) = (Dns::new(), Sink::new());
-        dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
-        sink.host("127.0.0.2");
+        let (dns, sink) = support::receiver();
         let dir = tempfile::tempdir().unwrap();
         let names = vec!["localhost".to_string(), "127.0.0.1".to_string()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();

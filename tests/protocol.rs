@@ -23,9 +23,7 @@ impl Bench {
     }
 
     fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
-        let (dns, sink) = (Dns::new(), Sink::new());
-        dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
-        sink.host("127.0.0.2");
+        let (dns, sink) = support::receiver();
         Self { node: change(Setup::with(&dns, &sink)).start(), sink, _dns: dns }
     }
 

@@ -14,9 +14,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> (Self, Setup) {
-        let (dns, sink) = (Dns::new(), Sink::new());
-        dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
-        sink.host("127.0.0.2");
+        let (dns, sink) = support::receiver();
         let setup = Setup::with(&dns, &sink).set("lanes.bulk", "gather", "\"0s\"");
         (Self { _dns: dns, sink }, setup)
     }

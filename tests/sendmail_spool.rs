@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
-use support::{Dns, Rule, Setup, Sink, Stage, Web, free_port, message, tool};
+use support::{Rule, Setup, Sink, Stage, Web, free_port, message, tool};
 
 /// Nobody listens there.
 fn dead() -> String {
@@ -61,9 +61,7 @@ fn what_is_spooled_is_delivered_once() {
     }
     let (code, said) = web.fails(&["-q"], b"");
     assert!(code == 75 && said.contains("refused"), "{code} {said}");
-    let (dns, sink) = (Dns::new(), Sink::new());
-    dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
-    sink.host("127.0.0.2");
+    let (dns, sink) = support::receiver();
     let node = Setup::with(&dns, &sink).start();
     web.configure(&[dead(), node.address().to_string()], "");
     web.sends(&["-q"], b"");

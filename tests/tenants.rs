@@ -13,9 +13,7 @@ struct Bench {
 
 impl Bench {
     fn new(change: impl FnOnce(Setup) -> Setup) -> Self {
-        let (dns, sink) = (Dns::new(), Sink::new());
-        dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
-        sink.host("127.0.0.2");
+        let (dns, sink) = support::receiver();
         let setup = change(Setup::with(&dns, &sink));
         Self { node: setup.start(), sink, _dns: dns }
     }

@@ -58,12 +58,6 @@ impl Domain {
         parse_literal(self.0.strip_prefix('[')?.strip_suffix(']')?)
     }
 
-    /// True for the domain of this name, in lower case, and for those below it.
-    #[must_use]
-    pub fn is_at_or_below(&self, name: &str) -> bool {
-        self.0.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    }
-
     /// The part under which the domain was registered (`example.co.uk` of `a.b.example.co.uk`), by
     /// the public suffix list; the domain itself where that list has no answer.
     #[must_use]
@@ -73,6 +67,12 @@ impl Domain {
             _ => self.clone(),
         }
     }
+}
+
+/// True where `host` is `suffix` or a name below it; both in lower case.
+#[must_use]
+pub fn is_below(host: &str, suffix: &str) -> bool {
+    host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 impl fmt::Display for Domain {

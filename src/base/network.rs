@@ -1,7 +1,10 @@
 //! Sets of IP networks, and which addresses are somebody's public mail host.
 
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Bits of an IPv6 address that its owner does not choose.
+const V6_NETWORK: u128 = !0 << 64;
 
 /// Networks from the configuration, such as `10.0.0.0/8` or `2001:db8::/32`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,15 @@ impl Networks {
     /// The networks.
     pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
         self.0.iter()
+    }
+}
+
+/// What counts as one client: of IPv6 its /64, whose owner chooses the rest.
+#[must_use]
+pub fn one_client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & V6_NETWORK).into(),
+        v4 => v4,
     }
 }
 

@@ -51,6 +51,12 @@ fn is_format(c: char) -> bool {
         || c == '\u{feff}'
 }
 
+/// Two hexadecimal digits in lower case for each byte.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,14 +44,8 @@ pub(super) async fn verb(
             }
             let ScopeArgs { site, tenant, campaign, lane } = (*scope).clone();
             let request = Request::Resume { site, tenant, campaign, lane, as_usual: false };
-            let (_, ended) = carry_out(config, &request).await?;
-            if ended.is_empty() {
-                let sentence = "nothing is suspended by exactly that; see `bulkhead suspend`";
-                return Err(Failure::Trouble(sentence.into()));
-            }
-            print(printer, &ended, |ended| {
-                ended.iter().map(|order| format!("resumed {}\n", table::scope(order))).collect()
-            })
+            let nothing = "nothing is suspended by exactly that; see `bulkhead suspend`";
+            resume(config, &request, nothing, printer).await
         }
     }
 }
@@ -141,6 +135,22 @@ pub(super) fn print<T: serde::Serialize>(
 
 /// Overrides and suspensions, each in the order in which they were given.
 pub(super) type Standing = (Vec<ThrottleOrder>, Vec<Suspension>);
+
+/// Ends a suspension; `nothing` is the sentence where there is none.
+pub(super) async fn resume(
+    config: &Config,
+    request: &Request,
+    nothing: &str,
+    printer: &mut Printer<'_, impl Write>,
+) -> Result<(), Failure> {
+    let (_, ended) = carry_out(config, request).await?;
+    if ended.is_empty() {
+        return Err(Failure::Trouble(nothing.into()));
+    }
+    print(printer, &ended, |ended| {
+        ended.iter().map(|order| format!("resumed {}\n", table::scope(order))).collect()
+    })
+}
 
 /// Asks the node; there must be one.
 pub(super) async fn carry_out(config: &Config, request: &Request) -> Result<Standing, Failure> {

@@ -3,7 +3,7 @@
 use super::Failure;
 use super::args::{Common, TenantVerb, UserVerb};
 use super::connect;
-use super::orders::{carry_out, print};
+use super::orders::{carry_out, print, resume};
 use super::queue::Printer;
 use super::table;
 use crate::base::time::Clock;
@@ -48,16 +48,9 @@ async fn tenant(
             let (tenant, as_usual) = (Some(name.clone()), *as_usual);
             let (site, campaign, lane) = (None, None, None);
             let request = Request::Resume { site, tenant, campaign, lane, as_usual };
-            let (_, ended) = carry_out(config, &request).await?;
-            if ended.is_empty() {
-                let name = table::safe(name);
-                let sentence =
-                    format!("{name} is not suspended as a whole; see `bulkhead suspend`");
-                return Err(Failure::Trouble(sentence));
-            }
-            print(printer, &ended, |ended| {
-                ended.iter().map(|order| format!("resumed {}\n", table::scope(order))).collect()
-            })
+            let name = table::safe(name);
+            let nothing = format!("{name} is not suspended as a whole; see `bulkhead suspend`");
+            resume(config, &request, &nothing, printer).await
         }
     }
 }

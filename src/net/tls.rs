@@ -5,6 +5,7 @@
 //! to an unchecked certificate is clear text. So any certificate will do; the handshake's own
 //! signatures are still checked.
 
+use crate::base::text::hex;
 use crate::config::ServerTls;
 use aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -92,8 +93,7 @@ pub fn server_config(files: &ServerTls) -> Result<Option<Arc<ServerConfig>>, Cer
 /// The SHA-256 fingerprint of a certificate: 64 hexadecimal digits in lower case.
 #[must_use]
 pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let digest = digest::digest(&digest::SHA256, certificate);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, certificate).as_ref())
 }
 
 /// That the other side has the key of the certificate it shows.

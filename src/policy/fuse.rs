@@ -56,7 +56,7 @@ const OUTCOMES_HALVE: Duration = Duration::from_secs(86_400);
 const OUTCOMES_KEPT: u32 = 10;
 
 /// What blows a fuse. The default is generous to any tenant without a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FuseRules {
     /// Recipients of direct mail in a minute that are never too many; `None`: minutes are not
     /// looked at.
@@ -324,7 +324,7 @@ impl Fuse {
     #[must_use]
     pub fn lasting(&self) -> Self {
         let pick = |known: &History| known.is_lasting(&self.rules).then(|| known.clone());
-        Self { rules: self.rules.clone(), tenants: self.tenants.picked(pick) }
+        Self { rules: self.rules, tenants: self.tenants.picked(pick) }
     }
 
     /// What is known of a tenant; `None` where it sent nothing lately.

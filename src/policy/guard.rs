@@ -19,12 +19,13 @@
 //! # Absent
 //! Attempts under way: all that begin before the failure that is one too many have their answer.
 
+use crate::base::network::one_client;
 use crate::base::time::Timestamp;
 use crate::policy::site::Rate;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Longest block.
@@ -36,8 +37,6 @@ pub const ENTRIES_MAX: usize = 10_000;
 
 /// After so long without a block, the next one is short again.
 const FORGIVEN_AFTER: Duration = BLOCK_MAX;
-/// Bits of an IPv6 address that its owner does not choose.
-const V6_NETWORK: u128 = !0 << 64;
 
 /// What is allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,13 +64,13 @@ impl Whom {
     /// Every client at this address.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
-        Self::Address(network(address))
+        Self::Address(one_client(address))
     }
 
     /// A known user at his address.
     #[must_use]
     pub fn known(address: IpAddr, user: &str) -> Self {
-        Self::Known(network(address), user.to_string())
+        Self::Known(one_client(address), user.to_string())
     }
 }
 
@@ -132,7 +131,7 @@ impl Guard {
     /// # Errors
     /// He may not; the longest of the blocks that concern him.
     pub fn may(&self, address: IpAddr, user: &str, now: Timestamp) -> Result<(), Blocked> {
-        let address = network(address);
+        let address = one_client(address);
         let until = match self.known_at(address, user, now) {
             Some(own) => own.until,
             None => {
@@ -146,7 +145,7 @@ impl Guard {
 
     /// A password or a proof was wrong. Gives the blocks that this brings, for the log.
     pub fn failed(&mut self, address: IpAddr, user: &str, now: Timestamp) -> Vec<Block> {
-        let address = network(address);
+        let address = one_client(address);
         let Terms { failures, user_failures, block } = self.terms;
         let blocked = |whom: Whom, entry: Option<&Entry>| {
             entry.map(|entry| Block { whom, until: entry.until, repeated: entry.repeated })
@@ -166,7 +165,7 @@ impl Guard {
 
     /// He proved who he is: from now on he is known there.
     pub fn succeeded(&mut self, address: IpAddr, user: &str, now: Timestamp) {
-        let entry = self.known.heard_of((network(address), user.to_string()));
+        let entry = self.known.heard_of((one_client(address), user.to_string()));
         *entry = Entry { known_since: Some(now), ..Entry::default() };
     }
 
@@ -190,9 +189,9 @@ impl Guard {
     /// there is none.
     pub fn lift(&mut self, whom: &Whom, now: Timestamp) -> bool {
         let entry = match whom {
-            Whom::Address(address) => self.addresses.get_mut(&network(*address)),
+            Whom::Address(address) => self.addresses.get_mut(&one_client(*address)),
             Whom::User(user) => self.users.get_mut(user.as_str()),
-            Whom::Known(address, user) => self.known.get_mut(&(network(*address), user.clone())),
+            Whom::Known(address, user) => self.known.get_mut(&(one_client(*address), user.clone())),
         };
         let Some(entry) = entry.filter(|entry| now < entry.until) else { return false };
         *entry = Entry { known_since: entry.known_since, ..Entry::default() };
@@ -207,14 +206,6 @@ impl Guard {
 
 fn text(block: &Block) -> String {
     block.whom.to_string()
-}
-
-/// What is counted as one address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & V6_NETWORK).into(),
-        v4 => v4,
-    }
 }
 
 /// What is known of one address or user.

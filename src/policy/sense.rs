@@ -47,7 +47,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const DAY_SHARE: f64 = 0.25;
 
 /// When messages of one template are a newsletter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenseRules {
     /// Recipients within the window; at least 2.
     pub recipients: u32,
@@ -193,7 +193,7 @@ impl Sense {
             let busy: Vec<Template> = templates.iter().filter(is_busy).cloned().collect();
             (!busy.is_empty()).then_some(busy)
         });
-        Self { rules: self.rules.clone(), tenants }
+        Self { rules: self.rules, tenants }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whose message it is, and what that customer may.
 
-use crate::base::address::{Domain, ReversePath};
+use crate::base::address::{Domain, ReversePath, is_below};
 use crate::base::network::Networks;
 use crate::mail::message::Lane;
 use crate::policy::site::Rate;
@@ -10,6 +10,16 @@ use std::net::IpAddr;
 pub const EVERYBODY: &str = "*";
 /// In `may_send_as`: the domain that is the tenant's own name.
 pub const OWN: &str = "own";
+
+/// Longest name of a tenant, in bytes.
+pub const NAME_MAX: usize = 64;
+
+/// Whether this is a tenant's name: letters, digits, and `-_.@`, so that it can stand in logs.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    (1..=NAME_MAX).contains(&text.len()) && text.chars().all(fits)
+}
 
 /// A tenant from the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,8 +114,8 @@ impl TenantRule {
     /// Whether this tenant, who is called `name`, may send from a domain.
     fn permits(&self, name: &str, domain: &Domain) -> bool {
         let is_own = |of: &String| match of.as_str() {
-            OWN => domain.is_at_or_below(&name.to_ascii_lowercase()),
-            of => domain.is_at_or_below(of),
+            OWN => is_below(domain.as_str(), &name.to_ascii_lowercase()),
+            of => is_below(domain.as_str(), of),
         };
         self.may_send_as.is_empty() || self.may_send_as.iter().any(is_own)
     }
@@ -155,7 +165,7 @@ pub fn decide(rules: &[TenantRule], sender: &Sender<'_>) -> String {
     let domain = sender.reverse_path.domain();
     let sends = |rule: &&TenantRule| {
         let mut own = rule.sender_domains.iter();
-        own.any(|name| domain.is_some_and(|domain| domain.is_at_or_below(name)))
+        own.any(|name| domain.is_some_and(|domain| is_below(domain.as_str(), name)))
     };
     let by_network = rules.iter().find(|rule| rule.networks.contains(sender.client));
     match (by_network.or_else(|| rules.iter().find(sends)), domain) {

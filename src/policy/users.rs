@@ -8,15 +8,13 @@
 //!   one, and gets a SCRAM challenge like his.
 
 use crate::policy::credential::{ITERATIONS, SALT, Verifier};
+use crate::policy::tenant::{NAME_MAX, is_name};
 use crate::smtp::sasl::{Password, ScramVerifier, user_name};
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::hint::black_box;
 use std::num::NonZeroU32;
-
-/// Longest name of a tenant, in bytes.
-const TENANT_MAX: usize = 64;
 
 /// Someone who may log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,11 +224,10 @@ fn key(name: &str) -> Option<String> {
 
 /// Names of tenants are as `[[tenants]] name` has them.
 fn check_tenant(user: &User) -> Result<(), String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     match user.tenant.as_deref() {
-        Some(name) if !(1..=TENANT_MAX).contains(&name.len()) || !name.chars().all(fits) => {
+        Some(name) if !is_name(name) => {
             let marks = "letters, digits, or - _ . @";
-            Err(format!("not a tenant's name; write 1 to {TENANT_MAX} {marks}"))
+            Err(format!("not a tenant's name; write 1 to {NAME_MAX} {marks}"))
         }
         _ => Ok(()),
     }

@@ -3,12 +3,13 @@
 //! A stranger is whoever may not relay. He has no business here, but comes: so many at once and so
 //! fast, that he never stands in the way of a web server.
 
+use crate::base::network::one_client;
 use crate::config::ReceiveLimits;
 use crate::policy::site::Rate;
 use crate::smtp::command::Refusal;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -68,7 +69,8 @@ impl Door {
     pub(super) fn admit(&self, client: IpAddr, may_relay: bool) -> Result<Place, Refusal> {
         let full = |text: &str| Refusal::new(421, (4, 3, 2), text);
         let yours = |text: &str| Refusal::new(421, (4, 7, 0), text);
-        let address = who(client, may_relay);
+        // A stranger with IPv6 has a network of addresses to come from.
+        let address = if may_relay { client.to_canonical() } else { one_client(client) };
         let mut inside = lock(&self.inside);
         if inside.all >= self.sessions {
             return Err(full("Too many sessions, try again later"));
@@ -119,17 +121,6 @@ impl Drop for Place {
                 inside.by_address.remove(&self.address);
             }
         }
-    }
-}
-
-/// Whom a session counts for. A stranger with IPv6 has a network of addresses to come from.
-fn who(client: IpAddr, may_relay: bool) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(v6) if !may_relay => {
-            let [a, b, c, d, ..] = v6.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address => address,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::smtp::command::Refusal;
 use crate::smtp::server::{Received, Settings};
 use crate::store::{Handoff, Store, StoreError};
 use rustls::ServerConfig;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -123,8 +124,11 @@ impl<S: Store> Ingress<S> {
         let Received { mut envelope, helo, user: _, forwarded_for, protocol, body } = received;
         let (config, now) = (self.parts.config.get(), self.parts.clock.now());
         let header = body.get(..header::header_len(&body)).unwrap_or_default();
-        let mut strip = config.lanes.rules.strip.clone();
-        strip.extend(Some(&config.relay.tenant_header).filter(|name| !name.is_empty()).cloned());
+        let (mut strip, named) =
+            (Cow::from(&config.lanes.rules.strip), &config.relay.tenant_header);
+        if !named.is_empty() {
+            strip.to_mut().push(named.clone());
+        }
         let scan = header::scan(header, &strip);
         // What begins without a field is all body.
         let header = if scan.has_fields { header } else { &[] };

@@ -126,7 +126,7 @@ impl Tenants {
         }
         if rule.watched && config.watch.bursts != Bursts::Off {
             let mut book = self.lock();
-            book.fuse.retune(config.watch.fuse.clone());
+            book.fuse.retune(config.watch.fuse);
             let count = u32::try_from(recipients).unwrap_or(u32::MAX);
             let blown = book.fuse.accepted(&origin.tenant, origin.lane, count, now);
             drop(book);
@@ -150,7 +150,7 @@ impl Tenants {
         let shape = shape::of(header, body, envelope.reverse_path.as_str());
         let recipients = envelope.recipients.iter().map(|r| r.mailbox.as_str());
         let mut book = self.lock();
-        book.sense.retune(watch.sense.clone());
+        book.sense.retune(watch.sense);
         let Some(sensed) = book.sense.look(&origin.tenant, shape, recipients, now) else { return };
         let is_new = book.told.insert((sensed.since, origin.tenant.clone()));
         if book.told.len() > TOLD_MAX {
@@ -200,7 +200,7 @@ impl Tenants {
             return;
         }
         let mut book = self.lock();
-        book.fuse.retune(config.watch.fuse.clone());
+        book.fuse.retune(config.watch.fuse);
         let blown = book.fuse.outcome(tenant, hard_bounce, now);
         drop(book);
         // Looked up for the one in many thousands alone.
@@ -286,12 +286,8 @@ fn named(config: &Config, client: &Client, header: &[u8]) -> Result<Option<Strin
     }
     let mut values = header::fields(header).filter(|f| f.is(field)).map(|f| f.value(header));
     let Some(name) = values.next() else { return Ok(None) };
-    let is_name = |name: &str| {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
-        (1..=64).contains(&name.len()) && name.chars().all(fits)
-    };
     let only = values.next().is_none();
-    match std::str::from_utf8(name).ok().filter(|name| only && is_name(name)) {
+    match std::str::from_utf8(name).ok().filter(|name| only && tenant::is_name(name)) {
         Some(name) => Ok(Some(name.to_string())),
         None => {
             let text = format!("{field} is not one customer's name: 1 to 64 letters, digits, -_.@");

@@ -44,6 +44,14 @@ use tokio::runtime::Runtime;
 /// Long enough for a loaded two-core machine, short enough to fail a test in time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Name server and receiver of most tests: the latter takes everything for `d.test`.
+pub fn receiver() -> (Dns, Sink) {
+    let (dns, sink) = (Dns::new(), Sink::new());
+    dns.mx("d.test", &[(10, "mx.d.test")]).a("mx.d.test", "127.0.0.2");
+    sink.host("127.0.0.2");
+    (dns, sink)
+}
+
 /// The runtime that the in-process servers of this test process share.
 pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();

@@ -156,7 +156,7 @@ fn what_was_learned_lasts_over_a_restart_and_fades() {
 #[test]
 fn each_can_be_off() {
     let off = FuseRules { per_minute: None, per_hour: None, factor: 5, bounces: None };
-    let mut fuse = Fuse::new(off.clone());
+    let mut fuse = Fuse::new(off);
     assert_eq!(fuse.accepted("c1", Lane::Direct, u32::MAX, MONDAY), None);
     assert!((0..1_000).all(|_| fuse.outcome("c1", true, MONDAY).is_none()));
     assert_eq!(fuse.explain("c1", MONDAY).unwrap().hour.limit, None);

@@ -30,7 +30,7 @@ pub use check::{RuleProblem, mx_suffix, pattern};
 pub use codes::CodePattern;
 pub use effect::{Parties, complaint, ruled};
 
-use crate::policy::site::provider::is_below;
+use crate::base::address::is_below;
 use crate::smtp::reply::Reply;
 use codes::Codes;
 use regex::RegexSet;

@@ -294,7 +294,7 @@ proptest! {
         messages in proptest::collection::vec((0u64..30, 0u64..3, 0u32..20), 1..150),
     ) {
         let rules = SenseRules { recipients: 40, ..SenseRules::default() };
-        let mut sense = Sense::new(rules.clone());
+        let mut sense = Sense::new(rules);
         let shapes: Vec<Shape> = (0..3).map(numbered).collect();
         let mut sent: Vec<(Timestamp, u64, u32)> = Vec::new();
         let (mut at, mut start, mut fullest) = (0, 0, [0; 3]);

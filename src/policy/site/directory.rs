@@ -9,9 +9,10 @@
 //! * Memory follows the sites in use: [`Directory::forget`] takes out the rest.
 
 use super::limits::{Sayers, explain, limits};
-use super::provider::{PROVIDERS, Provider, is_below};
+use super::provider::{PROVIDERS, Provider};
 use super::route::Route;
 use super::{Effective, Limits, SiteRule, Sites};
+use crate::base::address::is_below;
 use crate::policy::orders::ThrottleOrder;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;

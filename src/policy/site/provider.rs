@@ -6,6 +6,7 @@
 
 use super::Rate;
 use super::setting::{LimitKey, Value};
+use crate::base::address::is_below;
 use std::time::Duration;
 
 /// One operator.
@@ -168,12 +169,6 @@ pub const PROVIDERS: &[Provider] = &[
         limits: &[connections(10), deliveries(100)],
     },
 ];
-
-/// True where `host` is `suffix` or a name below it.
-#[must_use]
-pub fn is_below(host: &str, suffix: &str) -> bool {
-    host.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
 
 impl Provider {
     /// The operator of this MX host.

@@ -17,6 +17,7 @@ use super::{Answer, Api, Guest, json, raw, refuse};
 use crate::base::address::Mailbox;
 use crate::base::id::MessageId;
 use crate::base::random::unforeseeable;
+use crate::base::text::hex;
 use crate::base::time::Timestamp;
 use crate::mail::envelope::{BodyType, Envelope, Recipient};
 use crate::mail::header;
@@ -372,8 +373,4 @@ fn plan(bytes: &[u8], query: &str, terms: &Terms<'_>) -> Result<Plan, Problem> {
 /// Work for the processor, where it keeps nobody waiting.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|_| failed())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,6 +4,7 @@
 //! nobody guesses. Wrong ones are answered late, and counted as failed logins of their address.
 
 use super::problem::Problem;
+use crate::base::text::hex;
 use crate::base::time::Timestamp;
 use crate::config::Config;
 use crate::policy::tenant::TenantRule;
@@ -45,8 +46,7 @@ pub(super) async fn tenant(
 /// The form in which a token is kept.
 #[must_use]
 pub fn hash(token: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, token);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, token).as_ref())
 }
 
 /// Whose it is. All are compared, each in a time that says nothing of where they differ.
