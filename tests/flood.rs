@@ -75,6 +75,34 @@ fn a_crowd_of_idle_and_slow_clients_delays_nobody() {
 }
 
 #[test]
+fn large_messages_that_come_slowly_take_disk_and_not_memory() {
+    let (dns, sink) = support::receiver();
+    let node = Setup::with(&dns, &sink).start();
+    let part = "Some thirty bytes of a chunk..\r\n".repeat((4 << 20) / 32);
+    let small = message::direct("small");
+    assert_eq!(Client::hello(node.address()).mail("a@s.test", &["b@d.test"], &small).code, 250);
+    let before = memory(&node);
+    let mut slow = Vec::new();
+    for n in 0..40 {
+        let (id, mut client) = (format!("slow{n}"), Client::hello(node.address()));
+        client.command("MAIL FROM:<a@s.test>", 250);
+        client.command(&format!("RCPT TO:<{id}@d.test>"), 250);
+        let first = format!("X-Test-Id: {id}\r\n\r\n{part}");
+        client.send(format!("BDAT {}\r\n{first}", first.len()).as_bytes());
+        client.expect(250);
+        slow.push((id, client));
+    }
+    let grown = memory(&node).saturating_sub(before);
+    assert!(grown < 40 << 10, "{grown} KiB for 160 MiB of messages that are under way");
+    for (id, mut client) in slow {
+        client.send(format!("BDAT {} LAST\r\n{part}", part.len()).as_bytes());
+        client.expect(250);
+        let body = sink.wait_for(&id).body;
+        assert!(body.ends_with(format!("\r\n\r\n{part}{part}").as_bytes()), "{id}");
+    }
+}
+
+#[test]
 fn strangers_take_their_own_places_alone() {
     let dns = Dns::new();
     let node = setup(&dns).set("limits", "stranger_rate", "\"30/h\"").start();

@@ -159,6 +159,8 @@ pub struct Shell {
     buffer: Vec<u8>,
     /// Taken so far.
     taken: usize,
+    /// Parts of a message that the session need not keep.
+    kept: Vec<u8>,
     /// How the client stood after each handshake.
     standings: Vec<Standing>,
 }
@@ -182,6 +184,7 @@ impl Shell {
             heard: Heard::default(),
             buffer: Vec::new(),
             taken: 0,
+            kept: Vec::new(),
             standings: Vec::new(),
         }
     }
@@ -208,6 +211,12 @@ impl Shell {
                 Step::Read => {
                     let left = self.buffer.len();
                     assert!(left < COMMAND_MAX, "{left} bytes are left for later");
+                    if self.taken.is_multiple_of(3) {
+                        let (before, part) = self.session.take_body();
+                        assert!(before == 0 || self.session.is_in_message());
+                        self.kept.truncate(before);
+                        self.kept.extend(part);
+                    }
                     return;
                 }
                 step => self.answer(step),
@@ -235,9 +244,10 @@ impl Shell {
             }
             Step::Message(message) => {
                 self.is_silent();
-                let later = memchr::memmem::find(&message.body, b"later").is_some();
+                let body = [&self.kept[..message.taken], &message.body].concat();
+                let later = memchr::memmem::find(&body, b"later").is_some();
                 let (recipients, user) = (message.envelope.recipients.len(), message.user);
-                self.heard.messages.push(Handed { recipients, user, body: message.body });
+                self.heard.messages.push(Handed { recipients, user, body });
                 self.session.answer(&match later {
                     true => Refusal::new(451, (4, 3, 0), "Later"),
                     false => Refusal::new(250, (2, 0, 0), "Taken"),

@@ -147,8 +147,11 @@ pub struct ReceiveLimits {
     pub strangers: usize,
     /// New sessions of one such client. Default 600 a minute.
     pub stranger_rate: Option<Rate>,
-    /// Bytes of messages that are being received, in all sessions together. Default 256 MiB.
+    /// Bytes of memory for large messages in all sessions together: half for those that come in,
+    /// half for those that are worked on. Default 256 MiB.
     pub memory: u64,
+    /// Bytes of disk for what comes in and has no place in memory. Default 1 GiB.
+    pub disk: u64,
     /// Wait for a command (RFC 5321 §4.5.3.2.7). Default 5 min.
     pub command_timeout: Duration,
     /// Wait for the next block of data (§4.5.3.2.5). Default 3 min.

@@ -1,6 +1,7 @@
 //! From a received message to the queue: hops, lane, tenant, trace fields, and the durable accept.
 
 use super::door::Door;
+use super::hold::Depot;
 use super::logins::Logins;
 use super::tenants::{Offered, Tenants};
 use crate::base::address::{Domain, ReversePath};
@@ -22,7 +23,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long direct deliveries are born leased: as long as the dispatcher's own leases.
@@ -69,8 +70,7 @@ pub struct Parts<S> {
 pub struct Ingress<S> {
     pub(super) parts: Parts<S>,
     pub(super) settings: Arc<Settings>,
-    /// Memory for messages being received, in KiB.
-    pub(super) room: Arc<Semaphore>,
+    pub(super) depot: Arc<Depot>,
     pub(super) door: Door,
 }
 
@@ -89,10 +89,9 @@ impl<S: Store> Ingress<S> {
             commands: limits.commands,
             errors: limits.errors,
         };
-        let room = usize::try_from(limits.memory / 1_024).unwrap_or(usize::MAX);
         Self {
             settings: Arc::new(settings),
-            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            depot: Arc::new(Depot::new(&now)),
             door: Door::new(limits),
             parts,
         }
@@ -121,7 +120,8 @@ impl<S: Store> Ingress<S> {
         received: Received,
         client: &Client,
     ) -> Result<NewMessage, Refusal> {
-        let Received { mut envelope, helo, user: _, forwarded_for, protocol, body } = received;
+        let Received { mut envelope, helo, user: _, forwarded_for, protocol, taken: _, body } =
+            received;
         let (config, now) = (self.parts.config.get(), self.parts.clock.now());
         let header = body.get(..header::header_len(&body)).unwrap_or_default();
         let (mut strip, named) =
@@ -237,7 +237,7 @@ fn with_short_lines(message: Vec<u8>) -> Result<Vec<u8>, Refusal> {
 /// What the client is told when the store did not take its message.
 fn unstored(error: &StoreError) -> Refusal {
     match error {
-        StoreError::Full(_) => Refusal::new(452, (4, 3, 1), "Queue is full, try again later"),
+        StoreError::Full(_) => Refusal::full(),
         StoreError::Busy
         | StoreError::Damaged(_)
         | StoreError::Failed(_)

@@ -1,6 +1,7 @@
 //! Layer 5: the receiving side: listeners, sessions, HTTP, and the way of a message into the store.
 
 mod door;
+mod hold;
 pub mod http;
 mod intake;
 mod listener;

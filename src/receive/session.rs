@@ -2,6 +2,7 @@
 //! end.
 
 use super::door::Place;
+use super::hold::Hold;
 use super::intake::{Client, Ingress, header_too_large};
 use crate::base::random::unforeseeable;
 use crate::base::time::Timestamp;
@@ -12,7 +13,7 @@ use crate::net::tls::fingerprint;
 use crate::observe::receive as tell;
 use crate::smtp::command::Refusal;
 use crate::smtp::proxied::Proxied;
-use crate::smtp::server::{Login, Logins, Session, Standing, Step, Tls};
+use crate::smtp::server::{Login, Logins, Received, Session, Standing, Step, Tls};
 use crate::store::Store;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -21,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -30,12 +31,8 @@ use tokio_rustls::TlsAcceptor;
 const READ: usize = 16 << 10;
 /// Bytes of commands read at once: all that a session needs that idles.
 const READ_COMMANDS: usize = 4 << 10;
-/// A message of this size needs no room of its own: the limit on sessions bounds such ones.
-const SMALL: usize = 64 << 10;
-/// Room that a growing message asks for at a time, in KiB. Twice its bytes: it is copied once.
-const GROWTH_KIB: u32 = 512;
-/// How long a message waits for room.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of memory for each of a message's: it is copied once.
+const COPIES: usize = 2;
 /// A stranger who talks before the greeting in this time is no mail server.
 const EARLY: Duration = Duration::from_millis(300);
 
@@ -81,7 +78,7 @@ pub(super) async fn run<S: Store>(ingress: &Ingress<S>, guest: Guest, stop: watc
         begun: None,
         waiting: None,
         taken: 0,
-        room: None,
+        hold: Hold::new(&ingress.depot, COPIES),
         header_seen: false,
     };
     // A connection that breaks needs no more words.
@@ -128,8 +125,8 @@ struct Shell<'a, S> {
     waiting: Option<Timestamp>,
     /// Bytes read since others had their turn.
     taken: usize,
-    /// What it holds of the memory for large messages.
-    room: Option<OwnedSemaphorePermit>,
+    /// Of the message under way, what the session does not keep.
+    hold: Hold,
     /// It was looked whether the header section of the message under way is too large.
     header_seen: bool,
 }
@@ -156,7 +153,7 @@ impl<S: Store> Shell<'_, S> {
             }
             match step {
                 Step::Read => {
-                    self.make_room().await;
+                    self.mind_message().await;
                     buffer.drain(..at);
                     at = 0;
                     self.flush().await?;
@@ -183,9 +180,8 @@ impl<S: Store> Shell<'_, S> {
                 Step::Refused(refused) => tell::refused(self.client.address, &refused),
                 Step::Message(received) => {
                     let begun = self.begun.take().unwrap_or_else(|| self.ingress.parts.clock.now());
-                    let answer = self.ingress.take(*received, &self.client, begun).await;
+                    let answer = self.take(*received, begun).await;
                     self.session.answer(&answer);
-                    self.room = None;
                 }
                 Step::Close => return self.close(buffer).await,
             }
@@ -381,7 +377,9 @@ impl<S: Store> Shell<'_, S> {
     fn mind_header(&mut self) {
         let (body, config) = (self.session.body(), self.ingress.parts.config.get());
         let most = config.limits.header_size;
-        if body.len() <= most {
+        if self.session.taken() > 0 {
+            // It is on disk, and looked at in the end.
+        } else if body.len() <= most {
             self.header_seen = false;
         } else if !std::mem::replace(&mut self.header_seen, true) {
             let begin = body.get(..most + 1).unwrap_or(body);
@@ -393,24 +391,30 @@ impl<S: Store> Shell<'_, S> {
         }
     }
 
-    /// Sees to it that the message under way is covered by the memory for large messages.
-    async fn make_room(&mut self) {
-        let held = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * 512;
+    /// Sees to it that the message under way takes no more memory than it may.
+    async fn mind_message(&mut self) {
         self.mind_header();
-        let size = self.session.body().len();
-        if size <= SMALL || size <= held {
+        if self.hold.fits(self.session.taken(), self.session.body().len()) {
             return;
         }
-        let room = Arc::clone(&self.ingress.room).acquire_many_owned(GROWTH_KIB);
-        match timeout(ROOM_PATIENCE, room).await {
-            Ok(Ok(more)) => match &mut self.room {
-                Some(room) => room.merge(more),
-                None => self.room = Some(more),
-            },
-            _ => {
-                self.room = None;
-                let text = "Too many large messages at once, try again later";
-                self.session.overflow(Refusal::new(452, (4, 3, 1), text));
+        let (taken, bytes) = self.session.take_body();
+        if let Err(refusal) = self.hold.put(taken, bytes).await {
+            self.session.overflow(refusal);
+        }
+    }
+
+    /// Puts a message into the queue.
+    async fn take(&mut self, mut received: Received, begun: Timestamp) -> Refusal {
+        let rest = std::mem::take(&mut received.body);
+        match self.hold.whole(received.taken, rest, 0).await {
+            Ok((body, _memory)) => {
+                received.body = body;
+                self.ingress.take(received, &self.client, begun).await
+            }
+            Err(refusal) => {
+                let sender = &received.envelope.reverse_path;
+                tell::message_refused(self.client.address, sender, &refusal);
+                refusal
             }
         }
     }

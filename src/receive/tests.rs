@@ -12,6 +12,7 @@ use crate::config::{Config, Role};
 use crate::net::listen::Listener;
 use crate::store::memory::MemoryStore;
 use crate::store::{Filter, Handoff, State, Store};
+use bytes::Bytes;
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
 use std::net::SocketAddr;
@@ -37,10 +38,12 @@ struct Server {
     expected: mpsc::Receiver<Domain>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    _data_dir: tempfile::TempDir,
 }
 
 async fn server(change: impl FnOnce(&mut Config)) -> Server {
-    let mut config = defaults();
+    let (mut config, data_dir) = (defaults(), tempfile::tempdir().unwrap());
+    config.data_dir = data_dir.path().to_path_buf();
     change(&mut config);
     let clock = Clock::system();
     let store = MemoryStore::new(clock.clone());
@@ -65,7 +68,7 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let (stop, stopped) = watch::channel(false);
     let serving = Arc::new(ingress).serve(Listener::Tcp(listener), listen, stopped);
     let serving = tokio::spawn(serving);
-    Server { address, store, direct, expected, stop, serving }
+    Server { address, store, direct, expected, stop, serving, _data_dir: data_dir }
 }
 
 /// TLS with a certificate of its own.
@@ -90,6 +93,15 @@ impl Server {
         let leased = page.deliveries.iter().filter(|d| d.state == State::Leased);
         (page.deliveries.len(), leased.count())
     }
+
+    /// The messages in the store, oldest first.
+    async fn bodies(&self) -> Vec<Bytes> {
+        let page = self.store.list(Filter::default(), None, 100).await.unwrap();
+        let mut ids: Vec<_> = page.deliveries.iter().map(|d| d.head.id).collect();
+        ids.sort();
+        let bodies = self.store.bodies(ids).await.unwrap();
+        bodies.into_iter().map(|(_, body)| body).collect()
+    }
 }
 
 struct Client(BufReader<TcpStream>);
@@ -103,6 +115,15 @@ impl Client {
     async fn greeted(server: &Server) -> Self {
         let mut client = Self::connect(server).await;
         client.expect("220 ").await;
+        client
+    }
+
+    /// One who has sent this much of a message, which has its place now.
+    async fn within(server: &Server, part: &str) -> Self {
+        let mut client = Self::greeted(server).await;
+        let chunk = format!("BDAT {}\r\n{part}", part.len());
+        client.say(&MAIL.replace("DATA\r\n", &chunk)).await;
+        while !client.line().await.ends_with("bytes so far\r\n") {}
         client
     }
 
@@ -288,29 +309,99 @@ async fn a_stranger_who_talks_first_is_sent_away_and_a_polite_one_greeted() {
     polite.expect("550 5.7.1").await;
 }
 
+/// So many bytes of text.
+fn text(size: usize) -> String {
+    "0123456789 23456789 23456789 23456789 234567\r\n".repeat(size / 46)
+}
+
 #[tokio::test]
-async fn large_messages_have_no_more_than_their_memory() {
-    // Room for 256 KiB of bytes, each counted twice.
-    let server = server(|c| c.limits.memory = 512 << 10).await;
-    let (small, fitting, large) = (32 << 10, 200 << 10, 600 << 10);
-    let text = |size: usize| "0123456789 23456789 23456789 23456789 234567\r\n".repeat(size / 46);
-    let mut holder = Client::in_data(&server).await;
-    holder.say(&text(fitting)).await;
-    let mut large_one = Client::in_data(&server).await;
-    large_one.say(&(text(large) + ".\r\n")).await;
-    large_one.expect("452 4.3.1").await;
-    // Small ones need none of it, and the one that holds it all is not hurt.
-    large_one.say(&MAIL.replace("EHLO", "NOOP")).await;
-    large_one.expect("354 ").await;
-    large_one.say(&(text(small) + ".\r\n")).await;
-    large_one.expect("250 2.0.0 Queued").await;
-    holder.say(".\r\n").await;
+async fn what_has_no_memory_waits_on_disk_and_keeps_nobody_out() {
+    // Memory for 256 KiB that come in, each byte counted twice.
+    let server = server(|c| c.limits.memory = 1 << 20).await;
+    let (fitting, large) = (text(200 << 10), text(600 << 10));
+    let mut holder = Client::within(&server, &fitting).await;
+    // They come a bit at a time, all at once.
+    let mut others = Vec::new();
+    for n in 0..4 {
+        let mut client = Client::in_data(&server).await;
+        client.say(&format!("X-N: {n}\r\n\r\n")).await;
+        others.push(client);
+    }
+    for part in large.as_bytes().chunks(46 * 3_000) {
+        for client in &mut others {
+            client.say(std::str::from_utf8(part).unwrap()).await;
+        }
+    }
+    for client in &mut others {
+        client.say(".\r\n").await;
+        client.expect("250 2.0.0 Queued").await;
+    }
+    holder.say("BDAT 0 LAST\r\n").await;
     holder.expect("250 2.0.0 Queued").await;
-    // What it held is free again.
-    let mut next = Client::in_data(&server).await;
-    next.say(&(text(fitting) + ".\r\n")).await;
-    next.expect("250 2.0.0 Queued").await;
-    assert_eq!(server.stored().await.0, 3);
+    let bodies = server.bodies().await;
+    for n in 0..4 {
+        let whole = format!("X-N: {n}\r\n\r\n{large}");
+        assert!(bodies.iter().any(|body| body.ends_with(whole.as_bytes())), "{n}");
+    }
+    assert!(bodies.iter().any(|body| body.ends_with(fitting.as_bytes())));
+    assert_eq!(bodies.len(), 5);
+}
+
+#[tokio::test]
+async fn of_a_message_that_was_given_up_nothing_is_in_the_next() {
+    let server = server(|c| c.limits.message_size = 3 << 20).await;
+    let mut client = Client::greeted(&server).await;
+    let (first, second) = (text(1_400 << 10), text(1_200 << 10).to_uppercase());
+    let chunk = |text: &str, last: &str| format!("BDAT {}{last}\r\n{text}", text.len());
+    let envelope = "MAIL FROM:<a@s.test>\r\nRCPT TO:<b@d.test>\r\n";
+    let said = ["EHLO c.test\r\n", envelope, &chunk(&first, ""), "RSET\r\n"].concat();
+    client.say(&said).await;
+    client.expect("250 2.0.0 Reset").await;
+    client.say(&[envelope, &chunk(&second, " LAST")].concat()).await;
+    client.expect("250 2.0.0 Queued").await;
+    // One that is too large, and one that is right behind it.
+    client.say(&[envelope, "DATA\r\n"].concat()).await;
+    client.expect("354 ").await;
+    client.say(&[&text(4 << 20), ".\r\n", envelope, &chunk("A: b\r\n", " LAST")].concat()).await;
+    assert!(client.line().await.starts_with("552 5.3.4"));
+    client.expect("250 2.0.0 Queued").await;
+    let bodies = server.bodies().await;
+    assert_eq!(bodies.len(), 2);
+    let stamp = 1_000;
+    assert!(bodies[0].ends_with(second.as_bytes()) && bodies[0].len() < second.len() + stamp);
+    assert!(bodies[1].ends_with(b"A: b\r\n") && bodies[1].len() < stamp);
+}
+
+#[tokio::test]
+async fn disk_for_large_messages_ends_and_is_free_again() {
+    let server = server(|c| c.limits.disk = 3 << 20).await;
+    let part = text(1_500 << 10);
+    let mut holder = Client::within(&server, &part).await;
+    let mut second = Client::in_data(&server).await;
+    let both = [&*part, &part].concat();
+    second.say(&[&*both, ".\r\n"].concat()).await;
+    second.expect("452 4.3.1 Too many large messages at once").await;
+    holder.say(&format!("BDAT {} LAST\r\n{part}", part.len())).await;
+    holder.expect("250 2.0.0 Queued").await;
+    second.say("MAIL FROM:<a@s.test>\r\nRCPT TO:<b@d.test>\r\nDATA\r\n").await;
+    second.expect("354 ").await;
+    second.say(&[&*both, ".\r\n"].concat()).await;
+    second.expect("250 2.0.0 Queued").await;
+    let bodies = server.bodies().await;
+    assert!(bodies.iter().all(|body| body.ends_with(both.as_bytes())));
+    assert_eq!(bodies.len(), 2);
+}
+
+#[tokio::test]
+async fn large_messages_leave_the_disk_its_free_space() {
+    let server = server(|c| c.store.free_space_min = 1 << 60).await;
+    let mut client = Client::in_data(&server).await;
+    client.say(&[&*text(2 << 20), ".\r\n"].concat()).await;
+    client.expect("452 4.3.1 Queue is full").await;
+    client.say(&MAIL.replace("EHLO", "NOOP")).await;
+    client.expect("354 ").await;
+    client.say("A: b\r\n.\r\n").await;
+    client.expect("250 2.0.0 Queued").await;
 }
 
 #[tokio::test]

@@ -103,6 +103,12 @@ impl Refusal {
     pub fn new(code: u16, enhanced: (u8, u16, u16), text: impl Into<String>) -> Self {
         Self { code, enhanced: EnhancedCode(enhanced.0, enhanced.1, enhanced.2), text: text.into() }
     }
+
+    /// There is no space for the message.
+    #[must_use]
+    pub fn full() -> Self {
+        Self::new(452, (4, 3, 1), "Queue is full, try again later")
+    }
 }
 
 impl fmt::Display for Refusal {

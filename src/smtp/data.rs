@@ -254,7 +254,7 @@ impl ChunkReader {
             self.0.note(Fault::BareCr);
             *body = Vec::new();
         }
-        if self.0.fault.is_none() && !body.is_empty() && !body.ends_with(b"\r\n") {
+        if self.0.fault.is_none() && self.0.line > 0 {
             body.extend_from_slice(b"\r\n");
         }
     }

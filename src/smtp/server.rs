@@ -116,7 +116,9 @@ pub struct Received {
     pub forwarded_for: Option<IpAddr>,
     /// For the trace field: `ESMTP`, `UTF8SMTPS`, … (RFC 3848, RFC 6531 §4.3).
     pub protocol: &'static str,
-    /// The bytes, dots taken off.
+    /// So many bytes at its beginning were taken out by [`Session::take_body`].
+    pub taken: usize,
+    /// The bytes behind those, dots taken off.
     pub body: Vec<u8>,
 }
 
@@ -197,6 +199,9 @@ pub struct Session {
     /// By XFORWARD, of the next transaction.
     forwarded: Option<Proxied>,
     envelope: Option<Envelope>,
+    /// Bytes of the message that were taken out.
+    taken: usize,
+    /// Those behind them.
     body: Vec<u8>,
     /// Since the first BDAT of a message.
     chunks: Option<ChunkReader>,
@@ -237,6 +242,7 @@ impl Session {
             pending: None,
             forwarded: None,
             envelope: None,
+            taken: 0,
             body: Vec::new(),
             chunks: None,
             overflow: None,
@@ -270,10 +276,24 @@ impl Session {
             || self.chunks.is_some()
     }
 
-    /// The message so far.
+    /// The message so far, but for what was taken out; empty where it is given up.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Bytes of it that were taken out.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Takes out the message so far, for the shell to keep, with how many bytes were taken out
+    /// before.
+    pub fn take_body(&mut self) -> (usize, Vec<u8>) {
+        let (before, body) = (self.taken, std::mem::take(&mut self.body));
+        self.taken += body.len();
+        (before, body)
     }
 
     /// Takes from the front of `input`. Gives how much was taken; to be called again, with the
@@ -298,8 +318,8 @@ impl Session {
                 State::Data(reader) => {
                     let (taken, done) = reader.read(rest, &mut self.body);
                     let fault = reader.fault();
-                    if self.overflow.is_some() {
-                        self.body.clear();
+                    if fault.is_some() || self.overflow.is_some() {
+                        self.forget_body();
                     }
                     (taken, if done { self.end_data(fault) } else { Some(Step::Read) })
                 }
@@ -441,7 +461,7 @@ impl Session {
         } else if mail.size.is_some_and(|size| size > self.settings.message_size as u64) {
             self.too_big()
         } else if mail.size.unwrap_or_default().max(1) > self.room {
-            Refusal::new(452, (4, 3, 1), "Queue is full, try again later")
+            Refusal::full()
         } else if !mail.smtputf8 && mail.reverse_path.mailbox().is_some_and(|m| m.is_utf8()) {
             Refusal::new(553, (5, 6, 7), "Address is not ASCII; SMTPUTF8 is needed")
         } else {
@@ -496,7 +516,7 @@ impl Session {
     fn reset(&mut self) {
         self.forwarded = None;
         self.envelope = None;
-        self.body = Vec::new();
+        self.forget_body();
         self.chunks = None;
         self.overflow = None;
     }

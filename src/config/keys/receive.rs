@@ -211,9 +211,17 @@ pub(super) const LIMITS: Section = Section {
         key(
             "memory",
             Is("\"256 MiB\""),
-            "Memory for messages being received, in all sessions together; beyond it clients get \
-             452.",
+            "Memory for messages above 64 KiB in all sessions together: half for those that come \
+             in, half for those that are all there. What has no place in the first half, and what \
+             is above 1 MiB, goes to disk as it comes.",
             |c, v| set(&mut c.limits.memory, v.size("1 MiB", "1 TiB")),
+        ),
+        key(
+            "disk",
+            Is("\"1 GiB\""),
+            "That disk, in `data_dir`; beyond it clients get 452. A file there has no name and \
+             ends with the process.",
+            |c, v| set(&mut c.limits.disk, v.size("1 MiB", "1 TiB")),
         ),
         key(
             "command_timeout",

@@ -67,8 +67,6 @@ pub struct Api<S> {
     /// Requests being worked on, their clients gone or not.
     work: Arc<Semaphore>,
     terms: Http,
-    /// All of [`Ingress::room`], in KiB.
-    room_kib: usize,
 }
 
 /// Who asks, and how he came.
@@ -96,7 +94,6 @@ impl<S: Store> Api<S> {
             keys: Arc::new(keys),
             door,
             work: Arc::new(Semaphore::new(terms.connections)),
-            room_kib: usize::try_from(config.limits.memory / 1_024).unwrap_or(usize::MAX),
             ingress,
             terms,
         })

@@ -40,8 +40,8 @@ use tokio::task::JoinSet;
 /// more.
 const PART: usize = 32;
 const PART_BYTES: usize = 1 << 20;
-/// Memory for a part: as it is built, and as it goes to the store.
-const PART_KIB: usize = 3 * PART_BYTES / 1_024;
+/// Memory for a part, in bytes: as it is built, and as it goes to the store.
+const PART_MEMORY: usize = 3 * PART_BYTES;
 /// Memory for each byte of a request: checked, built, and as it goes to the store.
 const FACTOR: usize = 4;
 /// Longest key, in bytes.
@@ -100,7 +100,7 @@ struct Work {
     client: Client,
     guest: Guest,
     begun: Timestamp,
-    _room: Option<OwnedSemaphorePermit>,
+    _memory: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
     _turn: OwnedSemaphorePermit,
 }
 
@@ -124,11 +124,11 @@ impl<S: Store> Api<S> {
         let bounds = Bounds {
             size: self.ingress.settings.message_size,
             time: self.terms.request_timeout,
-            room: &self.ingress.room,
-            room_kib: self.room_kib,
+            depot: &self.ingress.depot,
             factor: FACTOR,
+            more: if is_whole { 0 } else { PART_MEMORY },
         };
-        let Read { bytes, mut room } = body::read(request.into_body(), &bounds).await?;
+        let Read { bytes, memory, has_more } = body::read(request.into_body(), &bounds).await?;
         let hash = keys::hash(&[&[u8::from(is_whole)], query.as_bytes(), &bytes]);
         let (config, personal) = (self.ingress.parts.config.get(), self.terms.recipients);
         let offer = aside(move || match is_whole {
@@ -145,9 +145,11 @@ impl<S: Store> Api<S> {
             }
         });
         let offer = offer.await??;
-        if offer.is_batch() {
-            body::grow(&mut room, PART_KIB, &bounds).await?;
-        }
+        let more = match offer.is_batch() && !has_more {
+            true => Some(self.ingress.depot.work(PART_MEMORY).await),
+            false => None,
+        };
+        let more = more.transpose().map_err(|refusal| Problem::from(&refusal))?;
         let claim = key.map(|key| {
             let request =
                 keys::Request { tenant: &tenant, key: &key, body: hash, total: offer.count() };
@@ -159,7 +161,7 @@ impl<S: Store> Api<S> {
             client: Client { address: guest.address, tenant: Some(tenant), certificate: None },
             guest,
             begun,
-            _room: room,
+            _memory: (memory, more),
             _turn: turn,
         };
         // On its own: a client that hangs up does not leave it half done.
@@ -284,7 +286,7 @@ impl<S: Store> Api<S> {
         };
         let protocol = if work.guest.is_encrypted { "HTTPS" } else { "HTTP" };
         let (user, forwarded_for) = (work.client.tenant.clone(), None);
-        Ok(Received { envelope, helo: literal, user, forwarded_for, protocol, body })
+        Ok(Received { envelope, helo: literal, user, forwarded_for, protocol, taken: 0, body })
     }
 }
 

@@ -49,8 +49,8 @@ impl Session {
         let left = *left;
         if let (State::Chunk { .. }, Some(reader)) = (&self.state, &mut self.chunks) {
             reader.read(input.get(..taken).unwrap_or_default(), &mut self.body);
-            if self.overflow.is_some() {
-                self.body.clear();
+            if reader.fault().is_some() || self.overflow.is_some() {
+                self.forget_body();
             }
         }
         if left > 0 {
@@ -96,14 +96,14 @@ impl Session {
             return None;
         }
         let envelope = self.envelope.take()?;
-        let body = std::mem::take(&mut self.body);
+        let (taken, body) = self.take_body();
         let forwarded = self.forwarded.take().unwrap_or_default();
         self.reset();
         self.state = State::Answering;
         let protocol = self.protocol(envelope.smtputf8);
         let helo = forwarded.helo.or_else(|| self.helo.clone()).unwrap_or_default();
         let (user, forwarded_for) = (self.user.clone(), forwarded.address);
-        let received = Received { envelope, helo, user, forwarded_for, protocol, body };
+        let received = Received { envelope, helo, user, forwarded_for, protocol, taken, body };
         Some(Step::Message(Box::new(received)))
     }
 
@@ -127,7 +127,11 @@ impl Session {
     /// There is no room for the message: what is left of it is read and forgotten, then this is the
     /// answer.
     pub fn overflow(&mut self, refusal: Refusal) {
-        self.body = Vec::new();
+        self.forget_body();
         self.overflow = Some(refusal);
+    }
+
+    pub(super) fn forget_body(&mut self) {
+        (self.taken, self.body) = (0, Vec::new());
     }
 }

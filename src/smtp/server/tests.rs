@@ -47,11 +47,11 @@ struct Heard {
     closed: bool,
 }
 
-/// Plays the client's bytes in pieces of these sizes.
+/// Plays the client's bytes in pieces of these sizes; keeps parts of messages now and then.
 fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
     let mut heard = Heard::default();
     let mut sizes = sizes.iter().copied().cycle();
-    let (mut buffer, mut at) = (Vec::new(), 0);
+    let (mut buffer, mut at, mut kept) = (Vec::new(), 0, Vec::new());
     loop {
         let (taken, step) = session.step(&buffer);
         buffer.drain(..taken);
@@ -62,6 +62,11 @@ fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
                 let end = (at + sizes.next().unwrap_or(input.len()).max(1)).min(input.len());
                 buffer.extend_from_slice(&input[at..end]);
                 at = end;
+                if at.is_multiple_of(3) {
+                    let (before, part) = session.take_body();
+                    kept.truncate(before);
+                    kept.extend(part);
+                }
             }
             Step::Refused(refused) => {
                 let from = refused.from.map_or_else(|| "-".to_string(), |from| from.to_string());
@@ -96,7 +101,8 @@ fn play(session: &mut Session, input: &[u8], sizes: &[usize]) -> Heard {
             Step::Message(m) => {
                 let to: Vec<&str> =
                     m.envelope.recipients.iter().map(|r| r.mailbox.as_str()).collect();
-                let body = String::from_utf8_lossy(&m.body).into_owned();
+                let body = [&kept[..m.taken], &m.body].concat();
+                let body = String::from_utf8_lossy(&body);
                 heard.messages.push(format!("{}|{}|{body}", m.envelope.reverse_path, to.join(",")));
                 session.answer(&Refusal::new(250, (2, 0, 0), "Queued"));
             }

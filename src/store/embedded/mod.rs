@@ -46,6 +46,7 @@ mod tests;
 mod writer;
 
 pub use self::check::{Checked, Progress, check, rebuild};
+pub use self::space::free as free_space;
 
 use self::bodies::Wanted;
 use self::gauges::Gauges;

@@ -128,7 +128,10 @@ pub(super) fn database(dir: &Path) -> u64 {
 }
 
 /// Bytes that an ordinary process may still write below `dir`.
-pub(super) fn free(dir: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// Where the system does not say.
+pub fn free(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
