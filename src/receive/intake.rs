@@ -3,6 +3,7 @@
 use super::door::Door;
 use super::hold::Depot;
 use super::logins::Logins;
+use super::patience::Patience;
 use super::tenants::{Offered, Tenants};
 use crate::base::address::{Domain, ReversePath};
 use crate::base::id::IdGenerator;
@@ -95,6 +96,11 @@ impl<S: Store> Ingress<S> {
             door: Door::new(limits),
             parts,
         }
+    }
+
+    /// How long clients may take at this moment.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(&self.parts.config.get().limits, self.door.is_crowded())
     }
 
     /// Puts a message into the queue. What it gives is the answer to the client; 250 is given only

@@ -6,6 +6,7 @@ pub mod http;
 mod intake;
 mod listener;
 pub mod logins;
+mod patience;
 mod session;
 pub mod tenants;
 #[cfg(test)]

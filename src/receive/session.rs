@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 /// Bytes of a message read at once; after so many, others have their turn.
@@ -39,12 +39,6 @@ const EARLY: Duration = Duration::from_millis(300);
 /// How long what a client still sends is read after the last reply.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(30);
-/// While nearly all places are taken, who is silent for so long loses his.
-const CROWDED_PATIENCE: Duration = Duration::from_secs(10);
-/// The same, within a message.
-const CROWDED_DATA_PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has become crowded.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -76,6 +70,7 @@ pub(super) async fn run<S: Store>(ingress: &Ingress<S>, guest: Guest, stop: watc
         session,
         stop,
         begun: None,
+        come: 0,
         waiting: None,
         taken: 0,
         hold: Hold::new(&ingress.depot, COPIES),
@@ -121,6 +116,8 @@ struct Shell<'a, S> {
     stop: watch::Receiver<bool>,
     /// When the message under way began.
     begun: Option<Timestamp>,
+    /// Bytes read since.
+    come: u64,
     /// Since when a whole command is waited for.
     waiting: Option<Timestamp>,
     /// Bytes read since others had their turn.
@@ -194,8 +191,7 @@ impl<S: Store> Shell<'_, S> {
         let Some(config) = config.as_ref() else { return Err(ErrorKind::Unsupported.into()) };
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let handshake = TlsAcceptor::from(Arc::clone(config)).accept(clear);
-        let crowded = self.ingress.door.is_crowded();
-        let patience = if crowded { CROWDED_PATIENCE } else { HANDSHAKE };
+        let patience = self.ingress.patience().with_handshake();
         let done = tokio::select! {
             done = timeout(patience, handshake) => done,
             Ok(_) = self.stop.wait_for(|stop| *stop) => {
@@ -248,7 +244,7 @@ impl<S: Store> Shell<'_, S> {
             }
             None => {
                 parts.logins.failed(&config, address, &user, parts.clock.now());
-                tokio::time::sleep(config.auth.delay).await;
+                sleep(config.auth.delay).await;
                 self.session.denied(&Refusal::new(535, (5, 7, 8), "User or password is wrong"));
             }
         }
@@ -293,13 +289,31 @@ impl<S: Store> Shell<'_, S> {
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
-        let output = self.session.output();
-        if !output.is_empty() {
-            let patience = self.ingress.parts.config.get().limits.command_timeout;
-            let written = timeout(patience, self.stream.write_all(output)).await;
-            written.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))?;
-            output.clear();
+        let (ingress, output) = (self.ingress, self.session.output());
+        if output.is_empty() {
+            return Ok(());
         }
+        let since = ingress.parts.clock.now();
+        let writing = async {
+            self.stream.write_all(output).await?;
+            self.stream.flush().await
+        };
+        let impatient = async {
+            loop {
+                let patience = ingress.patience().with_command();
+                let left = patience.saturating_sub(ingress.parts.clock.now().since(since));
+                if left.is_zero() {
+                    return;
+                }
+                sleep(left.min(LOOK)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            written = writing => written?,
+            () = impatient => return Err(ErrorKind::TimedOut.into()),
+        }
+        output.clear();
         Ok(())
     }
 
@@ -310,7 +324,9 @@ impl<S: Store> Shell<'_, S> {
         let since = self.ingress.parts.clock.now();
         if in_message {
             buffer.reserve(READ);
-            self.begun.get_or_insert(since);
+            if self.begun.is_none() {
+                (self.begun, self.come) = (Some(since), 0);
+            }
         } else {
             self.begun = None;
             // Of the whole command: a client that drips gains nothing by it.
@@ -335,6 +351,7 @@ impl<S: Store> Shell<'_, S> {
                 read = timeout(patience.min(LOOK), self.stream.read_buf(buffer)) => {
                     if let Ok(count) = read {
                         let count = count?;
+                        self.come += count as u64;
                         self.give_way(count).await;
                         return Ok(count > 0);
                     }
@@ -357,20 +374,13 @@ impl<S: Store> Shell<'_, S> {
 
     /// How much longer the client may take, where nothing came since then.
     fn patience(&self, since: Timestamp) -> Duration {
-        let (config, now) = (self.ingress.parts.config.get(), self.ingress.parts.clock.now());
-        let limits = &config.limits;
-        let crowded = self.ingress.door.is_crowded();
-        let most = |usual: Duration, crowded_patience| {
-            if crowded { usual.min(crowded_patience) } else { usual }
+        let (patience, now) = (self.ingress.patience(), self.ingress.parts.clock.now());
+        let Some(begun) = self.begun else {
+            let waited = now.since(self.waiting.unwrap_or(since));
+            return patience.with_command().saturating_sub(waited);
         };
-        if let Some(begun) = self.begun {
-            let of_block = most(limits.data_timeout, CROWDED_DATA_PATIENCE);
-            let of_message = limits.message_timeout.saturating_sub(now.since(begun));
-            of_block.saturating_sub(now.since(since)).min(of_message)
-        } else {
-            let of_command = most(limits.command_timeout, CROWDED_PATIENCE);
-            of_command.saturating_sub(now.since(self.waiting.unwrap_or(since)))
-        }
+        let of_message = patience.with_message(self.come).saturating_sub(now.since(begun));
+        patience.with_block().saturating_sub(now.since(since)).min(of_message)
     }
 
     /// Gives up a message whose header section does not end in time, before it takes memory.
