@@ -97,9 +97,8 @@ fn world(domains: usize) -> World<Stock> {
         connection_rates: Vec::new(),
         connection_rates_per_source: Vec::new(),
     };
-    config.tenants = (0..TENANTS)
-        .map(|n| TenantRule { name: format!("t{n}"), ..TenantRule::default() })
-        .collect();
+    let tenant = |n| TenantRule { name: format!("t{n}"), ..TenantRule::default() };
+    config.tenants = (0..TENANTS).map(tenant).collect::<Vec<_>>().into();
     let operator = |n: u8| {
         let addresses = vec![[11, 0, 0, n].into()];
         let host = MxHost { preference: 10, name: format!("mx{n}.test"), addresses };

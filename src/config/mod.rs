@@ -46,7 +46,7 @@ use crate::policy::rules::Rules as ReplyRules;
 use crate::policy::site::setting::LimitKey;
 use crate::policy::site::{Limits, Rate};
 use crate::policy::source::{SourceRule, Sources};
-use crate::policy::tenant::TenantRule;
+use crate::policy::tenant::Register;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ pub struct Config {
     /// The two lanes.
     pub lanes: Lanes,
     /// Hosting customers.
-    pub tenants: Vec<TenantRule>,
+    pub tenants: Register,
     /// What is watched in their mail.
     pub watch: Watch,
     /// Resolver.
@@ -224,7 +224,7 @@ impl Config {
             auth: Auth::default(),
             limits: ReceiveLimits::default(),
             lanes: Lanes::default(),
-            tenants: Vec::new(),
+            tenants: Register::default(),
             watch: Watch::default(),
             dns: Dns::default(),
             delivery: Delivery::default(),

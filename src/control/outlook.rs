@@ -24,7 +24,7 @@ pub struct Terms {
 impl From<&Config> for Terms {
     fn from(config: &Config) -> Self {
         let mut quotas = Quotas::default();
-        for tenant in &config.tenants {
+        for tenant in config.tenants.iter() {
             quotas.add(Holder::Tenant(&tenant.name), &tenant.rates);
         }
         for domain in &config.domains {

@@ -9,7 +9,7 @@ use crate::observe::receive as tell;
 use crate::policy::guard::Block;
 use crate::policy::orders::Suspension;
 use crate::policy::site::Rate;
-use crate::policy::tenant::{EVERYBODY, TenantRule, rule};
+use crate::policy::tenant::{EVERYBODY, TenantRule};
 use crate::receive::logins::Logins;
 use crate::receive::tenants::{Known, Tenants};
 use crate::store::{Backlog, QueueBacklog};
@@ -145,7 +145,7 @@ impl Reception {
         now: Timestamp,
     ) -> TenantView {
         let concerns = |order: &&Suspension| order.scope.tenant.as_deref() == Some(tenant);
-        let found = rule(&config.tenants, tenant);
+        let found = config.tenants.rule(tenant);
         TenantView {
             name: tenant.to_string(),
             configured: found.is_some_and(|rule| rule.name == tenant),

@@ -1,5 +1,9 @@
 //! Whose message it is, and what that customer may.
 
+mod register;
+
+pub use register::Register;
+
 use crate::base::address::{Domain, ReversePath, is_below};
 use crate::base::network::Networks;
 use crate::mail::message::Lane;
@@ -145,97 +149,12 @@ pub struct Sender<'a> {
     pub reverse_path: &'a ReversePath,
 }
 
-/// The tenant of a message: of the user, of the certificate, as named by a web server, or of the
-/// client's network; else of the reverse-path's domain, that is the tenant whose entry has it, else
-/// its organisational domain; else the client's address.
-#[must_use]
-pub fn decide(rules: &[TenantRule], sender: &Sender<'_>) -> String {
-    if let Some(tenant) = sender.of_user {
-        return tenant.to_string();
-    }
-    let shows = |rule: &&TenantRule| {
-        sender.certificate.is_some_and(|print| rule.certificates.iter().any(|c| c == print))
-    };
-    if let Some(rule) = rules.iter().find(shows) {
-        return rule.name.clone();
-    }
-    if let Some(tenant) = sender.named {
-        return tenant.to_string();
-    }
-    let domain = sender.reverse_path.domain();
-    let sends = |rule: &&TenantRule| {
-        let mut own = rule.sender_domains.iter();
-        own.any(|name| domain.is_some_and(|domain| is_below(domain.as_str(), name)))
-    };
-    let by_network = rules.iter().find(|rule| rule.networks.contains(sender.client));
-    match (by_network.or_else(|| rules.iter().find(sends)), domain) {
-        (Some(rule), _) => rule.name.clone(),
-        (None, Some(domain)) => domain.organisational().to_string(),
-        (None, None) => sender.client.to_canonical().to_string(),
-    }
-}
-
-/// The entry that says what a tenant may: its own, else that for everybody.
-#[must_use]
-pub fn rule<'a>(rules: &'a [TenantRule], tenant: &str) -> Option<&'a TenantRule> {
-    let named = |name: &str| rules.iter().find(|rule| rule.name == name);
-    named(tenant).or_else(|| named(EVERYBODY))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rule_of(name: &str) -> TenantRule {
         TenantRule { name: name.into(), ..TenantRule::default() }
-    }
-
-    fn sender(client: &str, reverse_path: &'static str) -> Sender<'static> {
-        let reverse_path = Box::leak(Box::new(ReversePath::parse(reverse_path).unwrap()));
-        let client = client.parse().unwrap();
-        Sender { of_user: None, certificate: None, named: None, client, reverse_path }
-    }
-
-    #[test]
-    fn by_network_then_sender_then_domain_then_client() {
-        let rule = |name: &str, network: &str, domain: &str| TenantRule {
-            networks: Networks::new(vec![Networks::parse_one(network).unwrap()]),
-            sender_domains: vec![domain.into()],
-            ..rule_of(name)
-        };
-        let rules = [rule("c1", "10.1.0.0/16", "one.test"), rule("c2", "10.2.0.0/16", "two.test")];
-        for (client, reverse_path, tenant) in [
-            ("10.1.2.3", "x@two.test", "c1"),
-            ("::ffff:10.2.2.3", "x@one.test", "c2"),
-            ("10.3.0.1", "x@news.two.test", "c2"),
-            ("10.3.0.1", "x@nottwo.test", "nottwo.test"),
-            ("10.3.0.1", "x@a.b.example.co.uk", "example.co.uk"),
-            ("10.3.0.1", "", "10.3.0.1"),
-            ("::ffff:10.3.0.1", "postmaster", "10.3.0.1"),
-        ] {
-            assert_eq!(decide(&rules, &sender(client, reverse_path)), tenant);
-        }
-    }
-
-    #[test]
-    fn a_login_says_more_than_a_certificate_and_that_more_than_a_web_server() {
-        let rules = [
-            TenantRule { certificates: vec!["ab".into()], ..rule_of("certified") },
-            TenantRule {
-                networks: Networks::new(vec![Networks::parse_one("10.1.0.0/16").unwrap()]),
-                ..rule_of("network")
-            },
-        ];
-        let from = sender("10.1.2.3", "x@one.test");
-        assert_eq!(decide(&rules, &from), "network");
-        let named = Sender { named: Some("site7"), ..from };
-        assert_eq!(decide(&rules, &named), "site7");
-        let unknown = Sender { certificate: Some("cd"), ..named };
-        assert_eq!(decide(&rules, &unknown), "site7");
-        let certified = Sender { certificate: Some("ab"), ..named };
-        assert_eq!(decide(&rules, &certified), "certified");
-        let user = Sender { of_user: Some("ann"), ..certified };
-        assert_eq!(decide(&rules, &user), "ann");
     }
 
     #[test]
@@ -251,13 +170,5 @@ mod tests {
         assert!(!may(&["a.test", "shop.test"], "c1", "workshop.test"));
         assert!(may(&[OWN], "Shop.test", "www.shop.test") && may(&[OWN], "shop.test", "shop.test"));
         assert!(!may(&[OWN], "shop.test", "other.test") && !may(&[OWN], "test", "a.other"));
-    }
-
-    #[test]
-    fn who_has_no_entry_has_that_for_everybody() {
-        let rules = [rule_of("c1"), rule_of(EVERYBODY)];
-        assert_eq!(rule(&rules, "c1").unwrap().name, "c1");
-        assert_eq!(rule(&rules, "c2").unwrap().name, "*");
-        assert_eq!(rule(&rules[..1], "c2"), None);
     }
 }

@@ -209,8 +209,7 @@ impl<S: Store> Shell<'_, S> {
         let shown = shown.map(fingerprint);
         self.stream = Box::new(stream);
         let tenants = &self.ingress.parts.config.get().tenants;
-        let known = shown.filter(|shown| tenants.iter().any(|t| t.certificates.contains(shown)));
-        self.client.certificate = known;
+        self.client.certificate = shown.filter(|shown| tenants.knows(shown));
         Ok(self.client.certificate.is_some())
     }
 

@@ -102,7 +102,7 @@ impl Tenants {
             client: client.address,
             reverse_path: &envelope.reverse_path,
         };
-        let tenant = tenant::decide(&config.tenants, &sender);
+        let tenant = config.tenants.decide(&sender);
         let mut origin = Origin {
             lane: class.lane,
             reason: class.reason,
@@ -111,7 +111,7 @@ impl Tenants {
             client: client.address.to_string(),
         };
         let nobodys = TenantRule::default();
-        let rule = tenant::rule(&config.tenants, &origin.tenant).unwrap_or(&nobodys);
+        let rule = config.tenants.rule(&origin.tenant).unwrap_or(&nobodys);
         permit(rule, &origin.tenant, envelope, header, body)?;
         if !class.is_marked && rule.lane == Lane::Bulk {
             (origin.lane, origin.reason) = (Lane::Bulk, "the tenant's lane".to_string());
@@ -204,7 +204,7 @@ impl Tenants {
         let blown = book.fuse.outcome(tenant, hard_bounce, now);
         drop(book);
         // Looked up for the one in many thousands alone.
-        let is_watched = || tenant::rule(&config.tenants, tenant).is_none_or(|rule| rule.watched);
+        let is_watched = || config.tenants.rule(tenant).is_none_or(|rule| rule.watched);
         self.alert_of(&config.watch, tenant, blown.filter(|_| is_watched()));
     }
 
@@ -241,7 +241,7 @@ impl Tenants {
     /// What is known of a tenant.
     #[must_use]
     pub fn known(&self, config: &Config, tenant: &str, now: Timestamp) -> Known {
-        let rule = tenant::rule(&config.tenants, tenant);
+        let rule = config.tenants.rule(tenant);
         let book = self.lock();
         Known {
             limits: rule

@@ -182,7 +182,7 @@ pub fn scenario(seed: u64) -> Scenario {
     let most = if contests { 4 } else { 6 };
     let weights: Vec<u32> = (0..rng.usize(2..most)).map(|_| rng.u32(1..5)).collect();
     let mut config = defaults();
-    config.tenants = tenants(&weights);
+    config.tenants = tenants(&weights).into();
     config.sites.default = any_limits(&mut rng, false);
     let mut settled = Settled::default();
     for (n, (name, mx, share)) in PROVIDERS.into_iter().enumerate() {

@@ -25,7 +25,7 @@ struct Drained {
 #[allow(clippy::cast_precision_loss)]
 fn drain(newsletters: u32, addresses: u8, sessions: u32, lingers: i64) -> Drained {
     let mut config = defaults();
-    config.tenants = tenants(&[1]);
+    config.tenants = tenants(&[1]).into();
     config.lanes.gather = Duration::ZERO;
     config.sites.default.connections = CONNECTIONS;
     config.sites.default.deliveries_per_connection = EACH;

@@ -73,7 +73,7 @@ fn scenario(deliveries: u64) -> Scenario {
     let mut rng = from_seed(1);
     let mut config = defaults();
     let weights: Vec<u32> = (0..12).map(|n| 1 + n % 4).collect();
-    config.tenants = tenants(&weights);
+    config.tenants = tenants(&weights).into();
     let (mut operators, mut places, mut popularity) = (Vec::new(), Vec::new(), Vec::new());
     for (n, (name, mx, share)) in PROVIDERS.into_iter().enumerate() {
         let (.., rtt, service) = TAKES[n];

@@ -61,7 +61,7 @@ fn name(n: u16) -> String {
 
 /// Some send from a source of their own, some have a rate.
 fn tenants(rng: &mut Rng, scenario: &mut Scenario, sources: u16) {
-    for tenant in &mut scenario.config.tenants {
+    for tenant in scenario.config.tenants.iter_mut() {
         if rng.u32(..4) == 0 {
             tenant.sources = vec![name(rng.u16(..sources))];
         }

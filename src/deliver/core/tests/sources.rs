@@ -213,7 +213,7 @@ fn confined(name: &str, source: &str) -> TenantRule {
 fn mail_whose_sources_are_refused_holds_up_no_other() {
     for lane in [Lane::Direct, Lane::Bulk] {
         let mut config = config(10, 0, 10);
-        config.tenants = vec![confined("tenant1", "a"), confined("tenant2", "b")];
+        config.tenants = vec![confined("tenant1", "a"), confined("tenant2", "b")].into();
         let mut world = World::new(with_sources(config, &["a", "b"], any()), 1);
         world.enqueue(1, lane, "a.test", 1_000, START);
         world.enqueue(2, lane, "a.test", 1_000, START);
