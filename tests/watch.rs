@@ -79,6 +79,14 @@ impl Bench {
         assert_eq!(reply.code, 250, "{}", reply.text);
     }
 
+    /// A message of a text that no other has.
+    fn alone(&self, from: &str, id: &str, to: &str) {
+        let text = id.repeat(40 + id.len());
+        let body = message::message(id, &format!("Subject: {id}{id}\r\n"), &text);
+        let reply = Client::hello(self.node.address()).mail(from, &[to], &body);
+        assert_eq!(reply.code, 250, "{}", reply.text);
+    }
+
     /// Lanes of accepted messages from this sender, in order.
     fn lanes(&self, from: &str) -> Vec<String> {
         let log = self.node.log();
@@ -156,19 +164,12 @@ fn a_hacked_sites_burst_is_suspended_and_its_neighbours_go_on() {
             &format!("\"http://{}/hook\"", hook.address),
         )
     });
-    let send = |from: &str, id: &str, to: &str| {
-        // Each another text.
-        let text = id.repeat(40 + id.len());
-        let body = message::message(id, &format!("Subject: {id}{id}\r\n"), &text);
-        let reply = Client::hello(bench.node.address()).mail(from, &[to], &body);
-        assert_eq!(reply.code, 250, "{}", reply.text);
-    };
     for n in 0..60 {
-        send("www@hacked.test", &format!("spam{n}"), &format!("victim{n}@d.test"));
+        bench.alone("www@hacked.test", &format!("spam{n}"), &format!("victim{n}@d.test"));
     }
     wait_until(PATIENCE, "it is suspended", || bench.node.log().contains("tenant.suspended"));
-    send("www@hacked.test", "after", "after@d.test");
-    send("a@neighbour.test", "neighbour", "r@d.test");
+    bench.alone("www@hacked.test", "after", "after@d.test");
+    bench.alone("a@neighbour.test", "neighbour", "r@d.test");
     bench.sink.wait_for("neighbour");
     assert!(stays(Duration::from_secs(2), || bench.sink.with_id("after").is_empty()));
     let shown = bench.node.ok(&["tenant", "show", "hacked.test"]);
@@ -190,6 +191,34 @@ fn a_hacked_sites_burst_is_suspended_and_its_neighbours_go_on() {
     bench.sink.wait_for("after");
     assert_eq!(bench.node.cli(&["tenant", "resume", "hacked.test"]).status.code(), Some(1));
     wait_until(PATIENCE, "all of it", || bench.sink.recipients().len() == 63);
+}
+
+#[test]
+fn or_its_mail_goes_on_and_an_alert_stands_until_it_is_cleared() {
+    let bench = Bench::new(|setup| {
+        setup.set("watch", "bursts", "\"alert\"").set("watch", "burst_per_minute", "30")
+    });
+    let burst = |name: &str| {
+        for n in 0..40 {
+            let to = format!("{name}{n}@d.test");
+            bench.alone("www@hacked.test", &format!("{name}{n}"), &to);
+        }
+    };
+    let told = || bench.node.log().matches("tenant.noticed").count();
+    burst("spam");
+    wait_until(PATIENCE, "all of it, and a letter", || bench.sink.recipients().len() == 41);
+    assert_eq!(told(), 1, "once for a burst");
+    let shown = bench.node.ok(&["tenant", "show", "hacked.test"]);
+    let why = "31 recipients of direct mail in 1m (limit 30;";
+    assert!(shown.contains("alert since ") && shown.contains(why), "{shown}");
+
+    let cleared = bench.node.ok(&["tenant", "resume", "hacked.test"]);
+    assert!(cleared.starts_with(&format!("alert cleared: {why}")), "{cleared}");
+    assert!(bench.node.log().contains("tenant.alert_cleared tenant=\"hacked.test\""));
+    assert!(!bench.node.ok(&["tenant", "show", "hacked.test"]).contains("alert since "));
+    assert_eq!(bench.node.cli(&["tenant", "resume", "hacked.test"]).status.code(), Some(1));
+    burst("more");
+    wait_until(PATIENCE, "the next is told, too", || told() == 2);
 }
 
 #[test]

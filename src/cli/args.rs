@@ -193,7 +193,7 @@ pub(super) enum TenantVerb {
         #[arg(long = "for", value_name = "TIME", value_parser = unit::duration)]
         lasts: Option<Duration>,
     },
-    /// Let a tenant's mail go on
+    /// Let a tenant's mail go on, or clear its alert
     Resume {
         /// As `list` has it
         name: String,

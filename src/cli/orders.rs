@@ -136,16 +136,30 @@ pub(super) fn print<T: serde::Serialize>(
 /// Overrides and suspensions, each in the order in which they were given.
 pub(super) type Standing = (Vec<ThrottleOrder>, Vec<Suspension>);
 
-/// Ends a suspension; `nothing` is the sentence where there is none.
+/// Ends a suspension, or else an alert; `nothing` is the sentence where there is none.
 pub(super) async fn resume(
     config: &Config,
     request: &Request,
     nothing: &str,
     printer: &mut Printer<'_, impl Write>,
 ) -> Result<(), Failure> {
-    let (_, ended) = carry_out(config, request).await?;
+    let (mut ended, mut alerts) = (Vec::new(), Vec::new());
+    let keep = |response| {
+        match response {
+            Response::Suspension(order) => ended.push(*order),
+            Response::Alert(alert) => alerts.push(*alert),
+            _ => {}
+        }
+        Ok(())
+    };
+    connect::connect(config).await?.ask(request, keep).await?;
     if ended.is_empty() {
-        return Err(Failure::Trouble(nothing.into()));
+        return match alerts.is_empty() {
+            true => Err(Failure::Trouble(nothing.into())),
+            false => print(printer, &alerts, |alerts| {
+                alerts.iter().map(|alert| format!("alert cleared: {alert}\n")).collect()
+            }),
+        };
     }
     print(printer, &ended, |ended| {
         ended.iter().map(|order| format!("resumed {}\n", table::scope(order))).collect()

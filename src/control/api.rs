@@ -185,9 +185,9 @@ impl<S: Store> Api<S> {
         };
         // On a thread of its own: it waits for the disk.
         let work = aside("order failed", move || desk.answer(request, user)).await?;
-        let answer = work.map_err(Stop::Error)?;
+        let mut answer = work.map_err(Stop::Error)?;
         if let (Some(reception), Some((tenant, as_usual))) = (&self.reception, looked_at) {
-            reception.resumed(&tenant, as_usual);
+            answer.extend(reception.resumed(&tenant, as_usual, user));
         }
         Ok(answer)
     }

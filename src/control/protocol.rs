@@ -5,6 +5,7 @@ use super::summary::Summary;
 use super::why::Explanation;
 use crate::base::time::Timestamp;
 use crate::mail::message::{Lane, MessageHead};
+use crate::policy::fuse::Blown;
 use crate::policy::orders::{Suspension, ThrottleOrder};
 use crate::policy::site::SiteLimits;
 use crate::policy::site::setting::{LimitKey, Setting};
@@ -184,6 +185,8 @@ pub enum Response {
     Throttle(Box<ThrottleOrder>),
     /// A suspension that holds, or that was ended.
     Suspension(Box<Suspension>),
+    /// An alert that [`Request::Resume`] ended.
+    Alert(Box<Blown>),
     /// To [`Request::Blocks`] and [`Request::Unblock`].
     Block(Box<BlockView>),
     /// To [`Request::Tenants`].

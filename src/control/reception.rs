@@ -6,6 +6,7 @@ use crate::base::time::{Clock, Timestamp};
 use crate::config::Config;
 use crate::mail::message::Lane;
 use crate::observe::receive as tell;
+use crate::observe::tenant::alert_cleared;
 use crate::policy::guard::Block;
 use crate::policy::orders::Suspension;
 use crate::policy::site::Rate;
@@ -107,9 +108,11 @@ impl Reception {
         }
     }
 
-    /// A tenant's mail may go again.
-    pub fn resumed(&self, tenant: &str, as_usual: bool) {
-        self.tenants.looked_at(tenant, as_usual);
+    /// A tenant's mail may go again. Gives the alert that this ends, if there is one.
+    pub fn resumed(&self, tenant: &str, as_usual: bool, user: Option<u32>) -> Option<Response> {
+        let alert = self.tenants.looked_at(tenant, as_usual)?;
+        alert_cleared(tenant, &alert.to_string(), user);
+        Some(Response::Alert(Box::new(alert)))
     }
 
     /// Every tenant with an entry or with mail in the queue; or the one of this name, whether

@@ -1,7 +1,7 @@
 //! What was noticed of a tenant.
 
 use crate::base::text::printable;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// `tenant.noticed`, `tenant.suspended`, or, where that failed, `tenant.not_suspended`.
 pub fn alert(tenant: &str, campaign: &str, why: &str, suspended: Option<&Result<(), String>>) {
@@ -24,6 +24,13 @@ pub fn alert(tenant: &str, campaign: &str, why: &str, suspended: Option<&Result<
             );
         }
     }
+}
+
+/// `tenant.alert_cleared`: an operator has looked, and the next burst is told of again.
+pub fn alert_cleared(tenant: &str, why: &str, user: Option<u32>) {
+    let [tenant, why] = [tenant, why].map(|text| printable(text.as_bytes(), 300));
+    let user = user.map_or_else(String::new, |user| user.to_string());
+    info!(target: "bulkhead", message = "tenant.alert_cleared", tenant, why, user);
 }
 
 /// `tenant.alert_not_posted`: the address in `alert_url` did not take it.

@@ -27,7 +27,8 @@
 //! remember them all would not be bounded.
 //!
 //! # Invariants
-//! * Told once: a blown fuse counts nothing more until it is reset.
+//! * Told once: a blown fuse tells nothing more until it is reset, or, where [`FuseRules::calm`] is
+//!   given, until nothing was too many for so long (`prop_it_is_told_again_after_calm_alone`).
 //! * What one tenant does changes nothing for another (`neighbours_are_untouched`), up to 10,000 of
 //!   them; of more, those that sent longest ago start anew.
 
@@ -46,6 +47,8 @@ use std::time::Duration;
 const TENANTS: usize = 10_000;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// How long a tenant is to be calm whose mail goes on, so that its next burst is told of.
+pub const CALM: Duration = HOUR;
 const HOUR_MS: i64 = 3_600_000;
 /// What an hour counts for that was busier than the busiest.
 const RISE: f64 = 0.5;
@@ -67,6 +70,9 @@ pub struct FuseRules {
     pub factor: u32,
     /// `None`: bounces are not looked at.
     pub bounces: Option<BounceRule>,
+    /// A blown fuse is new again once nothing was too many for so long. `None`, where mail waits
+    /// for somebody to look: not until it is reset.
+    pub calm: Option<Duration>,
 }
 
 impl Default for BounceRule {
@@ -91,6 +97,7 @@ impl Default for FuseRules {
             per_hour: Some(2_000),
             factor: 5,
             bounces: Some(BounceRule::default()),
+            calm: None,
         }
     }
 }
@@ -190,6 +197,9 @@ struct History {
     /// When the outcomes are halved next.
     halve_at: Timestamp,
     blown: Option<Blown>,
+    /// When it last would have blown, where it is blown.
+    #[serde(default)]
+    over_at: Timestamp,
 }
 
 /// Recipients in a window.
@@ -267,25 +277,33 @@ impl Fuse {
         if lane == Lane::Bulk {
             return None;
         }
-        let FuseRules { per_minute, per_hour, factor, .. } = self.rules;
+        let FuseRules { per_minute, per_hour, factor, calm, .. } = self.rules;
         let known = self.tenants.used(tenant, now);
-        if known.blown.is_some() {
+        known.end_calm(calm, now);
+        if known.blown.is_some() && calm.is_none() {
             return None;
         }
         known.end_hours(now);
         known.minute.add(recipients, MINUTE, now);
         known.hour.add(recipients, HOUR, now);
         let by_minute = known.minute.over((per_minute, factor), MINUTE, now);
-        let cause = by_minute.or_else(|| known.hour.over((per_hour, factor), HOUR, now))?;
-        Some(known.blow(cause, now))
+        let cause = by_minute.or_else(|| known.hour.over((per_hour, factor), HOUR, now));
+        let blown = cause.and_then(|cause| known.blow(cause, now));
+        if known.blown.is_some() {
+            // Not learned.
+            (known.minute.fullest, known.hour.fullest) = (0, 0);
+        }
+        blown
     }
 
     /// A recipient of the tenant's mail is done with, in either lane: delivered, or failed.
     /// `hard_bounce`: refused for good, as unknown. `Some` where that blows the fuse.
     pub fn outcome(&mut self, tenant: &str, hard_bounce: bool, now: Timestamp) -> Option<Blown> {
-        let rule = self.rules.bounces?;
+        let FuseRules { bounces, calm, .. } = self.rules;
+        let rule = bounces?;
         let known = self.tenants.used(tenant, now);
-        if known.blown.is_some() {
+        known.end_calm(calm, now);
+        if known.blown.is_some() && calm.is_none() {
             return None;
         }
         known.count_outcome(hard_bounce, rule, now);
@@ -293,7 +311,7 @@ impl Fuse {
         let is_share = u64::from(bounced) * 100 >= u64::from(outcomes) * u64::from(rule.percent);
         // What was not unknown proves nothing, whatever came before it.
         let is_too_many = hard_bounce && outcomes >= rule.least && is_share;
-        is_too_many.then(|| known.blow(Cause::Bounces { bounced, outcomes }, now))
+        is_too_many.then(|| known.blow(Cause::Bounces { bounced, outcomes }, now)).flatten()
     }
 
     /// Why the tenant's fuse is blown, where it is.
@@ -302,22 +320,21 @@ impl Fuse {
         self.tenants.get(tenant)?.blown.as_ref()
     }
 
-    /// Puts in a new one, after the cause was cured. False where it was not blown.
-    pub fn reset(&mut self, tenant: &str) -> bool {
-        let known = self.tenants.get_mut(tenant);
-        known.is_some_and(|known| known.blown.take().is_some())
+    /// Puts in a new one, after the cause was cured. Gives what had blown it, if anything had.
+    pub fn reset(&mut self, tenant: &str) -> Option<Blown> {
+        self.tenants.get_mut(tenant)?.renew()
     }
 
     /// Puts in a new one, where what blew it was right: it counts as the busiest from now on.
-    /// False where it was not blown.
-    pub fn accept_as_usual(&mut self, tenant: &str) -> bool {
-        let Some(known) = self.tenants.get_mut(tenant) else { return false };
-        let Some(blown) = known.blown.take() else { return false };
+    /// Gives what had blown it, if anything had.
+    pub fn accept_as_usual(&mut self, tenant: &str) -> Option<Blown> {
+        let known = self.tenants.get_mut(tenant)?;
+        let blown = known.renew()?;
         if let Cause::Rate { recipients, within, .. } = blown.cause {
             let flow = if within == MINUTE { &mut known.minute } else { &mut known.hour };
             flow.busiest = flow.busiest.max(f64::from(recipients));
         }
-        true
+        Some(blown)
     }
 
     /// What is worth being kept over a restart: histories that raise a limit, and what is blown.
@@ -330,9 +347,10 @@ impl Fuse {
     /// What is known of a tenant; `None` where it sent nothing lately.
     #[must_use]
     pub fn explain(&self, tenant: &str, now: Timestamp) -> Option<FuseStatus> {
+        let FuseRules { per_minute, per_hour, factor, calm, .. } = self.rules;
         let mut known = self.tenants.get(tenant)?.clone();
+        known.end_calm(calm, now);
         known.end_hours(now);
-        let FuseRules { per_minute, per_hour, factor, .. } = self.rules;
         Some(FuseStatus {
             minute: known.minute.explain((per_minute, factor), MINUTE, now),
             hour: known.hour.explain((per_hour, factor), HOUR, now),
@@ -382,11 +400,29 @@ impl History {
         (self.outcomes, self.bounced) = (self.outcomes / 2, self.bounced / 2);
     }
 
-    /// What led to it is neither learned nor counted again.
-    fn blow(&mut self, cause: Cause, now: Timestamp) -> Blown {
+    /// `None` where it is blown already.
+    fn blow(&mut self, cause: Cause, now: Timestamp) -> Option<Blown> {
+        self.over_at = now;
+        if self.blown.is_some() {
+            return None;
+        }
+        self.blown = Some(Blown { at: now, cause });
+        self.blown.clone()
+    }
+
+    /// What blew it is neither learned nor counted again.
+    fn renew(&mut self) -> Option<Blown> {
+        let blown = self.blown.take()?;
         self.minute.forget_present();
         self.hour.forget_present();
         (self.outcomes, self.bounced) = (0, 0);
-        self.blown.insert(Blown { at: now, cause }).clone()
+        Some(blown)
+    }
+
+    /// A new one after so much calm.
+    fn end_calm(&mut self, calm: Option<Duration>, now: Timestamp) {
+        if calm.is_some_and(|calm| now.since(self.over_at) >= calm) {
+            self.renew();
+        }
     }
 }

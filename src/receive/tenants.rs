@@ -232,10 +232,10 @@ impl Tenants {
     }
 
     /// Somebody has looked at a tenant and lets its mail go. `as_usual`: what it sent was right,
-    /// and so much of it is usual from now on.
-    pub fn looked_at(&self, tenant: &str, as_usual: bool) {
+    /// and so much of it is usual from now on. Gives what had been too much, if anything had.
+    pub fn looked_at(&self, tenant: &str, as_usual: bool) -> Option<Blown> {
         let mut book = self.lock();
-        _ = if as_usual { book.fuse.accept_as_usual(tenant) } else { book.fuse.reset(tenant) };
+        if as_usual { book.fuse.accept_as_usual(tenant) } else { book.fuse.reset(tenant) }
     }
 
     /// What is known of a tenant.

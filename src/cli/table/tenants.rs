@@ -84,7 +84,7 @@ fn fuse(status: &FuseStatus) -> String {
         out += &format!("unknown recipients: {} of {}\n", grouped(bounced), grouped(outcomes));
     }
     if let Some(blown) = &status.blown {
-        out += &format!("too much since {}: {blown}\n", clock(blown.at.0));
+        out += &format!("alert since {}: {blown}\n", clock(blown.at.0));
     }
     out
 }

@@ -3,6 +3,7 @@
 use super::parse::{mailbox, url};
 use super::{Fallback::Is, Section, Shape, key, set};
 use crate::config::{Bursts, Newsletters};
+use crate::policy::fuse::CALM;
 
 pub(super) const WATCH: Section = Section {
     name: "watch",
@@ -43,11 +44,14 @@ pub(super) const WATCH: Section = Section {
             "bursts",
             Is("\"suspend\""),
             "Mail as from a hacked site: \"suspend\" (it is taken, and waits until somebody has \
-             looked and says `bulkhead tenant resume`), \"alert\" (it goes on), or \"off\".",
+             looked and says `bulkhead tenant resume`), \"alert\" (it goes on; told once, \
+             and again where it was calm for an hour), or \"off\".",
             |c, v| {
                 let words =
                     [("suspend", Bursts::Suspend), ("alert", Bursts::Alert), ("off", Bursts::Off)];
-                set(&mut c.watch.bursts, v.word(&words))
+                set(&mut c.watch.bursts, v.word(&words))?;
+                c.watch.fuse.calm = (c.watch.bursts == Bursts::Alert).then_some(CALM);
+                Ok(())
             },
         ),
         key(

@@ -123,15 +123,38 @@ fn a_few_bounces_and_old_ones_are_none() {
 fn a_new_one_holds_until_it_blows_again() {
     let mut fuse = Fuse::new(FuseRules::default());
     let burst = |fuse: &mut Fuse, count| fuse.accepted("c1", Lane::Direct, count, MONDAY);
-    assert!(!fuse.reset("c1"));
+    assert_eq!(fuse.reset("c1"), None);
     assert!(burst(&mut fuse, 250).is_some() && burst(&mut fuse, 250).is_none());
-    assert!(fuse.reset("c1") && !fuse.reset("c1"));
+    assert!(fuse.reset("c1").is_some() && fuse.reset("c1").is_none());
     assert_eq!(burst(&mut fuse, 200), None, "what blew it does not count again");
     assert!(burst(&mut fuse, 50).is_some(), "nor was it learned");
-    assert!(fuse.accept_as_usual("c1") && !fuse.accept_as_usual("c1"));
+    assert!(fuse.accept_as_usual("c1").is_some() && fuse.accept_as_usual("c1").is_none());
     let minute = fuse.explain("c1", MONDAY).unwrap().minute;
     assert_eq!((minute.busiest, minute.limit), (250, Some(1_250)));
     assert_eq!(burst(&mut fuse, 1_250), None);
+}
+
+/// Hours of a burst are one; the next one, after an hour of calm, is another.
+#[test]
+fn where_mail_goes_on_each_burst_is_told_once() {
+    let mut rng = from_seed(1);
+    let mut fuse = Fuse::new(FuseRules { calm: Some(CALM), ..FuseRules::default() });
+    assert_eq!(sends(&mut fuse, "c1", 0.0..720.0, 3.0, &mut rng), None);
+    let busiest = fuse.explain("c1", minutes(720.0)).unwrap().minute.busiest;
+    assert!(sends(&mut fuse, "c1", 720.0..960.0, 900.0, &mut rng).is_some());
+    assert_eq!(sends(&mut fuse, "c1", 721.0..960.0, 900.0, &mut rng), None, "one burst");
+    assert_eq!(sends(&mut fuse, "c1", 960.0..1_010.0, 3.0, &mut rng), None);
+    assert!(fuse.explain("c1", minutes(1_010.0)).unwrap().blown.is_some(), "not calm for long");
+    assert_eq!(sends(&mut fuse, "c1", 1_010.0..1_100.0, 3.0, &mut rng), None);
+    let status = fuse.explain("c1", minutes(1_100.0)).unwrap();
+    assert!(status.blown.is_none() && status.minute.busiest <= busiest, "{status:?}");
+    assert!(sends(&mut fuse, "c1", 1_100.0..1_102.0, 900.0, &mut rng).is_some(), "the next");
+
+    let bounce = |fuse: &mut Fuse, minute: f64| fuse.outcome("c2", true, minutes(minute));
+    let told = |fuse: &mut Fuse, minute| (0..150).filter_map(|_| bounce(fuse, minute)).count();
+    assert_eq!([0.0, 50.0, 100.0, 170.0].map(|minute| told(&mut fuse, minute)), [1, 0, 0, 1]);
+    assert_eq!(fuse.explain("c2", minutes(231.0)).unwrap().blown, None);
+    assert_eq!(bounce(&mut fuse, 231.0), None, "what was told of does not count again");
 }
 
 #[test]
@@ -155,7 +178,7 @@ fn what_was_learned_lasts_over_a_restart_and_fades() {
 
 #[test]
 fn each_can_be_off() {
-    let off = FuseRules { per_minute: None, per_hour: None, factor: 5, bounces: None };
+    let off = FuseRules { per_minute: None, per_hour: None, factor: 5, bounces: None, calm: None };
     let mut fuse = Fuse::new(off);
     assert_eq!(fuse.accepted("c1", Lane::Direct, u32::MAX, MONDAY), None);
     assert!((0..1_000).all(|_| fuse.outcome("c1", true, MONDAY).is_none()));
@@ -184,6 +207,24 @@ proptest! {
             prop_assert!(fuse.tenants.len() <= TENANTS);
         }
         prop_assert!(fuse.tenants.len() > TENANTS / 2);
+    }
+
+    #[test]
+    fn prop_it_is_told_again_after_calm_alone(
+        steps in proptest::collection::vec((0u64..6_000_000, 0u32..10, any::<bool>()), 1..200),
+    ) {
+        let rules = FuseRules { per_minute: None, calm: Some(CALM), ..FuseRules::default() };
+        let (mut fuse, mut now, mut last) = (Fuse::new(rules), MONDAY, None);
+        for (pause, few, is_burst) in steps {
+            now = now.after(Duration::from_millis(pause));
+            let count = if is_burst { 1_000_000 } else { few };
+            let told = fuse.accepted("c1", Lane::Direct, count, now).is_some();
+            // A burst is in the hour's count for an hour, and calm is an hour without it.
+            let since = last.map_or(CALM * 2, |last| now.since(last));
+            prop_assert!(!told || (is_burst && since >= CALM));
+            prop_assert!(told || !is_burst || since < CALM * 2);
+            last = if is_burst { Some(now) } else { last };
+        }
     }
 
     #[test]
