@@ -234,6 +234,38 @@ fn who_guesses_is_kept_out_and_who_is_known_is_not() {
     assert_eq!(none.status.code(), Some(1));
 }
 
+/// What each of so many is told who log in at once, with this name and password.
+fn all_at_once(bench: &Bench, count: usize, user: &str, password: &str) -> Vec<String> {
+    let ready = std::sync::Barrier::new(count);
+    std::thread::scope(|scope| {
+        let try_it = || {
+            let mut client = Client::hello(bench.node.address());
+            ready.wait();
+            try_plain(&mut client, user, password)
+        };
+        let all: Vec<_> = (0..count).map(|_| scope.spawn(try_it)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn who_guesses_on_many_connections_at_once_gains_nothing_and_the_honest_go_through() {
+    let bench = Bench::new(|setup| {
+        setup
+            .set("relay", "networks", "[\"127.0.0.0/8\"]")
+            .set("auth", "plain_text", "\"relay\"")
+            .set("auth", "failures", "\"3/1h\"")
+            .set("auth", "delay", "\"0s\"")
+    });
+    bench.add_user("bob", "secret of bob", &["--argon2"]);
+    bench.node.ok(&["reload"]);
+    let said = all_at_once(&bench, 100, "ann@shop.test", "correct horse");
+    assert!(said.iter().all(|reply| reply.starts_with("235")), "{said:?}");
+    let said = all_at_once(&bench, 50, "bob", "guess");
+    let of = |code: &str| said.iter().filter(|reply| reply.starts_with(code)).count();
+    assert_eq!((of("535"), of("454")), (3, 47), "{said:?}");
+}
+
 #[test]
 fn a_removed_user_and_a_changed_password_count_after_a_reload() {
     let bench = Bench::new(|setup| setup.set("auth", "delay", "\"0s\""));

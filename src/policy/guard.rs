@@ -11,13 +11,21 @@
 //! him. So a stranger cannot lock a customer out, nor can one wrong password on a web server lock
 //! out the others of that server; and none of them gains unlimited guesses.
 //!
+//! # Under way
+//! Whoever guesses on many connections at once gains nothing by it: an attempt whose outcome is not
+//! known may fail. While the failures of a count and the attempts under way in it are all that it
+//! allows, the next one waits until one of them has ended ([`Guard::begin`]). So who has the right
+//! password waits for a moment where he logs in often at once, and is not refused for it.
+//!
 //! # Invariants
+//! * No more attempts fail before a block than are allowed, however many are made at once
+//!   (`prop_no_more_fail_than_are_allowed`).
 //! * At most [`ENTRIES_MAX`] addresses, names and known users each; the one that is longest
 //!   unheard of is forgotten first. Failures never make us forget a known user.
 //! * A block ends by itself, and a lifted one has left no trace.
-//!
-//! # Absent
-//! Attempts under way: all that begin before the failure that is one too many have their answer.
+
+#[cfg(test)]
+mod tests;
 
 use crate::base::network::one_client;
 use crate::base::time::Timestamp;
@@ -104,6 +112,10 @@ pub struct Blocked {
     pub until: Timestamp,
 }
 
+/// An attempt under way: the counts that its failure adds to.
+#[derive(Debug)]
+pub struct Attempt(Vec<Whom>);
+
 /// The counts. User names are in the form of [`crate::smtp::sasl::user_name`].
 #[derive(Debug)]
 pub struct Guard {
@@ -111,6 +123,8 @@ pub struct Guard {
     addresses: Table<IpAddr>,
     users: Table<String>,
     known: Table<(IpAddr, String)>,
+    /// Attempts under way by count, where there are any; apart from what may be forgotten.
+    under_way: HashMap<Whom, u32>,
 }
 
 impl Guard {
@@ -118,7 +132,7 @@ impl Guard {
     #[must_use]
     pub fn new(terms: Terms) -> Self {
         let (addresses, users, known) = (Table::default(), Table::default(), Table::default());
-        Self { terms, addresses, users, known }
+        Self { terms, addresses, users, known, under_way: HashMap::new() }
     }
 
     /// Other terms, for failures from now on. Blocks stay.
@@ -126,41 +140,72 @@ impl Guard {
         self.terms = terms;
     }
 
-    /// Whether `user` may try from `address`: asked before a password or a proof is looked at.
+    /// Whether `user` may try from `address`.
     ///
     /// # Errors
     /// He may not; the longest of the blocks that concern him.
     pub fn may(&self, address: IpAddr, user: &str, now: Timestamp) -> Result<(), Blocked> {
-        let address = one_client(address);
-        let until = match self.known_at(address, user, now) {
-            Some(own) => own.until,
-            None => {
-                let of_address = self.addresses.get(&address).map(|entry| entry.until);
-                let of_user = self.users.get(user).map(|entry| entry.until);
-                of_address.max(of_user).unwrap_or_default()
-            }
-        };
+        let counts = self.counts(address, user, now);
+        let ends = counts.iter().filter_map(|whom| Some(self.look_up(whom).0?.until));
+        let until = ends.max().unwrap_or_default();
         if now < until { Err(Blocked { until }) } else { Ok(()) }
     }
 
-    /// A password or a proof was wrong. Gives the blocks that this brings, for the log.
-    pub fn failed(&mut self, address: IpAddr, user: &str, now: Timestamp) -> Vec<Block> {
-        let address = one_client(address);
-        let Terms { failures, user_failures, block } = self.terms;
-        let blocked = |whom: Whom, entry: Option<&Entry>| {
-            entry.map(|entry| Block { whom, until: entry.until, repeated: entry.repeated })
+    /// Begins an attempt, before a password or a proof is looked at; [`Guard::end`] ends it.
+    /// `None`: not before another one has ended.
+    ///
+    /// # Errors
+    /// As [`Guard::may`].
+    pub fn begin(
+        &mut self,
+        address: IpAddr,
+        user: &str,
+        now: Timestamp,
+    ) -> Result<Option<Attempt>, Blocked> {
+        self.may(address, user, now)?;
+        let counts = self.counts(address, user, now);
+        let has_room = |whom: &Whom| {
+            let (entry, most) = self.look_up(whom);
+            let under_way = self.under_way.get(whom).copied().unwrap_or_default();
+            let fits = |most: Rate| {
+                entry.map_or(0, |entry| entry.recent(most, now)).saturating_add(under_way)
+                    < most.count
+            };
+            // Where fewer are allowed than before, one at a time still goes on.
+            under_way == 0 || most.is_none_or(fits)
         };
-        if self.known_at(address, user, now).is_some() {
-            let whom = Whom::Known(address, user.to_string());
-            let entry = self.known.heard_of((address, user.to_string()));
-            let entry = entry.failed(failures, block, now);
-            return blocked(whom, entry).into_iter().collect();
+        if !counts.iter().all(has_room) {
+            return Ok(None);
         }
-        let entry = self.addresses.heard_of(address).failed(failures, block, now);
-        let of_address = blocked(Whom::Address(address), entry);
-        let entry = self.users.heard_of(user.to_string()).failed(user_failures, block, now);
-        let of_user = blocked(Whom::User(user.to_string()), entry);
-        of_address.into_iter().chain(of_user).collect()
+        counts.iter().for_each(|whom| *self.under_way.entry(whom.clone()).or_default() += 1);
+        Ok(Some(Attempt(counts)))
+    }
+
+    /// It is over. If it failed, that was counted before.
+    pub fn end(&mut self, attempt: &Attempt) {
+        for whom in &attempt.0 {
+            match self.under_way.get_mut(whom) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => _ = self.under_way.remove(whom),
+            }
+        }
+    }
+
+    /// A password or a proof was wrong. Gives the blocks that this brings, for the log.
+    pub fn failed(&mut self, attempt: &Attempt, now: Timestamp) -> Vec<Block> {
+        let Terms { failures, user_failures, block } = self.terms;
+        let mut blocks = Vec::new();
+        for whom in &attempt.0 {
+            let (entry, most) = match whom.clone() {
+                Whom::Address(address) => (self.addresses.heard_of(address), failures),
+                Whom::User(user) => (self.users.heard_of(user), user_failures),
+                Whom::Known(address, user) => (self.known.heard_of((address, user)), failures),
+            };
+            if let Some(Entry { until, repeated, .. }) = entry.failed(most, block, now) {
+                blocks.push(Block { whom: whom.clone(), until: *until, repeated: *repeated });
+            }
+        }
+        blocks
     }
 
     /// He proved who he is: from now on he is known there.
@@ -198,6 +243,25 @@ impl Guard {
         true
     }
 
+    /// Those that an attempt would add to.
+    fn counts(&self, address: IpAddr, user: &str, now: Timestamp) -> Vec<Whom> {
+        let (address, name) = (one_client(address), user.to_string());
+        match self.known_at(address, user, now) {
+            Some(_) => vec![Whom::Known(address, name)],
+            None => vec![Whom::Address(address), Whom::User(name)],
+        }
+    }
+
+    /// What is known of a count, and how many failures it allows.
+    fn look_up(&self, whom: &Whom) -> (Option<&Entry>, Option<Rate>) {
+        let Terms { failures, user_failures, .. } = self.terms;
+        match whom {
+            Whom::Address(address) => (self.addresses.get(address), failures),
+            Whom::User(user) => (self.users.get(user.as_str()), user_failures),
+            Whom::Known(address, user) => (self.known.get(&(*address, user.clone())), failures),
+        }
+    }
+
     fn known_at(&self, address: IpAddr, user: &str, now: Timestamp) -> Option<&Entry> {
         let entry = self.known.get(&(address, user.to_string()))?;
         entry.known_since.is_some_and(|since| now.since(since) < KNOWN_FOR).then_some(entry)
@@ -223,6 +287,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// Failures within the window.
+    fn recent(&self, most: Rate, now: Timestamp) -> u32 {
+        if now.since(self.first) < most.per { self.failures } else { 0 }
+    }
+
     /// Counts one; gives itself where that brings a block.
     fn failed(&mut self, most: Option<Rate>, block: Duration, now: Timestamp) -> Option<&Self> {
         let most = most?;
@@ -230,7 +299,7 @@ impl Entry {
         if now < self.until {
             return None;
         }
-        if self.failures == 0 || now.since(self.first) >= most.per {
+        if self.recent(most, now) == 0 {
             (self.failures, self.first) = (0, now);
         }
         self.failures = self.failures.saturating_add(1);
@@ -293,204 +362,5 @@ impl<K: Hash + Eq + Clone> Table<K> {
         *turn = self.turn;
         self.order.insert(self.turn, key);
         entry
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-    const T: Timestamp = Timestamp(1_795_394_728_114);
-
-    fn guard(failures: u32, user_failures: u32) -> Guard {
-        let rate = |count| Some(Rate { count, per: 10 * MINUTE });
-        let (failures, user_failures) = (rate(failures), rate(user_failures));
-        Guard::new(Terms { failures, user_failures, block: 15 * MINUTE })
-    }
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn until(minutes: u32) -> Result<(), Blocked> {
-        Err(Blocked { until: T.after(minutes * MINUTE) })
-    }
-
-    #[test]
-    fn the_last_failure_allowed_blocks_the_address_for_a_time() {
-        let (mut guard, a) = (guard(3, 100), ip("192.0.2.7"));
-        for user in ["a", "b"] {
-            assert_eq!(guard.failed(a, user, T), []);
-            assert_eq!(guard.may(a, "c", T), Ok(()));
-        }
-        let block = Block { whom: Whom::Address(a), until: T.after(15 * MINUTE), repeated: 1 };
-        assert_eq!(guard.failed(a, "c", T), std::slice::from_ref(&block));
-        assert_eq!(guard.may(a, "d", T), until(15));
-        assert_eq!(guard.may(ip("::ffff:192.0.2.7"), "d", T), until(15));
-        assert_eq!(guard.may(ip("192.0.2.8"), "d", T), Ok(()));
-        assert_eq!(guard.blocks(T), [block]);
-        assert_eq!(guard.failed(a, "late", T), [], "was under way");
-        let end = T.after(15 * MINUTE);
-        assert_eq!((guard.may(a, "d", end), guard.blocks(end)), (Ok(()), vec![]));
-    }
-
-    #[test]
-    fn failures_far_apart_block_nobody() {
-        let (mut guard, a) = (guard(3, 3), ip("192.0.2.7"));
-        for n in 0..20 {
-            assert_eq!(guard.failed(a, "a", T.after(n * 6 * MINUTE)), []);
-        }
-    }
-
-    #[test]
-    fn a_v6_network_is_one_address_and_a_v4_one_is_not() {
-        let mut guard = guard(2, 100);
-        guard.failed(ip("2001:db8:0:1::1"), "a", T);
-        let blocks = guard.failed(ip("2001:db8:0:1:ffff::2"), "b", T);
-        assert_eq!(blocks[0].whom, Whom::address(ip("2001:db8:0:1:7::")));
-        assert_eq!(blocks[0].whom.to_string(), "2001:db8:0:1::/64");
-        assert_eq!(guard.may(ip("2001:db8:0:1::9"), "c", T), until(15));
-        assert_eq!(guard.may(ip("2001:db8:0:2::1"), "c", T), Ok(()));
-    }
-
-    #[test]
-    fn a_stranger_does_not_lock_a_customer_out() {
-        let (mut guard, home) = (guard(100, 3), ip("192.0.2.7"));
-        guard.succeeded(home, "shop", T);
-        for n in 1..=3 {
-            guard.failed(ip(&format!("198.51.100.{n}")), "shop", T);
-        }
-        assert_eq!(guard.may(ip("198.51.100.9"), "shop", T), until(15));
-        assert_eq!(guard.may(home, "shop", T), Ok(()));
-        let later = T.after(KNOWN_FOR);
-        for n in 1..=3 {
-            guard.failed(ip(&format!("198.51.100.{n}")), "shop", later);
-        }
-        assert!(guard.may(home, "shop", later).is_err(), "known no more");
-    }
-
-    #[test]
-    fn a_known_user_is_judged_by_his_own_failures() {
-        let (mut guard, home) = (guard(3, 3), ip("192.0.2.7"));
-        for user in ["shop", "other"] {
-            guard.succeeded(home, user, T);
-        }
-        let blocks: Vec<_> = (0..3).flat_map(|_| guard.failed(home, "shop", T)).collect();
-        assert_eq!(blocks[0].whom, Whom::known(home, "shop"));
-        assert_eq!(blocks[0].whom.to_string(), "shop at 192.0.2.7");
-        assert_eq!(guard.may(home, "shop", T), until(15), "no unlimited guesses");
-        assert_eq!(guard.may(home, "other", T), Ok(()));
-        assert_eq!(guard.may(ip("192.0.2.8"), "shop", T), Ok(()));
-        assert_eq!(guard.may(home, "stranger", T), Ok(()));
-        for _ in 0..3 {
-            guard.failed(home, "stranger", T);
-        }
-        assert_eq!(guard.may(home, "new", T), until(15));
-        assert_eq!(guard.may(home, "other", T), Ok(()));
-    }
-
-    #[test]
-    fn no_limit_blocks_nobody_and_other_terms_hold_from_then_on() {
-        let (mut guard, a) = (Guard::new(Terms::default()), ip("192.0.2.7"));
-        assert!((0..1_000).all(|_| guard.failed(a, "a", T).is_empty()));
-        let failures = Some(Rate { count: 1, per: MINUTE });
-        guard.set_terms(Terms { failures, user_failures: None, block: MINUTE });
-        assert_eq!(guard.failed(a, "a", T).len(), 1);
-        assert_eq!(guard.may(a, "a", T), until(1));
-    }
-
-    #[test]
-    fn strangers_are_forgotten_and_customers_are_not() {
-        let (mut guard, home) = (guard(1, 1_000_000), ip("192.0.2.7"));
-        guard.succeeded(home, "shop", T);
-        let nth = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
-        for n in 0..12_000 {
-            guard.failed(nth(n), &format!("u{n}"), T);
-        }
-        assert_eq!((guard.addresses.entries.len(), guard.addresses.order.len()), (10_000, 10_000));
-        assert_eq!((guard.users.entries.len(), guard.users.order.len()), (10_000, 10_000));
-        assert_eq!(guard.may(nth(1_999), "x", T), Ok(()), "the oldest");
-        assert_eq!(guard.may(nth(2_000), "x", T), until(15));
-        guard.failed(home, "x", T);
-        assert_eq!(guard.may(home, "shop", T), Ok(()));
-    }
-
-    proptest! {
-        #[test]
-        fn memory_is_bounded_and_all_of_it_is_in_order(
-            calls in prop::collection::vec((0..3u8, any::<u16>(), 0..50u16, 0..100i64), 0..300),
-        ) {
-            let (mut guard, mut now) = (guard(2, 3), T);
-            for (call, address, user, ms) in calls {
-                now = now.after(Duration::from_millis(ms.unsigned_abs()));
-                let [high, low] = address.to_be_bytes();
-                let (address, user) = (IpAddr::from([10, 0, high, low % 8]), format!("u{user}"));
-                match call {
-                    0 => guard.succeeded(address, &user, now),
-                    _ => _ = guard.failed(address, &user, now),
-                }
-                let Guard { addresses, users, known, .. } = &guard;
-                prop_assert!(addresses.entries.len() <= ENTRIES_MAX);
-                prop_assert_eq!(addresses.entries.len(), addresses.order.len());
-                prop_assert_eq!(users.entries.len(), users.order.len());
-                prop_assert_eq!(known.entries.len(), known.order.len());
-                prop_assert!(known.order.iter().all(|(turn, key)| known.entries[key].0 == *turn));
-            }
-        }
-
-        #[test]
-        fn a_block_ends_and_the_next_is_twice_as_long_but_never_over_a_day(
-            block in 1..100_000u64, most in 1..6u32, times in 1..30u32,
-        ) {
-            let block = Duration::from_secs(block);
-            let failures = Some(Rate { count: most, per: MINUTE });
-            let mut guard = Guard::new(Terms { failures, user_failures: None, block });
-            let (a, mut now) = (ip("192.0.2.7"), T);
-            for n in 0..times {
-                let blocks: Vec<_> = (0..most).flat_map(|_| guard.failed(a, "a", now)).collect();
-                prop_assert_eq!(blocks.len(), 1);
-                let length = blocks[0].until.since(now);
-                prop_assert_eq!(length, block.saturating_mul(1 << n).min(BLOCK_MAX));
-                let last = blocks[0].until.before(Duration::from_millis(1));
-                prop_assert_eq!(guard.may(a, "a", last), Err(Blocked { until: blocks[0].until }));
-                now = blocks[0].until;
-                prop_assert_eq!(guard.may(a, "a", now), Ok(()));
-            }
-            now = now.after(FORGIVEN_AFTER);
-            let last = (0..most).flat_map(|_| guard.failed(a, "a", now)).next().unwrap();
-            prop_assert_eq!(last.repeated, 1, "forgiven");
-        }
-
-        #[test]
-        fn a_lifted_block_is_gone(kind in 0..3u8, repeats in 1..5u32) {
-            let (mut guard, a) = (guard(2, 2), ip("2001:db8::7"));
-            let whom = match kind {
-                0 => Whom::address(a),
-                1 => Whom::User("u".to_string()),
-                _ => Whom::known(a, "u"),
-            };
-            if kind == 2 {
-                guard.succeeded(a, "u", T);
-            }
-            let mut now = T;
-            for _ in 0..repeats {
-                now = guard.blocks(now).first().map_or(now, |block| block.until);
-                guard.failed(a, "u", now);
-                guard.failed(a, "u", now);
-            }
-            prop_assert!(guard.blocks(now).iter().any(|block| block.whom == whom));
-            prop_assert!(guard.lift(&whom, now));
-            prop_assert!(!guard.lift(&whom, now));
-            prop_assert!(guard.blocks(now).iter().all(|block| block.whom != whom));
-            prop_assert!(guard.failed(a, "u", now).iter().all(|block| block.whom != whom));
-            let again = guard.failed(a, "u", now).into_iter().find(|block| block.whom == whom);
-            prop_assert_eq!(again.map(|block| block.repeated), Some(1));
-            if kind == 2 {
-                guard.lift(&whom, now);
-                prop_assert_eq!(guard.may(a, "u", now), Ok(()), "still known");
-            }
-        }
     }
 }

@@ -4,7 +4,7 @@ use crate::base::random::unforeseeable;
 use crate::base::time::Timestamp;
 use crate::config::Config;
 use crate::observe::receive as tell;
-use crate::policy::guard::{Block, Guard, Terms, Whom};
+use crate::policy::guard::{self, Block, Blocked, Guard, Terms, Whom};
 use crate::policy::users::User;
 use crate::smtp::command::Refusal;
 use crate::smtp::sasl::{Password, ScramVerifier};
@@ -13,7 +13,7 @@ use aws_lc_rs::hmac;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Passwords checked at once: each takes milliseconds of a processor.
 const CHECKS: usize = 2;
@@ -23,6 +23,8 @@ const KNOWN_MAX: usize = 10_000;
 /// All logins of a node.
 pub struct Logins {
     guard: Mutex<Guard>,
+    /// An attempt has ended, so that another may begin.
+    ended: Notify,
     /// Of this run of the node.
     key: hmac::Key,
     secret: [u8; 32],
@@ -41,6 +43,7 @@ impl Logins {
         let secret: [u8; 32] = unforeseeable()?;
         Ok(Self {
             guard: Mutex::new(Guard::new(Terms::default())),
+            ended: Notify::new(),
             key: hmac::Key::new(hmac::HMAC_SHA256, &unforeseeable::<32>()?),
             secret,
             checks: Semaphore::new(CHECKS),
@@ -66,11 +69,31 @@ impl Logins {
 
     /// Whether this user may try from there.
     pub(super) fn may(&self, client: IpAddr, user: &str, now: Timestamp) -> Result<(), Refusal> {
-        lock(&self.guard).may(client, user, now).map_err(|blocked| {
-            let minutes = blocked.until.since(now).as_secs().div_ceil(60).max(1);
-            let text = format!("Too many failed logins; try again in {minutes} min");
-            Refusal::new(454, (4, 7, 0), text)
-        })
+        lock(&self.guard).may(client, user, now).map_err(|blocked| refusal(blocked, now))
+    }
+
+    /// Begins an attempt of this user from there, where he may try; waits while so many are under
+    /// way as may still fail.
+    pub(super) async fn begin(
+        &self,
+        config: &Config,
+        client: IpAddr,
+        user: &str,
+        now: Timestamp,
+    ) -> Result<Attempt<'_>, Refusal> {
+        loop {
+            // Before it is asked, so that no end is missed.
+            let ended = self.ended.notified();
+            let begun = {
+                let mut guard = lock(&self.guard);
+                guard.set_terms(config.auth.guard.clone());
+                guard.begin(client, user, now).map_err(|blocked| refusal(blocked, now))?
+            };
+            if let Some(attempt) = begun {
+                return Ok(Attempt { logins: self, attempt, client, user: user.to_string() });
+            }
+            ended.await;
+        }
     }
 
     /// Whether it is his password. Takes its time, on another thread.
@@ -104,21 +127,42 @@ impl Logins {
         }
         is_right
     }
+}
 
-    pub(super) fn succeeded(&self, client: IpAddr, user: &str, now: Timestamp) {
-        lock(&self.guard).succeeded(client, user, now);
+/// A login under way.
+pub(super) struct Attempt<'a> {
+    logins: &'a Logins,
+    attempt: guard::Attempt,
+    client: IpAddr,
+    user: String,
+}
+
+impl Attempt<'_> {
+    /// He is who he says.
+    pub(super) fn succeeded(self, now: Timestamp) {
+        lock(&self.logins.guard).succeeded(self.client, &self.user, now);
     }
 
     /// Counts a failure, which may lead to a block.
-    pub(super) fn failed(&self, config: &Config, client: IpAddr, user: &str, now: Timestamp) {
-        let blocks = {
-            let mut guard = lock(&self.guard);
-            guard.set_terms(config.auth.guard.clone());
-            guard.failed(client, user, now)
-        };
-        tell::login_failed(client, user);
+    pub(super) fn failed(self, now: Timestamp) {
+        let blocks = lock(&self.logins.guard).failed(&self.attempt, now);
+        tell::login_failed(self.client, &self.user);
         blocks.iter().for_each(|block| tell::login_blocked(block, now));
     }
+}
+
+/// However it ends, others may begin.
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        lock(&self.logins.guard).end(&self.attempt);
+        self.logins.ended.notify_waiters();
+    }
+}
+
+fn refusal(blocked: Blocked, now: Timestamp) -> Refusal {
+    let minutes = blocked.until.since(now).as_secs().div_ceil(60).max(1);
+    let text = format!("Too many failed logins; try again in {minutes} min");
+    Refusal::new(454, (4, 7, 0), text)
 }
 
 /// Nothing in here can be left half done, so a panic elsewhere does not spoil it.

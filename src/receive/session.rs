@@ -220,29 +220,33 @@ impl<S: Store> Shell<'_, S> {
         | Login::Verifier(user)
         | Login::Proven(user)
         | Login::Wrong(user)) = &login;
-        let (user, config) = (user.clone(), parts.config.get());
-        if let Err(refusal) = parts.logins.may(address, &user, parts.clock.now()) {
-            return self.session.denied(&refusal);
+        let (user, config, now) = (user.clone(), parts.config.get(), parts.clock.now());
+        if let Login::Verifier(_) = login {
+            return match parts.logins.may(address, &user, now) {
+                Ok(()) => self.session.verify(parts.logins.verifier(&config, &user)),
+                Err(refusal) => self.session.denied(&refusal),
+            };
         }
+        let attempt = match parts.logins.begin(&config, address, &user, now).await {
+            Ok(attempt) => attempt,
+            Err(refusal) => return self.session.denied(&refusal),
+        };
         let is_right = match login {
-            Login::Verifier(user) => {
-                return self.session.verify(parts.logins.verifier(&config, &user));
-            }
             Login::Password { password, .. } => parts.logins.check(&config, &user, password).await,
             Login::Proven(_) => true,
-            Login::Wrong(_) => false,
+            Login::Verifier(_) | Login::Wrong(_) => false,
         };
         // He may have been removed meanwhile.
         match config.auth.users.find(&user).filter(|_| is_right) {
             Some(found) => {
-                parts.logins.succeeded(address, &user, parts.clock.now());
+                attempt.succeeded(parts.clock.now());
                 tell::login_succeeded(address, &user);
                 self.client.tenant.clone_from(&found.tenant);
                 self.place.is_known();
                 self.session.logged_in(user);
             }
             None => {
-                parts.logins.failed(&config, address, &user, parts.clock.now());
+                attempt.failed(parts.clock.now());
                 sleep(config.auth.delay).await;
                 self.session.denied(&Refusal::new(535, (5, 7, 8), "User or password is wrong"));
             }

@@ -37,8 +37,8 @@ pub(super) async fn tenant(
     }
     // By address, and no name that all of them have: nobody is locked out by another.
     let who = format!("token@{client}");
-    logins.may(client, &who, now).map_err(|refusal| Problem::from(&refusal))?;
-    logins.failed(config, client, &who, now);
+    let attempt = logins.begin(config, client, &who, now).await;
+    attempt.map_err(|refusal| Problem::from(&refusal))?.failed(now);
     tokio::time::sleep(config.auth.delay).await;
     Err(unauthorised("the token is not known here"))
 }
