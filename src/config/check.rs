@@ -31,6 +31,10 @@ pub(super) fn misfits(config: &Config) -> Vec<Misfit> {
         let text = "is of no use without `certificate`".to_string();
         found.push(Misfit { section: "tls", number: 0, keys: &["key"], text });
     }
+    if config.limits.disk < config.limits.message_size {
+        let text = "is less than message_size: such a message could not come in".to_string();
+        found.push(Misfit { section: "limits", number: 0, keys: &["disk", "message_size"], text });
+    }
     http(config, &mut found);
     tenants(config, &mut found);
     sources(config, &mut found);

@@ -387,6 +387,10 @@ fn values_must_fit_each_other() {
         &["2:17: [dns] cache_ttl_min is more than cache_ttl_max"],
     );
     check(
+        "[limits]\nmessage_size = \"60 MiB\"\ndisk = \"50 MiB\"",
+        &["3:8: [limits] disk is less than message_size: such a message could not come in"],
+    );
+    check(
         "[retry.bulk]\nexpire = \"10m\"",
         &["2:10: [retry.bulk] expire is not more than the first of `waits`: mail would be given \
              up before its first retry"],

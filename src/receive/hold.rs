@@ -50,14 +50,16 @@ pub(super) struct Depot {
 
 impl Depot {
     pub(super) fn new(config: &Config) -> Self {
-        let count = |bytes: u64, unit: u64| usize::try_from(bytes / unit).unwrap_or(usize::MAX);
-        let half_kib = count(config.limits.memory / 2, 1 << 10).min(u32::MAX as usize);
+        let count = |bytes: u64, unit: usize| {
+            usize::try_from(bytes.div_ceil(unit as u64)).unwrap_or(usize::MAX)
+        };
+        let half_kib = count(config.limits.memory / 2, 1_024).min(u32::MAX as usize);
         let room = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         Self {
             arriving: room(half_kib),
             working: room(half_kib),
             working_kib: half_kib,
-            disk: room(count(config.limits.disk, BLOCK as u64)),
+            disk: room(count(config.limits.disk, BLOCK)),
             dir: config.data_dir.clone(),
             free_min: config.store.free_space_min,
         }
