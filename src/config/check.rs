@@ -5,6 +5,7 @@ use crate::mail::message::Lane;
 use crate::policy::retry::Schedule;
 use crate::policy::site::Limits;
 use crate::policy::tenant::{EVERYBODY, TenantRule};
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 /// Longest path of the control socket in bytes: `sun_path` without its final NUL, less what the
@@ -111,14 +112,14 @@ fn http(config: &Config, found: &mut Vec<Misfit>) {
 }
 
 fn tenants(config: &Config, found: &mut Vec<Misfit>) {
+    let (mut names, mut tokens) = (HashSet::new(), HashMap::new());
     for (number, tenant) in config.tenants.iter().enumerate() {
-        let mut earlier = config.tenants.iter().take(number);
-        if earlier.any(|other| other.name == tenant.name) {
+        if !names.insert(&tenant.name) {
             let text = format!("= {:?} is there twice; a tenant has one [[tenants]]", tenant.name);
             found.push(Misfit { section: "tenants", number, keys: &["name"], text });
         }
-        let mut others = config.tenants.iter().take(number);
-        if others.any(|other| other.tokens.iter().any(|token| tenant.tokens.contains(token))) {
+        let others = |token| *tokens.entry(token).or_insert(number) != number;
+        if tenant.tokens.iter().map(others).fold(false, |any, one| any | one) {
             let text = "has a token that another tenant has; each has its own".to_string();
             found.push(Misfit { section: "tenants", number, keys: &["tokens"], text });
         }

@@ -25,6 +25,7 @@ pub struct Register {
 struct Index {
     names: HashMap<String, usize>,
     certificates: HashMap<String, usize>,
+    tokens: HashMap<String, usize>,
     domains: HashMap<String, usize>,
     networks: HashMap<IpNet, usize>,
     /// The lengths that networks have.
@@ -86,6 +87,12 @@ impl Register {
         self.index().certificates.contains_key(certificate)
     }
 
+    /// Whose the token with this hash is. How long that takes may tell of hashes, never of tokens.
+    #[must_use]
+    pub fn of_token(&self, hash: &str) -> Option<&TenantRule> {
+        self.rules.get(*self.index().tokens.get(hash)?)
+    }
+
     fn index(&self) -> &Index {
         self.index.get_or_init(|| Index::of(&self.rules))
     }
@@ -98,6 +105,9 @@ impl Index {
             index.names.entry(rule.name.clone()).or_insert(place);
             for print in &rule.certificates {
                 index.certificates.entry(print.clone()).or_insert(place);
+            }
+            for token in &rule.tokens {
+                index.tokens.entry(token.clone()).or_insert(place);
             }
             for domain in &rule.sender_domains {
                 index.domains.entry(domain.clone()).or_insert(place);

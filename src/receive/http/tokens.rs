@@ -7,9 +7,7 @@ use super::problem::Problem;
 use crate::base::text::hex;
 use crate::base::time::Timestamp;
 use crate::config::Config;
-use crate::policy::tenant::TenantRule;
 use crate::receive::logins::Logins;
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap};
@@ -31,7 +29,8 @@ pub(super) async fn tenant(
     };
     let token = given.as_bytes().split_first_chunk::<7>();
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    let owner = token.and_then(|(_, token)| owner(&config.tenants, token.trim_ascii()));
+    let of = |token: &[u8]| config.tenants.of_token(&hash(token.trim_ascii()));
+    let owner = token.and_then(|(_, token)| of(token));
     if let Some(owner) = owner {
         return Ok(owner.name.clone());
     }
@@ -49,19 +48,10 @@ pub fn hash(token: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, token).as_ref())
 }
 
-/// Whose it is. All are compared, each in a time that says nothing of where they differ.
-fn owner<'a>(tenants: &'a [TenantRule], token: &[u8]) -> Option<&'a TenantRule> {
-    let hash = hash(token);
-    let is_it = |known: &String| verify_slices_are_equal(known.as_bytes(), hash.as_bytes()).is_ok();
-    tenants.iter().fold(None, |found, tenant| {
-        let is_his = tenant.tokens.iter().fold(false, |any, known| is_it(known) | any);
-        if is_his { Some(tenant) } else { found }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tenant::{Register, TenantRule};
 
     #[test]
     fn a_token_is_its_tenants_alone() {
@@ -70,8 +60,10 @@ mod tests {
             tokens: tokens.iter().map(|token| hash(token.as_bytes())).collect(),
             ..TenantRule::default()
         };
-        let tenants = [of("a", &["one", "two"]), of("b", &["three"]), of("c", &[])];
-        let name = |token: &str| owner(&tenants, token.as_bytes()).map(|t| t.name.as_str());
+        let tenants = vec![of("a", &["one", "two"]), of("b", &["three"]), of("c", &[])];
+        let tenants = Register::from(tenants);
+        let owner = |token: &str| tenants.of_token(&hash(token.as_bytes()));
+        let name = |token: &str| owner(token).map(|t| t.name.as_str());
         assert_eq!((name("one"), name("two"), name("three")), (Some("a"), Some("a"), Some("b")));
         assert_eq!((name("One"), name(""), name("on")), (None, None, None));
         assert_eq!(name(&hash(b"one")), None, "a hash is no token");
