@@ -531,8 +531,9 @@ fn shown(line: &[u8]) -> String {
     if is_long(line) {
         return UNKNOWN.to_string();
     }
+    let line = line.trim_ascii_end();
     if is_verb(line, b"MAIL ") || is_verb(line, b"RCPT ") {
-        return printable(line.trim_ascii_end(), COMMAND_SHOWN);
+        return printable(line, COMMAND_SHOWN);
     }
     let known = VERBS.iter().find(|verb| is_verb(line, verb.as_bytes()));
     (*known.unwrap_or(&UNKNOWN)).to_string()
