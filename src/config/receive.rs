@@ -143,7 +143,9 @@ pub struct ReceiveLimits {
     pub sessions: usize,
     /// Sessions of one client address. Default 200.
     pub sessions_per_address: usize,
-    /// Of all sessions, those of clients outside of `[relay] networks`. Default 100.
+    /// New sessions of one client in `[relay] networks`. Default any.
+    pub session_rate: Option<Rate>,
+    /// Of all sessions, those of clients outside of them. Default 100.
     pub strangers: usize,
     /// New sessions of one such client. Default 600 a minute.
     pub stranger_rate: Option<Rate>,

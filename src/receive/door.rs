@@ -11,6 +11,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Addresses whose pace is remembered; with more, those that came at ease are forgotten.
@@ -21,8 +22,30 @@ pub(super) struct Door {
     sessions: usize,
     sessions_per_address: usize,
     strangers: usize,
-    pace: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    pace: Pace,
+    strangers_pace: Pace,
     inside: Arc<Mutex<Inside>>,
+}
+
+/// How fast sessions of one address may come.
+struct Pace {
+    limiter: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    /// Sessions so far.
+    asked: AtomicUsize,
+}
+
+impl Pace {
+    fn of(rate: Option<Rate>) -> Self {
+        Self { limiter: rate.and_then(quota).map(RateLimiter::keyed), asked: AtomicUsize::new(1) }
+    }
+
+    fn is_too_fast(&self, address: IpAddr) -> bool {
+        let Some(limiter) = &self.limiter else { return false };
+        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(REMEMBERED) {
+            limiter.retain_recent();
+        }
+        limiter.check_key(&address).is_err()
+    }
 }
 
 /// Sessions that are open.
@@ -31,8 +54,6 @@ struct Inside {
     all: usize,
     strangers: usize,
     by_address: HashMap<IpAddr, usize>,
-    /// Strangers let in since paces were last forgotten.
-    since_forgotten: usize,
 }
 
 /// A session's place; free again when dropped.
@@ -60,7 +81,8 @@ impl Door {
             sessions: limits.sessions,
             sessions_per_address: limits.sessions_per_address,
             strangers: limits.strangers,
-            pace: limits.stranger_rate.and_then(quota).map(RateLimiter::keyed),
+            pace: Pace::of(limits.session_rate),
+            strangers_pace: Pace::of(limits.stranger_rate),
             inside: Arc::default(),
         }
     }
@@ -75,13 +97,12 @@ impl Door {
         if inside.all >= self.sessions {
             return Err(full("Too many sessions, try again later"));
         }
-        if !may_relay {
-            if inside.strangers >= self.strangers {
-                return Err(full("Too many sessions of strangers, try again later"));
-            }
-            if self.is_too_fast(address, &mut inside) {
-                return Err(yours("Too many connections from your address, slow down"));
-            }
+        if !may_relay && inside.strangers >= self.strangers {
+            return Err(full("Too many sessions of strangers, try again later"));
+        }
+        let pace = if may_relay { &self.pace } else { &self.strangers_pace };
+        if pace.is_too_fast(address) {
+            return Err(yours("Too many connections from your address, slow down"));
         }
         let of_this = inside.by_address.entry(address).or_default();
         if *of_this >= self.sessions_per_address {
@@ -97,16 +118,6 @@ impl Door {
     /// Nearly all places are taken: who does not use his should leave it.
     pub(super) fn is_crowded(&self) -> bool {
         lock(&self.inside).all * 5 >= self.sessions * 4
-    }
-
-    fn is_too_fast(&self, address: IpAddr, inside: &mut Inside) -> bool {
-        let Some(pace) = &self.pace else { return false };
-        inside.since_forgotten += 1;
-        if inside.since_forgotten >= REMEMBERED {
-            inside.since_forgotten = 0;
-            pace.retain_recent();
-        }
-        pace.check_key(&address).is_err()
     }
 }
 
@@ -199,6 +210,11 @@ mod tests {
         assert!(admit("192.0.2.1").unwrap_err().contains("slow down"));
         assert!(admit("192.0.2.2").is_ok());
         assert!((0..50).all(|_| admit("10.0.0.1").is_ok()));
+        let admit = door(ReceiveLimits { session_rate: rate, ..wide() });
+        assert!((0..3).all(|_| admit("10.0.0.1").is_ok()));
+        assert!(admit("10.0.0.1").unwrap_err().contains("slow down"));
+        assert!(admit("10.0.0.2").is_ok());
+        assert!((0..50).all(|_| admit("192.0.2.1").is_ok()));
     }
 
     #[test]
@@ -208,7 +224,7 @@ mod tests {
         for n in 0..3 * u32::try_from(REMEMBERED).unwrap() {
             assert!(door.admit(IpAddr::from(n.to_be_bytes()), false).is_ok());
         }
-        assert!(door.pace.unwrap().len() <= 2 * REMEMBERED);
+        assert!(door.strangers_pace.limiter.unwrap().len() <= 2 * REMEMBERED);
         assert!(door.inside.lock().unwrap().by_address.is_empty());
     }
 }

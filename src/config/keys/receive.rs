@@ -195,6 +195,13 @@ pub(super) const LIMITS: Section = Section {
             set(&mut c.limits.sessions_per_address, v.count(1..=100_000))
         }),
         key(
+            "session_rate",
+            Is("\"none\""),
+            "New sessions from one address in `[relay] networks`: \"6000/min\", or \"none\" for no \
+             limit. Those who come faster get 421.",
+            |c, v| set(&mut c.limits.session_rate, v.parsed("\"6000/min\"", Rate::parse)),
+        ),
+        key(
             "strangers",
             Is("100"),
             "Of `sessions`, how many clients outside of `[relay] networks` may have; they can send \
