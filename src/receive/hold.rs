@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -128,7 +129,7 @@ impl Hold {
     pub(super) fn fits(&mut self, taken: usize, size: usize) -> bool {
         if taken == 0 {
             // Of a message before this one.
-            (self.file, self.disk) = (None, None);
+            self.forget();
         }
         if size <= SMALL {
             self.memory = None;
@@ -191,6 +192,20 @@ impl Hold {
         let all = read.await?;
         drop(disk);
         Ok((all, Some(room)))
+    }
+
+    fn forget(&mut self) {
+        // To give back so much of a disk takes milliseconds.
+        if let (Some(file), Ok(runtime)) = (self.file.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(file));
+        }
+        self.disk = None;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
