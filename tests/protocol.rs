@@ -1,5 +1,5 @@
-//! The receiving side where a dialogue (`tests/dialogues`) does not tell enough: many messages, time, the
-//! log.
+//! The receiving side where a dialogue (`tests/dialogues`) does not tell enough: many messages,
+//! time, the log.
 //!
 //! Raw bytes go to the real binary. What must not be delivered is shown not to be: a later good
 //! message arrives at the receiver, and nothing else has.
