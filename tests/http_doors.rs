@@ -34,6 +34,35 @@ fn rest(mut stream: TcpStream) -> String {
 }
 
 #[test]
+fn large_requests_that_come_side_by_side_are_all_taken() {
+    // Less memory than one of them takes: they come to disk, and are worked on in turn.
+    let bench = Bench::new(|setup| setup.set("limits", "memory", "\"1 MiB\""));
+    let text = "Many words, and each of them in its place.\n".repeat(40_000);
+    let name = |n: usize| format!("r{n}@d.test");
+    let requests: Vec<String> =
+        (0..4).map(|n| draft(&json!({"to": [name(n)], "text": text})).to_string()).collect();
+    let mut streams: Vec<TcpStream> =
+        requests.iter().map(|request| begun(&bench, request.len())).collect();
+    for half in [0, 1] {
+        for (stream, request) in streams.iter_mut().zip(&requests) {
+            let (first, second) = request.as_bytes().split_at(request.len() / 2);
+            stream.write_all([first, second][half]).unwrap();
+        }
+    }
+    for stream in &mut streams {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 202");
+    }
+    for n in 0..4 {
+        wait_until(PATIENCE, &name(n), || !bench.sink.to(&name(n)).is_empty());
+        let body = bench.sink.to(&name(n)).remove(0).body;
+        let words = memchr::memmem::find_iter(&body, "each of them in its place.").count();
+        assert_eq!(words, 40_000);
+    }
+}
+
+#[test]
 fn who_drips_is_ended_and_hurts_nobody() {
     let bench = Bench::new(|setup| setup.set("http", "request_timeout", "\"2s\""));
     let begin = Instant::now();
