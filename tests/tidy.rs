@@ -287,6 +287,21 @@ fn lines_and_files_are_short() {
 }
 
 #[test]
+fn every_event_of_the_log_is_explained() {
+    let explained = fs::read_to_string(project().join("docs/operations.md")).unwrap();
+    let mut problems = Vec::new();
+    for source in sources(&["src/observe"]) {
+        for (at, begin) in source.text.match_indices("message = \"") {
+            let event = source.text[at + begin.len()..].split('"').next().unwrap();
+            if !explained.contains(&format!("`{event}`")) {
+                problems.push(format!("{}:{}: {event}", source.path, source.line_of(at)));
+            }
+        }
+    }
+    report(&problems, "docs/operations.md says what each event of the log means");
+}
+
+#[test]
 fn nothing_is_left_unfinished() {
     let words = ["todo!", "unimplemented!", "dbg!", "FIXME", "TODO", "XXX"];
     let mut problems = Vec::new();
