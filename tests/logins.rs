@@ -195,8 +195,8 @@ fn try_plain(client: &mut Client, user: &str, password: &str) -> String {
     client.ask(&format!("AUTH PLAIN {response}")).text
 }
 
-#[test]
-fn who_guesses_is_kept_out_and_who_is_known_is_not() {
+/// Three failures block an address, and there is Bob, too.
+fn guarded() -> Bench {
     let bench = Bench::new(|setup| {
         setup
             .set("relay", "networks", "[\"127.0.0.0/8\"]")
@@ -206,6 +206,12 @@ fn who_guesses_is_kept_out_and_who_is_known_is_not() {
     });
     bench.add_user("bob", "secret of bob", &["--argon2"]);
     bench.node.ok(&["reload"]);
+    bench
+}
+
+#[test]
+fn who_guesses_is_kept_out_and_who_is_known_is_not() {
+    let bench = guarded();
     let mut known = Client::hello(bench.node.address());
     assert!(try_plain(&mut known, "bob", "secret of bob").starts_with("235"));
     for n in 0..3 {
@@ -250,15 +256,7 @@ fn all_at_once(bench: &Bench, count: usize, user: &str, password: &str) -> Vec<S
 
 #[test]
 fn who_guesses_on_many_connections_at_once_gains_nothing_and_the_honest_go_through() {
-    let bench = Bench::new(|setup| {
-        setup
-            .set("relay", "networks", "[\"127.0.0.0/8\"]")
-            .set("auth", "plain_text", "\"relay\"")
-            .set("auth", "failures", "\"3/1h\"")
-            .set("auth", "delay", "\"0s\"")
-    });
-    bench.add_user("bob", "secret of bob", &["--argon2"]);
-    bench.node.ok(&["reload"]);
+    let bench = guarded();
     let said = all_at_once(&bench, 100, "ann@shop.test", "correct horse");
     assert!(said.iter().all(|reply| reply.starts_with("235")), "{said:?}");
     let said = all_at_once(&bench, 50, "bob", "guess");

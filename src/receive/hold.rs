@@ -69,14 +69,10 @@ impl Depot {
     /// Memory to work on a message that takes so many bytes of it; one that takes more than there
     /// is has all of it.
     pub(super) async fn work(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let kib = (bytes / 1_024 + 1).min(self.working_kib);
+        let kib = bytes.div_ceil(1_024).min(self.working_kib);
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.working).acquire_many_owned(kib);
         timeout(PATIENCE, room).await.ok().and_then(Result::ok).ok_or_else(too_many)
-    }
-
-    fn create(&self) -> io::Result<File> {
-        tempfile::tempfile_in(&self.dir)
     }
 
     /// Takes more blocks of disk until there are `count`.
@@ -115,7 +111,7 @@ pub(super) struct Hold {
     /// Bytes of memory that are needed for each of the message's.
     factor: usize,
     memory: Option<OwnedSemaphorePermit>,
-    file: Option<Arc<File>>,
+    file: Option<File>,
     disk: Option<OwnedSemaphorePermit>,
 }
 
@@ -146,21 +142,16 @@ impl Hold {
     /// Puts bytes of a message where they take no memory; `offset` is how many came before them.
     ///
     /// # Errors
-    /// The answer to the client. What was put before is gone.
+    /// The answer to the client, whose message is to be given up.
     pub(super) async fn put(&mut self, offset: usize, bytes: Vec<u8>) -> Result<(), Refusal> {
-        let (file, mut disk) = (self.file.take(), self.disk.take());
-        self.depot.reserve(&mut disk, (offset + bytes.len()).div_ceil(BLOCK))?;
-        let (depot, at) = (Arc::clone(&self.depot), offset as u64);
+        self.depot.reserve(&mut self.disk, (offset + bytes.len()).div_ceil(BLOCK))?;
+        let (depot, file) = (Arc::clone(&self.depot), self.file.take());
         let written = aside(move || {
-            let file = match file {
-                Some(file) => file,
-                None => Arc::new(depot.create()?),
-            };
-            file.write_all_at(&bytes, at)?;
+            let file = file.map_or_else(|| tempfile::tempfile_in(&depot.dir), Ok)?;
+            file.write_all_at(&bytes, offset as u64)?;
             Ok(file)
         });
-        self.file = Some(written.await?);
-        (self.disk, self.memory) = (disk, None);
+        (self.file, self.memory) = (Some(written.await?), None);
         Ok(())
     }
 
@@ -175,12 +166,13 @@ impl Hold {
         rest: Vec<u8>,
         more: usize,
     ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
-        let (memory, file, disk) = (self.memory.take(), self.file.take(), self.disk.take());
+        let memory = self.memory.take();
         if taken == 0 {
             return Ok((rest, memory));
         }
         let size = taken + rest.len();
         let room = self.depot.work(size * self.factor + more).await?;
+        let file = self.file.take();
         let read = aside(move || {
             let file = file.ok_or(io::ErrorKind::NotFound)?;
             let mut all = Vec::with_capacity(size);
@@ -190,13 +182,15 @@ impl Hold {
             Ok(all)
         });
         let all = read.await?;
-        drop(disk);
+        self.disk = None;
         Ok((all, Some(room)))
     }
 
     fn forget(&mut self) {
         // To give back so much of a disk takes milliseconds.
-        if let (Some(file), Ok(runtime)) = (self.file.take(), Handle::try_current()) {
+        if let Some(file) = self.file.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
             runtime.spawn_blocking(move || drop(file));
         }
         self.disk = None;
